@@ -1,0 +1,76 @@
+// Vector types and loads for the CPU kernels, on GCC's vector extension: the same source becomes AVX-512,
+// AVX2, SSE2 or NEON code, depending on the flags it is compiled with.
+//
+// Everything here sits in an unnamed namespace on purpose: each kernel file gets its own copies, compiled for
+// its own instruction set (see simd_path.h).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "simd_path.h"
+
+#ifndef OPTIX_FAST_COMPILED_PATH
+#error "simd.h belongs to the kernel files, which CMake compiles once per instruction set"
+#endif
+
+namespace optix_fast {
+namespace {
+
+constexpr SimdPath kPath = SimdPath::OPTIX_FAST_COMPILED_PATH;
+constexpr size_t kVectorBytes = kPath == SimdPath::avx512 ? 64 : kPath == SimdPath::avx2 ? 32 : 16;
+
+// The signed integer as wide as T, which the masks and the bit tricks are made of.
+template <typename T>
+struct IntOf;
+template <>
+struct IntOf<float> {
+  using type = int32_t;
+};
+template <>
+struct IntOf<double> {
+  using type = int64_t;
+};
+
+// A vector of `Bytes` bytes of T, its masks and its flags (one byte per lane).
+template <typename T, size_t Bytes = kVectorBytes>
+struct Simd {
+  using Scalar = T;
+  using Int = typename IntOf<T>::type;
+  static constexpr size_t lanes = Bytes / sizeof(T);
+  typedef T Vec __attribute__((vector_size(Bytes)));
+  typedef Int Mask __attribute__((vector_size(Bytes)));  // all ones where true
+  typedef uint8_t Flags __attribute__((vector_size(Bytes / sizeof(T))));
+
+  static Vec load(const T* p) {
+    Vec v;
+    __builtin_memcpy(&v, p, sizeof v);
+    return v;
+  }
+  static void store(T* p, Vec v) { __builtin_memcpy(p, &v, sizeof v); }
+  static Vec broadcast(T x) { return Vec{} + x; }
+  // True where the flag byte is not zero.
+  static Mask load_flags(const uint8_t* p) {
+    Flags f;
+    __builtin_memcpy(&f, p, sizeof f);
+    return __builtin_convertvector(f, Mask) != 0;
+  }
+  static Vec select(Mask mask, Vec a, Vec b) { return mask ? a : b; }
+};
+
+// One lane with the same interface, for the columns that fill no vector.
+template <typename T>
+struct Single {
+  using Scalar = T;
+  using Vec = T;
+  using Mask = bool;
+  static constexpr size_t lanes = 1;
+  static Vec load(const T* p) { return *p; }
+  static void store(T* p, Vec v) { *p = v; }
+  static Vec broadcast(T x) { return x; }
+  static Mask load_flags(const uint8_t* p) { return *p != 0; }
+  static Vec select(Mask mask, Vec a, Vec b) { return mask ? a : b; }
+};
+
+}  // namespace
+}  // namespace optix_fast

@@ -1,0 +1,85 @@
+"""What loaded and why: the compiled core, or the reason it is not there.
+
+``OPTIX_FAST_BACKEND`` decides: ``auto`` (the default) takes the core where it is built and says once, as a
+RuntimeWarning, when it is not; ``native`` makes a missing core an error; ``torch`` leaves it alone.
+``OPTIX_FAST_SIMD`` (``avx512``, ``avx2`` or ``portable``) forces one instruction set of the CPU kernels.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from types import ModuleType
+from typing import Any, Literal
+
+Backend = Literal["native", "torch"]
+BACKENDS = ("auto", "native", "torch")
+
+
+def _requested() -> str:
+    wanted = os.environ.get("OPTIX_FAST_BACKEND", "auto")
+    if wanted not in BACKENDS:
+        raise ValueError(f"OPTIX_FAST_BACKEND must be auto, native or torch, got {wanted!r}")
+    return wanted
+
+
+def _chosen_pure() -> bool:
+    """Whether this installation was made with OPTIX_FAST_PURE=1 (the build writes that file)."""
+    try:
+        from optix_fast import _build_mode
+    except ImportError:
+        return False
+    return bool(_build_mode.PURE)
+
+
+def _load() -> tuple[ModuleType | None, str]:
+    """The core and an empty reason, or None and the reason."""
+    wanted = _requested()
+    if wanted == "torch":
+        return None, "OPTIX_FAST_BACKEND=torch"
+    try:
+        from optix_fast import _C
+    except ImportError as error:
+        if _chosen_pure():
+            reason = "a pure-Python install (OPTIX_FAST_PURE=1)"
+        elif isinstance(error, ModuleNotFoundError) or "cannot import name '_C'" in str(error):
+            where = os.path.dirname(os.path.abspath(__file__))
+            reason = f"the compiled core is not built in {where}"
+        else:
+            reason = f"the compiled core could not be loaded: {error}"
+        if wanted == "native":
+            raise ImportError(f"OPTIX_FAST_BACKEND=native, but {reason}") from error
+        if not _chosen_pure():
+            warnings.warn(
+                f"optix_fast runs its slower torch reference: {reason}. `pip install .` builds the core; "
+                "OPTIX_FAST_BACKEND=torch silences this.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return None, reason
+    simd = os.environ.get("OPTIX_FAST_SIMD")
+    if simd is not None:
+        _C.select_simd(simd)
+    return _C, ""
+
+
+core, _reason = _load()
+_cuda_compiled = core is not None and bool(core.build_info()["cuda"])
+
+
+def backend() -> Backend:
+    """``"native"`` when the compiled core is in use, ``"torch"`` when the reference is."""
+    return "torch" if core is None else "native"
+
+
+def build_info() -> dict[str, Any]:
+    """What this installation is made of.
+
+    Keys: ``backend``, ``reason`` (why the core is not in use, else empty) and, with the core, ``version``,
+    ``compiler``, ``compiler_flags``, ``simd`` (in use), ``simd_compiled``, ``cuda``, ``cuda_architectures``,
+    ``cuda_toolkit``, ``dlpack``.
+    """
+    info: dict[str, Any] = {"backend": backend(), "reason": _reason}
+    if core is not None:
+        info.update(core.build_info())
+    return info

@@ -1,0 +1,41 @@
+"""Which implementation runs, and the registration of the native ones with torch.library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from optix_fast import _native
+
+_library = torch.library.Library("optix_fast", "DEF")
+
+_HAS_CORE = _native.core is not None
+_HAS_CUDA = bool(_native.build_info().get("cuda"))
+
+
+def serves(tensor: object) -> bool:
+    """Whether the core runs an op whose first argument is ``tensor``: always on the CPU, on CUDA when built.
+
+    What is no tensor at all goes to the core too where there is one: its checks have the words for that.
+    """
+    if not _HAS_CORE:
+        return False
+    device = getattr(tensor, "device", None)
+    return device is None or device.type == "cpu" or (device.type == "cuda" and _HAS_CUDA)
+
+
+def register(schema: str, native: Callable[..., Any], shapes: Callable[..., Any]) -> None:
+    """Makes ``native`` callable as torch.ops.optix_fast.<name>, which torch.compile sees as one node.
+
+    Without the core nothing is registered: the reference is plain torch, which the compiler traces into.
+    """
+    if not _HAS_CORE:
+        return
+    name = schema.split("(", 1)[0]
+    _library.define(schema)
+    _library.impl(name, native, "CPU")
+    if _HAS_CUDA:
+        _library.impl(name, native, "CUDA")
+    torch.library.register_fake(f"optix_fast::{name}", shapes, lib=_library)

@@ -1,0 +1,8 @@
+"""The operations in plain torch: the specification that the native core is tested against.
+
+Same names and signatures as :mod:`optix_fast.ops`; they run on any device and wherever the core does not.
+"""
+
+from optix_fast.reference.gae import gae
+
+__all__ = ["gae"]

@@ -1,7 +1,92 @@
-"""Reinforcement learning on a compiled core."""
+"""optix_fast: reinforcement-learning agents with a compiled core.
+
+Names are imported when they are first used, so that `import optix_fast` stays quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from optix_fast._native import backend, build_info
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "backend", "build_info"]
+# Public name → the module that defines it.
+_EXPORTS = {
+    "BaseAgent": "types",
+    "BaseEvaluator": "types",
+    "BaseOptimizer": "types",
+    "BasePipeline": "types",
+    "EpisodeData": "types",
+    "EvalMetrics": "types",
+    "HyperparamSet": "types",
+    "LoopCallback": "types",
+    "LoopState": "types",
+    "NonFiniteError": "types",
+    "PolicySnapshot": "types",
+    "no_recording": "types",
+    "RandomStream": "random",
+    "TrainConfig": "config",
+    "BatchPipeline": "pipelines",
+    "VectorBatchPipeline": "pipelines",
+    "ObsNormalizer": "envs.normalizers",
+    "RewardNormalizer": "envs.normalizers",
+    "RunningMeanStd": "envs.normalizers",
+    "TorchGaussianPPOAgent": "agents",
+    "TorchPPOAgent": "agents",
+    "make_agent": "agents",
+    "BackoffScheduler": "loop",
+    "CheckpointRegistry": "loop",
+    "LoopController": "loop",
+    "RLOptimizer": "loop",
+    "TorchEvaluator": "loop",
+    "evaluate_policy": "loop",
+}
+
+__all__ = ["__version__", "backend", "build_info", "ops", *_EXPORTS]
+
+if TYPE_CHECKING:
+    from optix_fast import ops
+    from optix_fast.agents import TorchGaussianPPOAgent, TorchPPOAgent, make_agent
+    from optix_fast.config import TrainConfig
+    from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer, RunningMeanStd
+    from optix_fast.loop import (
+        BackoffScheduler,
+        CheckpointRegistry,
+        LoopController,
+        RLOptimizer,
+        TorchEvaluator,
+        evaluate_policy,
+    )
+    from optix_fast.pipelines import BatchPipeline, VectorBatchPipeline
+    from optix_fast.random import RandomStream
+    from optix_fast.types import (
+        BaseAgent,
+        BaseEvaluator,
+        BaseOptimizer,
+        BasePipeline,
+        EpisodeData,
+        EvalMetrics,
+        HyperparamSet,
+        LoopCallback,
+        LoopState,
+        NonFiniteError,
+        PolicySnapshot,
+        no_recording,
+    )
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ops":
+        return import_module("optix_fast.ops")
+    module = _EXPORTS.get(name)
+    if module is None:
+        raise AttributeError(f"module 'optix_fast' has no attribute {name!r}")
+    value = getattr(import_module(f"optix_fast.{module}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

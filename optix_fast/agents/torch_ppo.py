@@ -1,0 +1,98 @@
+"""The two PPO agents of seed 003: discrete and Gaussian."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from optix_fast.agents import agent as shared
+from optix_fast.agents.ppo import PPOAgent
+from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer
+from optix_fast.networks.heads import CategoricalHead, NormalHead
+from optix_fast.types import Array, HyperparamSet, tree_map
+
+
+class TorchPPOAgent(PPOAgent):
+    """PPO for Discrete action spaces (seed 003). The actor returns logits [B, n_actions].
+
+    Args: see PPOAgent. `action_space` binds the environment's space at once; otherwise the
+    pipeline's set_agent does.
+    """
+
+    def __init__(
+        self,
+        actor: nn.Module,
+        critic: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        hyperparams: HyperparamSet,
+        device: str | torch.device = "auto",
+        reward_normalizer: RewardNormalizer | None = None,
+        *,
+        obs_normalizer: ObsNormalizer | None = None,
+        action_space: Any = None,
+        seed: int | None = None,
+        backend: str = "auto",
+    ) -> None:
+        head = CategoricalHead()
+        if action_space is not None:
+            head.bind(action_space)
+        super().__init__(
+            actor, critic, optimizer, hyperparams, head, device,
+            obs_normalizer, reward_normalizer, seed, backend,
+        )  # fmt: skip
+
+    def action_probs(self, observation: Any) -> Array:
+        """Probabilities of the actions, [n_actions], for one observation."""
+        batch = tree_map(lambda leaf: shared.to_numpy(leaf)[None], observation)
+        with torch.no_grad():
+            params = self._policy.head.params(self._actor(self._policy.prepare(batch)))
+        probs: Array = torch.softmax(params, dim=-1)[0].cpu().numpy()
+        return probs
+
+
+class TorchGaussianPPOAgent(PPOAgent):
+    """PPO for Box action spaces (seed 003): a diagonal Gaussian, by default squashed by tanh.
+
+    Args: see PPOAgent, and
+        action_dim: A, values of an action.
+        action_space: the Box to act in; without it and without a pipeline, actions are in (−1, 1).
+        squash: tanh of the sample, scaled to the Box; without it the sample is clipped to the Box.
+        log_std: "state": the actor returns [mean ‖ log_std], [B, 2A]; "free": it returns the mean
+            and log_std is a parameter of its own, starting at 0, which joins the optimizer.
+    """
+
+    def __init__(
+        self,
+        actor: nn.Module,
+        critic: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        action_dim: int,
+        hyperparams: HyperparamSet,
+        device: str | torch.device = "auto",
+        reward_normalizer: RewardNormalizer | None = None,
+        *,
+        obs_normalizer: ObsNormalizer | None = None,
+        action_space: Any = None,
+        squash: bool = True,
+        log_std: str = "state",
+        seed: int | None = None,
+        backend: str = "auto",
+    ) -> None:
+        if isinstance(action_dim, bool) or not isinstance(action_dim, int) or action_dim < 1:
+            raise ValueError(f"action_dim must be an integer of at least 1, got {action_dim!r}")
+        if log_std not in ("state", "free"):
+            raise ValueError(f"log_std must be 'state' or 'free', got {log_std!r}")
+        free = None
+        if log_std == "free":
+            free = nn.Parameter(torch.zeros(action_dim, device=shared.resolve_device(device)))
+        head = NormalHead(action_dim, squash, free)
+        if action_space is not None:
+            head.bind(action_space)
+        super().__init__(
+            actor, critic, optimizer, hyperparams, head, device,
+            obs_normalizer, reward_normalizer, seed, backend,
+        )  # fmt: skip
+        if free is not None:
+            optimizer.add_param_group({"params": [free], "lr": optimizer.param_groups[0]["lr"]})

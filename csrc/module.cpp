@@ -1,6 +1,5 @@
 // The module optix_fast._C: one bind_<op> per row, and what this build is made of.
 #include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
 
 #include "build_facts.h"
 #include "simd_path.h"
@@ -9,12 +8,16 @@
 namespace optix_fast {
 
 void bind_gae(py::module_& m);
+void bind_ppo_loss(py::module_& m);
+void bind_random(py::module_& m);
 
 namespace {
 
 py::dict build_info() {
   py::list compiled;
-  for (SimdPath path : compiled_simd_paths()) compiled.append(simd_path_name(path));
+  for (SimdPath path : {SimdPath::portable, SimdPath::avx2, SimdPath::avx512}) {
+    if (simd_path_compiled(path)) compiled.append(simd_path_name(path));
+  }
   py::dict info;
   info["version"] = build_facts::kVersion;
   info["compiler"] = build_facts::kCompiler;
@@ -45,4 +48,6 @@ PYBIND11_MODULE(_C, m) {
   m.def("build_info", &build_info);
   m.def("select_simd", &select_simd);  // std::invalid_argument becomes ValueError
   bind_gae(m);
+  bind_ppo_loss(m);
+  bind_random(m);
 }

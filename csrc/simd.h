@@ -49,6 +49,17 @@ struct Simd {
   }
   static void store(T* p, Vec v) { __builtin_memcpy(p, &v, sizeof v); }
   static Vec broadcast(T x) { return Vec{} + x; }
+  // The first n lanes from memory, the others zero; and the first n lanes to memory.
+  static Vec load_first(const T* p, size_t n) {
+    if (n >= lanes) return load(p);
+    T padded[lanes] = {};
+    for (size_t i = 0; i < n; ++i) padded[i] = p[i];
+    return load(padded);
+  }
+  static void store_first(T* p, Vec v, size_t n) {
+    if (n >= lanes) return store(p, v);
+    for (size_t i = 0; i < n; ++i) p[i] = v[i];
+  }
   // True where the flag byte is not zero.
   static Mask load_flags(const uint8_t* p) {
     Flags f;
@@ -56,6 +67,19 @@ struct Simd {
     return __builtin_convertvector(f, Mask) != 0;
   }
   static Vec select(Mask mask, Vec a, Vec b) { return mask ? a : b; }
+  // Elementwise; where the comparison is false, b: a NaN in b stays.
+  static Vec min(Vec a, Vec b) { return a < b ? a : b; }
+  static Vec max(Vec a, Vec b) { return a > b ? a : b; }
+  static Mask bits(Vec v) {
+    Mask m;
+    __builtin_memcpy(&m, &v, sizeof m);
+    return m;
+  }
+  static Vec from_bits(Mask m) {
+    Vec v;
+    __builtin_memcpy(&v, &m, sizeof v);
+    return v;
+  }
 };
 
 // One lane with the same interface, for the columns that fill no vector.

@@ -1,6 +1,7 @@
 #include "simd_path.h"
 
 #include <stdexcept>
+#include <string>
 
 namespace optix_fast {
 namespace {
@@ -20,10 +21,12 @@ bool processor_has(SimdPath path) {
   return path == SimdPath::portable;
 }
 
+constexpr SimdPath kPaths[] = {SimdPath::portable, SimdPath::avx2, SimdPath::avx512};  // from plain to best
+
 SimdPath best_path() {
   SimdPath best = SimdPath::portable;
-  for (SimdPath path : compiled_simd_paths()) {
-    if (processor_has(path)) best = path;
+  for (SimdPath path : kPaths) {
+    if (simd_path_compiled(path) && processor_has(path)) best = path;
   }
   return best;
 }
@@ -46,33 +49,32 @@ const char* simd_path_name(SimdPath path) {
   }
 }
 
-std::vector<SimdPath> compiled_simd_paths() {
-  return {
-      SimdPath::portable,
+bool simd_path_compiled(SimdPath path) {
 #ifdef OPTIX_FAST_HAS_AVX2
-      SimdPath::avx2,
+  if (path == SimdPath::avx2) return true;
 #endif
 #ifdef OPTIX_FAST_HAS_AVX512
-      SimdPath::avx512,
+  if (path == SimdPath::avx512) return true;
 #endif
-  };
+  return path == SimdPath::portable;
 }
 
 SimdPath simd_path() { return current_path(); }
 
-void select_simd(const std::string& name) {
-  for (SimdPath path : {SimdPath::portable, SimdPath::avx2, SimdPath::avx512}) {
-    if (name != simd_path_name(path)) continue;
-    bool compiled = false;
-    for (SimdPath other : compiled_simd_paths()) compiled = compiled || other == path;
-    if (!compiled)
-      throw std::invalid_argument("OPTIX_FAST_SIMD=" + name + " was not compiled into this build");
-    if (!processor_has(path))
-      throw std::invalid_argument("OPTIX_FAST_SIMD=" + name + ": this processor lacks it");
+void select_simd(const char* name) {
+  const std::string wanted = name;
+  for (SimdPath path : kPaths) {
+    if (wanted != simd_path_name(path)) continue;
+    if (!simd_path_compiled(path)) {
+      throw std::invalid_argument("OPTIX_FAST_SIMD=" + wanted + " was not compiled into this build");
+    }
+    if (!processor_has(path)) {
+      throw std::invalid_argument("OPTIX_FAST_SIMD=" + wanted + ": this processor lacks it");
+    }
     current_path() = path;
     return;
   }
-  throw std::invalid_argument("OPTIX_FAST_SIMD must be avx512, avx2 or portable, got '" + name + "'");
+  throw std::invalid_argument("OPTIX_FAST_SIMD must be avx512, avx2 or portable, got '" + wanted + "'");
 }
 
 }  // namespace optix_fast

@@ -8,9 +8,7 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
 #include <type_traits>
-#include <vector>
 
 namespace optix_fast {
 
@@ -19,10 +17,10 @@ enum class SimdPath : uint8_t { portable, avx2, avx512 };
 // The path in use: the best one that was compiled and that this processor has, unless select_simd chose.
 SimdPath simd_path();
 const char* simd_path_name(SimdPath path);
-std::vector<SimdPath> compiled_simd_paths();
+bool simd_path_compiled(SimdPath path);
 
 // Chooses by name; throws std::invalid_argument for a name that is unknown, not compiled or not supported.
-void select_simd(const std::string& name);
+void select_simd(const char* name);
 
 // Calls work(std::integral_constant<SimdPath, P>) for the path P in use:
 //   dispatch_simd([&](auto path) { gae_cpu<path>(args); });

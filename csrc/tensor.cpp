@@ -121,6 +121,8 @@ const char* dtype_name(DType dtype) {
       return "int64";
     case DType::u8:
       return "uint8";
+    case DType::u32:
+      return "uint32";
     case DType::b8:
       return "bool";
     default:
@@ -224,6 +226,7 @@ ArrayView::ArrayView(const char* op, py::handle object, const char* name, DType 
   if (code == 'd') found = DType::f64;
   if ((code == 'l' || code == 'q') && buffer_.itemsize == 8) found = DType::i64;
   if (code == 'i' && buffer_.itemsize == 4) found = DType::i32;
+  if ((code == 'I' || code == 'L') && buffer_.itemsize == 4) found = DType::u32;
   if (code == '?') found = DType::b8;
   if (code == 'B') found = DType::u8;
   if (found != dtype) {

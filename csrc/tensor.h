@@ -26,7 +26,7 @@ namespace optix_fast {
 
 namespace py = pybind11;
 
-enum class DType : uint8_t { f32, f64, i32, i64, u8, b8, other };
+enum class DType : uint8_t { f32, f64, i32, i64, u8, u32, b8, other };
 
 struct TensorView {
   void* data = nullptr;

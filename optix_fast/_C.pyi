@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,29 @@ def gae(
     gae_lambda: float,
     advantages: torch.Tensor,
     returns: torch.Tensor,
+) -> None: ...
+def ppo_loss(
+    dist: str,
+    params: torch.Tensor,
+    actions: torch.Tensor,
+    old_log_probs: torch.Tensor,
+    advantages: torch.Tensor,
+    values: torch.Tensor,
+    returns: torch.Tensor,
+    old_values: torch.Tensor | None,
+    action_mask: torch.Tensor | None,
+    clip_ratio: float,
+    value_clip_mode: int,
+    value_clip: float,
+    vf_coef: float,
+    entropy_coef: Sequence[float],
+    entropy_floor: Sequence[float],
+    entropy_floor_coef: Sequence[float],
+    normalize_advantages: bool,
+    loss: torch.Tensor,
+    stats: torch.Tensor,
+    grad_params: torch.Tensor | None,
+    grad_values: torch.Tensor | None,
 ) -> None: ...
 def random_words(key: int, offset: int, out: npt.NDArray[np.uint32]) -> int: ...
 def random_uniform(key: int, offset: int, out: npt.NDArray[np.float32]) -> int: ...

@@ -1,5 +1,8 @@
-"""The fused operations: a public function each, native where the core serves the device, else the reference."""
+"""The fused operations: native where the core serves the device, the torch reference elsewhere."""
 
 from optix_fast.ops.gae import gae
+from optix_fast.ops.ppo_loss import ppo_loss
+from optix_fast.reference.distributions import Categorical, Normal
+from optix_fast.reference.ppo_loss import PPOLoss
 
-__all__ = ["gae"]
+__all__ = ["Categorical", "Normal", "PPOLoss", "gae", "ppo_loss"]

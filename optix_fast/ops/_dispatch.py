@@ -15,18 +15,21 @@ _HAS_CORE = _native.core is not None
 _HAS_CUDA = bool(_native.build_info().get("cuda"))
 
 
-def serves(tensor: object) -> bool:
-    """Whether the core runs an op whose first argument is ``tensor``: always on the CPU, on CUDA when built.
+def serves(tensor: object, *, cuda: bool = False) -> bool:
+    """Whether the core runs an op whose first argument is ``tensor``.
 
-    What is no tensor at all goes to the core too where there is one: its checks have the words for that.
+    On the CPU always; on CUDA where the op has a kernel there (``cuda``) and this build has it. What is no
+    tensor at all goes to the core too where there is one: its checks have the words for that.
     """
     if not _HAS_CORE:
         return False
     device = getattr(tensor, "device", None)
-    return device is None or device.type == "cpu" or (device.type == "cuda" and _HAS_CUDA)
+    return device is None or device.type == "cpu" or (cuda and _HAS_CUDA and device.type == "cuda")
 
 
-def register(schema: str, native: Callable[..., Any], shapes: Callable[..., Any]) -> None:
+def register(
+    schema: str, native: Callable[..., Any], shapes: Callable[..., Any], *, cuda: bool = False
+) -> None:
     """Makes ``native`` callable as torch.ops.optix_fast.<name>, which torch.compile sees as one node.
 
     Without the core nothing is registered: the reference is plain torch, which the compiler traces into.
@@ -36,6 +39,6 @@ def register(schema: str, native: Callable[..., Any], shapes: Callable[..., Any]
     name = schema.split("(", 1)[0]
     _library.define(schema)
     _library.impl(name, native, "CPU")
-    if _HAS_CUDA:
+    if cuda and _HAS_CUDA:
         _library.impl(name, native, "CUDA")
     torch.library.register_fake(f"optix_fast::{name}", shapes, lib=_library)

@@ -55,6 +55,7 @@ register(
     "Tensor? final_values, float gamma, float gae_lambda) -> (Tensor, Tensor)",
     _gae_native,
     _gae_shapes,
+    cuda=True,
 )
 
 
@@ -101,7 +102,8 @@ def gae(
         ValueError, TypeError: an argument of another shape, type or device, or not contiguous; γ or λ outside
             [0, 1]; truncated without final_values, or the reverse.
 
-    Source: Schulman et al., "High-dimensional continuous control using generalized advantage estimation", 2016.
+    Source: Schulman et al., "High-dimensional continuous control using generalized advantage estimation",
+    2016.
     """
     if not 0.0 <= gamma <= 1.0:
         raise ValueError(f"gae: gamma must be in [0, 1], got {gamma}")
@@ -110,7 +112,7 @@ def gae(
     if (truncated is None) != (final_values is None):
         given, missing = ("final_values", "truncated") if truncated is None else ("truncated", "final_values")
         raise ValueError(f"gae: {given} needs {missing}, got None")
-    if not serves(rewards):
+    if not serves(rewards, cuda=True):
         return reference.gae(
             rewards,
             values,

@@ -3,6 +3,8 @@
 Same names and signatures as :mod:`optix_fast.ops`; they run on any device and wherever the core does not.
 """
 
+from optix_fast.reference.distributions import Categorical, Normal
 from optix_fast.reference.gae import gae
+from optix_fast.reference.ppo_loss import PPOLoss, ppo_loss
 
-__all__ = ["gae"]
+__all__ = ["Categorical", "Normal", "PPOLoss", "gae", "ppo_loss"]

@@ -91,5 +91,3 @@ def random_integers(key: int, offset: int, low: int, high: int, out: npt.NDArray
 def random_permutation(key: int, offset: int, out: npt.NDArray[np.int64]) -> int:
     out[:] = np.argsort(_wide_words(key, offset, out.size), kind="stable")
     return _blocks(2 * out.size)
-
-

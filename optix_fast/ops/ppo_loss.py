@@ -1,0 +1,262 @@
+"""The clipped surrogate loss of PPO, with its gradients computed in the forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+
+from optix_fast import _native, reference
+from optix_fast.ops._dispatch import register, serves
+from optix_fast.reference.distributions import Categorical, Distribution, Normal
+from optix_fast.reference.ppo_loss import PPOLoss, per_component
+
+_core: Any = _native.core
+_CLIP_MODES = {"max": 1, "clipped": 2}
+
+
+class _Options(NamedTuple):
+    """What is not a tensor, in the order of the registered op."""
+
+    clip_ratio: float
+    value_clip_mode: int  # 0: no clipping
+    value_clip: float
+    vf_coef: float
+    entropy_coef: Sequence[float]
+    entropy_floor: Sequence[float]  # empty: none
+    entropy_floor_coef: Sequence[float]
+    normalize_advantages: bool
+
+
+def _ppo_loss_native(
+    dist: str,
+    params: torch.Tensor,
+    actions: torch.Tensor,
+    old_log_probs: torch.Tensor,
+    advantages: torch.Tensor,
+    values: torch.Tensor,
+    returns: torch.Tensor,
+    old_values: torch.Tensor | None,
+    action_mask: torch.Tensor | None,
+    clip_ratio: float,
+    value_clip_mode: int,
+    value_clip: float,
+    vf_coef: float,
+    entropy_coef: Sequence[float],
+    entropy_floor: Sequence[float],
+    entropy_floor_coef: Sequence[float],
+    normalize_advantages: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(loss, stats, ∂loss/∂params, ∂loss/∂values)."""
+    outputs = _ppo_loss_shapes(params, values, len(entropy_coef))
+    loss, stats, grad_params, grad_values = outputs
+    # fmt: off
+    _core.ppo_loss(
+        dist, params, actions, old_log_probs, advantages, values, returns, old_values, action_mask,
+        clip_ratio, value_clip_mode, value_clip, vf_coef, entropy_coef, entropy_floor, entropy_floor_coef,
+        normalize_advantages, loss, stats, grad_params, grad_values,
+    )
+    # fmt: on
+    return outputs
+
+
+def _ppo_loss_shapes(
+    params: torch.Tensor, values: torch.Tensor, components: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    return (
+        torch.empty((), dtype=params.dtype, device=params.device),
+        torch.empty(5 + components, dtype=torch.float32, device=params.device),
+        torch.empty_like(params, requires_grad=False),
+        torch.empty_like(values, requires_grad=False),
+    )
+
+
+def _ppo_loss_fake(
+    dist: str, params: torch.Tensor, actions: torch.Tensor, *tensors_and_options: Any
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    _, _, values, *_ = tensors_and_options
+    return _ppo_loss_shapes(params, values, len(tensors_and_options[10]))
+
+
+register(
+    "ppo_loss(str dist, Tensor params, Tensor actions, Tensor old_log_probs, Tensor advantages, Tensor values, "
+    "Tensor returns, Tensor? old_values, Tensor? action_mask, float clip_ratio, int value_clip_mode, "
+    "float value_clip, float vf_coef, float[] entropy_coef, float[] entropy_floor, float[] entropy_floor_coef, "
+    "bool normalize_advantages) -> (Tensor, Tensor, Tensor, Tensor)",
+    _ppo_loss_native,
+    _ppo_loss_fake,
+)
+
+
+def _launch(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    launcher = torch.ops.optix_fast.ppo_loss if torch.compiler.is_compiling() else _ppo_loss_native
+    outputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor] = launcher(*arguments)
+    return outputs
+
+
+class _PPOLossFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        params: torch.Tensor,
+        values: torch.Tensor,
+        dist: str,
+        data: tuple[Any, ...],
+        options: _Options,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        actions, old_log_probs, advantages, returns, old_values, action_mask = data
+        loss, stats, grad_params, grad_values = _launch(
+            dist,
+            params,
+            actions,
+            old_log_probs,
+            advantages,
+            values,
+            returns,
+            old_values,
+            action_mask,
+            *options,
+        )
+        ctx.save_for_backward(grad_params, grad_values)
+        ctx.mark_non_differentiable(stats)
+        ctx.set_materialize_grads(False)
+        return loss, stats
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, by_loss: torch.Tensor | None, by_stats: None) -> tuple[torch.Tensor | None, ...]:
+        if by_loss is None:
+            return None, None, None, None, None
+        grad_params, grad_values = ctx.saved_tensors
+        # loss.backward() sends a 1, and then the gradients are already right. Only the CPU is asked: reading
+        # the number from a GPU would wait for it.
+        if torch.compiler.is_compiling() or by_loss.device.type != "cpu" or by_loss.item() != 1.0:
+            grad_params, grad_values = grad_params * by_loss, grad_values * by_loss
+        return grad_params, grad_values, None, None, None
+
+
+def ppo_loss(
+    dist: Distribution,
+    params: torch.Tensor,
+    actions: torch.Tensor,
+    old_log_probs: torch.Tensor,
+    advantages: torch.Tensor,
+    values: torch.Tensor,
+    returns: torch.Tensor,
+    old_values: torch.Tensor | None = None,
+    *,
+    clip_ratio: float,
+    value_clip: float | None = None,
+    value_clip_mode: Literal["max", "clipped"] = "max",
+    vf_coef: float,
+    entropy_coef: float | Sequence[float],
+    entropy_floor: float | Sequence[float] | None = None,
+    entropy_floor_coef: float | Sequence[float] = 1.0,
+    action_mask: torch.Tensor | None = None,
+    normalize_advantages: bool = False,
+) -> PPOLoss:
+    """Loss and statistics of one PPO minibatch.
+
+    ::
+
+        ratio       = exp(log π(a) − old_log_probs)
+        policy_loss = −mean min(ratio·A, clip(ratio, 1 − ε, 1 + ε)·A)
+        value_loss  = mean (V − R)²                                       without value_clip
+                      mean max((V − R)², (V_c − R)²)                      "max": the PPO paper's code
+                      mean (V_c − R)²                                     "clipped": Stable-Baselines3
+                      V_c = V_old + clip(V − V_old, −c, c)
+        loss        = policy_loss + vf_coef·value_loss
+                      + Σ_k (floor_coef_k·max(0, floor_k − H_k) − entropy_coef_k·H_k)
+        approx_kl   = mean((ratio − 1) − log ratio);  clip_fraction = mean[|ratio − 1| > ε]
+
+    H_k is the mean entropy of component k of the action; a Categorical and a Normal have one component each,
+    the Normal's being the sum over its dimensions.
+
+    Args:
+        dist: Categorical() or Normal().
+        params: float32 or float64, logits [B, K] or mean ‖ log_std [B, 2A]. Differentiable.
+        actions: int64 [B] for Categorical, like params [B, A] for Normal (before any squashing).
+        old_log_probs: [B], log-probability of the actions under the policy that took them.
+        advantages: [B].
+        values: [B], V of the current critic. Differentiable.
+        returns: [B], the critic's targets.
+        old_values: [B], V when the actions were taken; needed with value_clip, else not read.
+        clip_ratio: ε > 0.
+        value_clip: c > 0, or None for no clipping.
+        value_clip_mode: "max" or "clipped".
+        vf_coef: weight of the value loss, ≥ 0.
+        entropy_coef: weight of the entropy, a number or one per component.
+        entropy_floor: entropy below which a penalty sets in, a number or one per component.
+        entropy_floor_coef: what a nat below the floor costs, a number or one per component. The default 1
+            leaves the penalty in the units of the floor; it is not multiplied by entropy_coef.
+        action_mask: bool [B, K], False where an action is impossible: it gets probability and gradient 0.
+        normalize_advantages: (A − mean)/(std + 1e-8), std unbiased; a batch of one is left alone.
+
+    Returns:
+        PPOLoss. Only ``loss`` carries a gradient (once differentiable). One ``stats.tolist()`` reads all
+        statistics at once. NaN or infinite numbers in the data are no error here: they reach the loss, where
+        the caller finds them.
+
+    Raises:
+        ValueError, TypeError: an argument of another shape, type or device, not contiguous, or empty; an
+            action outside [0, K) or forbidden by the mask; a mask that forbids every action of a row;
+            options that contradict each other.
+
+    Source: Schulman et al., "Proximal policy optimization algorithms", 2017; the entropy floor is that of
+    adaptive entropy control for hybrid policies.
+    """
+    if not isinstance(dist, (Categorical, Normal)):
+        raise TypeError(f"ppo_loss: dist must be Categorical() or Normal(), got {dist!r}")
+    if not clip_ratio > 0.0:
+        raise ValueError(f"ppo_loss: clip_ratio must be above 0, got {clip_ratio}")
+    if value_clip_mode not in _CLIP_MODES:
+        raise ValueError(f"ppo_loss: value_clip_mode must be 'max' or 'clipped', got {value_clip_mode!r}")
+    if value_clip is not None:
+        if not value_clip > 0.0:
+            raise ValueError(f"ppo_loss: value_clip must be above 0 or None, got {value_clip}")
+        if old_values is None:
+            raise ValueError("ppo_loss: value_clip needs old_values, got None")
+    if not 0.0 <= vf_coef < float("inf"):
+        raise ValueError(f"ppo_loss: vf_coef must be 0 or more and finite, got {vf_coef}")
+    if action_mask is not None and isinstance(dist, Normal):
+        raise ValueError("ppo_loss: action_mask needs Categorical actions, got Normal()")
+    components = dist.components
+    entropy_coef = per_component("entropy_coef", entropy_coef, components)
+    floors = () if entropy_floor is None else per_component("entropy_floor", entropy_floor, components)
+    floor_coefs = per_component("entropy_floor_coef", entropy_floor_coef, components)
+
+    if not serves(params):
+        return reference.ppo_loss(
+            dist,
+            params,
+            actions,
+            old_log_probs,
+            advantages,
+            values,
+            returns,
+            old_values,
+            clip_ratio=clip_ratio,
+            value_clip=value_clip,
+            value_clip_mode=value_clip_mode,
+            vf_coef=vf_coef,
+            entropy_coef=entropy_coef,
+            entropy_floor=floors or None,
+            entropy_floor_coef=floor_coefs,
+            action_mask=action_mask,
+            normalize_advantages=normalize_advantages,
+        )
+    options = _Options(
+        clip_ratio,
+        0 if value_clip is None else _CLIP_MODES[value_clip_mode],
+        0.0 if value_clip is None else value_clip,
+        vf_coef,
+        entropy_coef,
+        floors,
+        floor_coefs,
+        normalize_advantages,
+    )
+    kind = "normal" if isinstance(dist, Normal) else "categorical"
+    data = (actions, old_log_probs, advantages, returns, old_values, action_mask)
+    loss, stats = _PPOLossFunction.apply(params, values, kind, data, options)
+    return PPOLoss.from_stats(loss, stats)

@@ -1,0 +1,115 @@
+"""make_agent: what is built from which spaces, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from optix_fast.agents import TorchGaussianPPOAgent, TorchPPOAgent, make_agent
+from optix_fast.pipelines import BatchPipeline, VectorBatchPipeline
+
+
+class SpacesOnly:
+    def __init__(self, observation_space: Any, action_space: Any) -> None:
+        self.observation_space, self.action_space = observation_space, action_space
+
+
+def test_action_space_chooses_the_agent() -> None:
+    assert isinstance(make_agent("auto", gym.make("CartPole-v1")), TorchPPOAgent)
+    assert isinstance(make_agent("ppo", gym.make("Pendulum-v1")), TorchGaussianPPOAgent)
+
+
+def test_vector_environments_and_pipelines_serve_as_env() -> None:
+    venv = gym.make_vec("CartPole-v1", num_envs=3, vectorization_mode="sync")
+    assert make_agent("ppo", venv)._actor[0].in_features == 4
+    pipeline = BatchPipeline(gym.make("CartPole-v1"))
+    assert make_agent("ppo", pipeline)._actor[-1].out_features == 2
+
+
+@pytest.mark.parametrize(
+    ("space", "sample"),
+    [
+        (spaces.Discrete(5), 3),
+        (spaces.MultiDiscrete([2, 3]), np.array([1, 2])),
+        (spaces.Box(0, 255, (4, 4, 3), np.uint8), np.zeros((4, 4, 3), np.uint8)),
+        (spaces.Dict({"a": spaces.Box(-1, 1, (2,)), "b": spaces.Discrete(3)}), {"a": np.zeros(2), "b": 1}),
+        (spaces.Tuple((spaces.Box(-1, 1, (2,)), spaces.Discrete(3))), (np.zeros(2), 1)),
+    ],
+)
+def test_every_kind_of_observation_can_be_acted_on(space: Any, sample: Any) -> None:
+    agent = make_agent("ppo", SpacesOnly(space, spaces.Discrete(2)), seed=0)
+    assert agent.act(sample) in (0, 1)
+
+
+def test_dict_observations_train_end_to_end() -> None:
+    class Wrapped(gym.ObservationWrapper):  # type: ignore[type-arg]
+        def __init__(self) -> None:
+            super().__init__(gym.make("CartPole-v1"))
+            self.observation_space = spaces.Dict(
+                {"x": self.env.observation_space, "phase": spaces.Discrete(2)}
+            )
+
+        def observation(self, observation: Any) -> Any:
+            return {"x": observation, "phase": int(observation[0] > 0)}
+
+    pipeline = VectorBatchPipeline([Wrapped] * 2, window_size=32, seed=0)
+    agent = make_agent("ppo", pipeline, seed=0)
+    pipeline.set_agent(agent)
+    assert agent.learn(next(pipeline.episodes()))["n_updates"] == 10
+    assert agent._actor[0].features == 6
+
+
+def test_same_seed_same_weights_and_no_global_random_state_is_touched() -> None:
+    env = gym.make("CartPole-v1")
+    before = torch.random.get_rng_state(), np.random.get_state()[1].copy()
+    one, two, three = (make_agent("ppo", env, seed=s) for s in (4, 4, 5))
+    obs = np.zeros(4, np.float32)
+    assert [one.act(obs) for _ in range(20)] == [two.act(obs) for _ in range(20)]
+    assert torch.equal(one._actor[0].weight, two._actor[0].weight)
+    assert not torch.equal(one._actor[0].weight, three._actor[0].weight)
+    assert torch.equal(torch.random.get_rng_state(), before[0])
+    np.testing.assert_array_equal(np.random.get_state()[1], before[1])
+
+
+def test_first_policy_is_nearly_uniform() -> None:
+    agent = make_agent("ppo", gym.make("CartPole-v1"), seed=0)
+    assert isinstance(agent, TorchPPOAgent)
+    np.testing.assert_allclose(agent.action_probs(np.ones(4, np.float32)), 0.5, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"algo": "ppoo"}, "algo must be one of"),
+        ({"hyperparams": {"learning_rte": 1e-3}}, "'learning_rte'; the nearest known one is 'learning_rate'"),
+        ({"hyperparams": {"gamma": 2.0}}, "gamma must be between"),
+        ({"activation": "sigmoid"}, "activation must be one of"),
+        ({"backend": "numpy"}, "backend must be"),
+        ({"device": "tpu0"}, "device"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_agent(**{"algo": "ppo", "env": gym.make("CartPole-v1"), **arguments})
+
+
+def test_action_space_that_ppo_does_not_serve_is_refused() -> None:
+    env = SpacesOnly(spaces.Box(-1, 1, (2,)), spaces.MultiBinary(3))
+    with pytest.raises(ValueError, match="ppo needs a Discrete or Box action space"):
+        make_agent("ppo", env)
+
+
+def test_normalizing_observations_that_are_not_boxes_is_refused() -> None:
+    env = SpacesOnly(spaces.Discrete(3), spaces.Discrete(2))
+    with pytest.raises(ValueError, match="normalize_observations needs Box"):
+        make_agent("ppo", env, normalize_observations=True)
+
+
+def test_something_without_spaces_is_a_type_error() -> None:
+    with pytest.raises(TypeError, match="env must have observation_space"):
+        make_agent("ppo", "CartPole-v1")

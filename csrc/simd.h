@@ -8,6 +8,10 @@
 #include <cstddef>
 #include <cstdint>
 
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
+
 #include "simd_path.h"
 
 #ifndef OPTIX_FAST_COMPILED_PATH
@@ -32,7 +36,31 @@ struct IntOf<double> {
   using type = int64_t;
 };
 
-// A vector of `Bytes` bytes of T, its masks and its flags (one byte per lane).
+// Bytes to lanes of Int. GCC 12 takes the general form apart into single bytes, which would cost more than the
+// rest of a kernel that reads flags; one instruction does it.
+template <typename Mask, typename Int>
+inline Mask widen_bytes(const uint8_t* p) {
+#ifdef __AVX512F__
+  if constexpr (sizeof(Mask) == 64 && sizeof(Int) == 4) {
+    return reinterpret_cast<Mask>(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+  } else if constexpr (sizeof(Mask) == 64) {
+    return reinterpret_cast<Mask>(_mm512_cvtepu8_epi64(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+  }
+#endif
+#ifdef __AVX2__
+  if constexpr (sizeof(Mask) == 32 && sizeof(Int) == 4) {
+    return reinterpret_cast<Mask>(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+  }
+#endif
+  constexpr size_t lanes = sizeof(Mask) / sizeof(Int);
+  Int lane[lanes];
+  for (size_t i = 0; i < lanes; ++i) lane[i] = p[i];
+  Mask mask;
+  __builtin_memcpy(&mask, lane, sizeof mask);
+  return mask;
+}
+
+// A vector of `Bytes` bytes of T, and its masks.
 template <typename T, size_t Bytes = kVectorBytes>
 struct Simd {
   using Scalar = T;
@@ -40,7 +68,6 @@ struct Simd {
   static constexpr size_t lanes = Bytes / sizeof(T);
   typedef T Vec __attribute__((vector_size(Bytes)));
   typedef Int Mask __attribute__((vector_size(Bytes)));  // all ones where true
-  typedef uint8_t Flags __attribute__((vector_size(Bytes / sizeof(T))));
 
   static Vec load(const T* p) {
     Vec v;
@@ -61,11 +88,7 @@ struct Simd {
     for (size_t i = 0; i < n; ++i) p[i] = v[i];
   }
   // True where the flag byte is not zero.
-  static Mask load_flags(const uint8_t* p) {
-    Flags f;
-    __builtin_memcpy(&f, p, sizeof f);
-    return __builtin_convertvector(f, Mask) != 0;
-  }
+  static Mask load_flags(const uint8_t* p) { return widen_bytes<Mask, Int>(p) != 0; }
   static Vec select(Mask mask, Vec a, Vec b) { return mask ? a : b; }
   // Elementwise; where the comparison is false, b: a NaN in b stays.
   static Vec min(Vec a, Vec b) { return a < b ? a : b; }

@@ -18,12 +18,13 @@ import torch
 from optix_fast import _native
 from optix_fast.reference import random as _reference
 
-# The core and the reference have the same five calls; either fills an array and says how far the stream moved.
+# The core and the reference have the same calls: each fills an array and says how far the stream moved.
 _impl: Any = _native.core if _native.core is not None else _reference
 
 Shape = int | tuple[int, ...]
 
 _WORD = 2**64
+_INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 
 
 def _key_from(*parts: str | int) -> int:
@@ -86,14 +87,18 @@ class RandomStream:
 
     def integers(self, low: int, high: int, shape: Shape = ()) -> npt.NDArray[np.int64]:
         """int64 in [low, high), each equally likely to within 2⁻⁶⁴·(high − low)."""
-        if not low < high:
-            raise ValueError(f"RandomStream.integers: low must be below high, got low={low}, high={high}")
+        if not _INT64_MIN <= low < high <= _INT64_MAX:
+            raise ValueError(
+                f"RandomStream.integers: low must be below high, both int64, got low={low}, high={high}"
+            )
         out = np.empty(shape, np.int64)
         self._offset += _impl.random_integers(self._key, self._offset, low, high, out)
         return out
 
     def permutation(self, n: int) -> npt.NDArray[np.int64]:
         """The numbers 0 … n − 1 in random order, int64 [n]."""
+        if n < 0:
+            raise ValueError(f"RandomStream.permutation: n must be 0 or more, got {n}")
         out = np.empty(n, np.int64)
         self._offset += _impl.random_permutation(self._key, self._offset, out)
         return out

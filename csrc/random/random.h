@@ -26,7 +26,7 @@ template <SimdPath Path>
 void random_uniform_cpu(uint64_t key, uint64_t offset, int64_t n, float* out);
 template <SimdPath Path>
 void random_normal_cpu(uint64_t key, uint64_t offset, int64_t n, float* out);
-// 0 < span = high − low, as an unsigned number.
+// span = high − low > 0, as an unsigned number; that low < high is checked in Python.
 template <SimdPath Path>
 void random_integers_cpu(uint64_t key, uint64_t offset, int64_t low, uint64_t span, int64_t n, int64_t* out);
 // words: n elements of scratch; bucket_ends: 2^bucket_bits(n) elements of scratch.

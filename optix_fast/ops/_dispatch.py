@@ -19,12 +19,12 @@ def serves(tensor: object, *, cuda: bool = False) -> bool:
     """Whether the core runs an op whose first argument is ``tensor``.
 
     On the CPU always; on CUDA where the op has a kernel there (``cuda``) and this build has it. What is no
-    tensor at all goes to the core too where there is one: its checks have the words for that.
+    tensor at all goes to the reference, whose checks have the words for that.
     """
-    if not _HAS_CORE:
+    if not _HAS_CORE or not isinstance(tensor, torch.Tensor):
         return False
-    device = getattr(tensor, "device", None)
-    return device is None or device.type == "cpu" or (cuda and _HAS_CUDA and device.type == "cuda")
+    device = tensor.device.type
+    return device == "cpu" or (cuda and _HAS_CUDA and device == "cuda")
 
 
 def register(

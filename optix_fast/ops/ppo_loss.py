@@ -80,18 +80,23 @@ def _ppo_loss_fake(
 
 
 register(
-    "ppo_loss(str dist, Tensor params, Tensor actions, Tensor old_log_probs, Tensor advantages, Tensor values, "
-    "Tensor returns, Tensor? old_values, Tensor? action_mask, float clip_ratio, int value_clip_mode, "
-    "float value_clip, float vf_coef, float[] entropy_coef, float[] entropy_floor, float[] entropy_floor_coef, "
-    "bool normalize_advantages) -> (Tensor, Tensor, Tensor, Tensor)",
+    "ppo_loss(str dist, Tensor params, Tensor actions, Tensor old_log_probs, Tensor advantages, "
+    "Tensor values, Tensor returns, Tensor? old_values, Tensor? action_mask, float clip_ratio, "
+    "int value_clip_mode, float value_clip, float vf_coef, float[] entropy_coef, float[] entropy_floor, "
+    "float[] entropy_floor_coef, bool normalize_advantages) -> (Tensor, Tensor, Tensor, Tensor)",
     _ppo_loss_native,
     _ppo_loss_fake,
 )
 
 
-def _launch(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+def _loss_and_gradients(
+    params: torch.Tensor, values: torch.Tensor, dist: str, data: tuple[Any, ...], options: _Options
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    actions, old_log_probs, advantages, returns, old_values, action_mask = data
     launcher = torch.ops.optix_fast.ppo_loss if torch.compiler.is_compiling() else _ppo_loss_native
-    outputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor] = launcher(*arguments)
+    outputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor] = launcher(
+        dist, params, actions, old_log_probs, advantages, values, returns, old_values, action_mask, *options
+    )
     return outputs
 
 
@@ -105,19 +110,7 @@ class _PPOLossFunction(torch.autograd.Function):
         data: tuple[Any, ...],
         options: _Options,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        actions, old_log_probs, advantages, returns, old_values, action_mask = data
-        loss, stats, grad_params, grad_values = _launch(
-            dist,
-            params,
-            actions,
-            old_log_probs,
-            advantages,
-            values,
-            returns,
-            old_values,
-            action_mask,
-            *options,
-        )
+        loss, stats, grad_params, grad_values = _loss_and_gradients(params, values, dist, data, options)
         ctx.save_for_backward(grad_params, grad_values)
         ctx.mark_non_differentiable(stats)
         ctx.set_materialize_grads(False)
@@ -258,5 +251,8 @@ def ppo_loss(
     )
     kind = "normal" if isinstance(dist, Normal) else "categorical"
     data = (actions, old_log_probs, advantages, returns, old_values, action_mask)
-    loss, stats = _PPOLossFunction.apply(params, values, kind, data, options)
+    if torch.is_grad_enabled() and (params.requires_grad or values.requires_grad):
+        loss, stats = _PPOLossFunction.apply(params, values, kind, data, options)
+    else:
+        loss, stats = _loss_and_gradients(params, values, kind, data, options)[:2]
     return PPOLoss.from_stats(loss, stats)

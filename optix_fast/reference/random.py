@@ -1,8 +1,9 @@
 """The numbers of a random stream, in numpy: the specification of the core's ``random_*`` calls.
 
-Same names, signatures and bits as in ``optix_fast._C`` (normals agree to a few units in the last place). Every
-call fills ``out`` and returns the number of blocks it consumed. Source: Salmon et al., "Parallel random numbers:
-as easy as 1, 2, 3", 2011.
+Same names, signatures and bits as in ``optix_fast._C`` (normals agree to a few units in the last place).
+Every call fills ``out`` and returns the number of blocks it consumed.
+
+Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011.
 """
 
 from __future__ import annotations
@@ -75,8 +76,6 @@ def random_normal(key: int, offset: int, out: npt.NDArray[np.float32]) -> int:
 
 
 def random_integers(key: int, offset: int, low: int, high: int, out: npt.NDArray[np.int64]) -> int:
-    if low >= high:
-        raise ValueError("random_integers: low must be below high")
     words = _wide_words(key, offset, out.size)
     # The high half of word · span, by halves: numpy has no 128-bit product.
     span_low, span_high = np.uint64((high - low) & 0xFFFFFFFF), np.uint64((high - low) >> 32)

@@ -44,7 +44,40 @@ _EXPORTS = {
     "evaluate_policy": "loop",
 }
 
-__all__ = ["__version__", "backend", "build_info", "ops", *_EXPORTS]
+__all__ = [
+    "BackoffScheduler",
+    "BaseAgent",
+    "BaseEvaluator",
+    "BaseOptimizer",
+    "BasePipeline",
+    "BatchPipeline",
+    "CheckpointRegistry",
+    "EpisodeData",
+    "EvalMetrics",
+    "HyperparamSet",
+    "LoopCallback",
+    "LoopController",
+    "LoopState",
+    "NonFiniteError",
+    "ObsNormalizer",
+    "PolicySnapshot",
+    "RLOptimizer",
+    "RandomStream",
+    "RewardNormalizer",
+    "RunningMeanStd",
+    "TorchEvaluator",
+    "TorchGaussianPPOAgent",
+    "TorchPPOAgent",
+    "TrainConfig",
+    "VectorBatchPipeline",
+    "__version__",
+    "backend",
+    "build_info",
+    "evaluate_policy",
+    "make_agent",
+    "no_recording",
+    "ops",
+]
 
 if TYPE_CHECKING:
     from optix_fast import ops

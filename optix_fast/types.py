@@ -109,7 +109,7 @@ class EpisodeData:
     when every row is valid, and then the fields are views of the storage, not copies.
 
     `grid(name)` gives a field as [T, N, …], which is what agents learn from. Rows where `valid` is
-    False hold zeros or leftovers there and must not be learned from.
+    False hold zeros there and must not be learned from.
 
     Args:
         observations: [R, *obs_shape], or a dict/tuple of such arrays.
@@ -158,9 +158,6 @@ class EpisodeData:
     final_rows: Array | None = None
     final_observations: Tree = None
     next_observations: Tree = None
-    # The [T, N, …] storage behind a flat field, with the flat view made from it. A field that the
-    # user has replaced since no longer matches its view, and is then laid out anew by grid().
-    _storage: dict[str, tuple[Any, Any]] = field(default_factory=dict, repr=False)
 
     @property
     def dones(self) -> Any:
@@ -195,9 +192,6 @@ class EpisodeData:
         flat = self.dones if name == "dones" else getattr(self, name)
         if flat is None:
             raise ValueError(f"EpisodeData.grid: {name} is None in this window")
-        stored = self._storage.get(name)
-        if stored is not None and stored[1] is flat:
-            return stored[0]
         return tree_map(lambda leaf: self._layout(name, np.asarray(leaf)), flat)
 
     def _layout(self, name: str, rows: Array) -> Array:

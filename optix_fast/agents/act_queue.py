@@ -69,6 +69,4 @@ class ActQueue:
 
 
 def _key(observation: Tree) -> bytes:
-    return b"|".join(
-        np.ascontiguousarray(leaf, np.float32).tobytes() for leaf in tree_leaves(observation)
-    )
+    return b"|".join(np.ascontiguousarray(leaf, np.float32).tobytes() for leaf in tree_leaves(observation))

@@ -122,9 +122,7 @@ class ActorCriticPolicy:
         self.load_state_dict({**states[0], **mean})
 
     def _read(self, path: str) -> dict[str, Any]:
-        state: dict[str, Any] = {
-            name: shared.read_module_file(path, name) for name in ("actor", "critic")
-        }
+        state: dict[str, Any] = {name: shared.read_module_file(path, name) for name in ("actor", "critic")}
         state["extras"] = load_state(f"{path}/policy.safetensors") if self._extras() else {}
         return state
 

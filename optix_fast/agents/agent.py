@@ -20,7 +20,7 @@ Config = TypeVar("Config")
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """"auto" is CUDA where there is one, else the CPU.
+    """ "auto" is CUDA where there is one, else the CPU.
 
     Raises:
         ValueError: not a device, or one that this machine does not have.
@@ -54,9 +54,7 @@ def check_hyperparams(hyperparams: HyperparamSet, config: type[Any]) -> Hyperpar
         TypeError: not a HyperparamSet.
     """
     if not isinstance(hyperparams, HyperparamSet):
-        raise TypeError(
-            f"hyperparams must be a HyperparamSet, got {type(hyperparams).__name__}"
-        )
+        raise TypeError(f"hyperparams must be a HyperparamSet, got {type(hyperparams).__name__}")
     for message in unknown_keys(hyperparams.params, config):
         warnings.warn(message, UserWarning, stacklevel=4)
     return hyperparams.copy()
@@ -178,9 +176,7 @@ def check_matches(module: nn.Module, tensors: Mapping[str, Tensor], name: str) -
 def mean_of(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Element-wise mean of state dicts; integer tensors are taken from the first."""
     return {
-        key: torch.stack([state[key] for state in states]).mean(dim=0)
-        if value.is_floating_point()
-        else value
+        key: torch.stack([state[key] for state in states]).mean(dim=0) if value.is_floating_point() else value
         for key, value in states[0].items()
     }
 

@@ -83,9 +83,7 @@ class PPOAgent(BaseAgent):
         self._hyperparams = shared.check_hyperparams(hyperparams, PPOConfig)
         shared.read_config(PPOConfig, hyperparams.params)
         self._ops, self._backend = _choose_ops(backend)
-        self._policy = ActorCriticPolicy(
-            actor, critic, head, shared.resolve_device(device), obs_normalizer
-        )
+        self._policy = ActorCriticPolicy(actor, critic, head, shared.resolve_device(device), obs_normalizer)
         self._optimizer = optimizer
         self.reward_normalizer = reward_normalizer
         root = RandomStream(seed)
@@ -222,9 +220,7 @@ class PPOAgent(BaseAgent):
             "learning_rate": float(self._optimizer.param_groups[0]["lr"]),
         }
 
-    def _minibatch_step(
-        self, batch: Batch, config: PPOConfig, parameters: list[nn.Parameter]
-    ) -> list[float]:
+    def _minibatch_step(self, batch: Batch, config: PPOConfig, parameters: list[nn.Parameter]) -> list[float]:
         params, values = self._policy.evaluate(batch.observations)
         result = self._ops.ppo_loss(
             self._policy.head.dist,
@@ -257,7 +253,7 @@ class PPOAgent(BaseAgent):
     def _minibatches(self, n_rows: int, config: PPOConfig) -> Iterator[Tensor]:
         for _ in range(config.n_epochs):
             order = self._policy.put(self._streams["update"].permutation(n_rows))
-            yield from order.split(config.minibatch_size)
+            yield from torch.split(order, config.minibatch_size)
 
     def _annealed(self, config: PPOConfig) -> PPOConfig:
         """The config with learning_rate and clip_ratio as they are at this point of the run."""

@@ -1,0 +1,1 @@
+"""The optix-fast command line."""

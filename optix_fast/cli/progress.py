@@ -1,0 +1,74 @@
+"""How a run goes, on standard error: a live line on a terminal, now and then a line elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+_SECONDS_BETWEEN_LINES = 5.0
+
+
+class Progress:
+    """Environment steps, last score, speed and loop state.
+
+    Args:
+        total: steps at most.
+        show: False keeps silent.
+    """
+
+    def __init__(self, total: int, show: bool = True) -> None:
+        self._total, self._show = total, show
+        self._live: RichProgress | None = None
+        self._next_line = 0.0
+        self._score = float("nan")
+
+    def __enter__(self) -> Progress:
+        console = Console(stderr=True)
+        if self._show and console.is_terminal:
+            self._live = RichProgress(
+                TextColumn("{task.fields[state]:<8}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("steps  return {task.fields[score]}  {task.fields[speed]} steps/s"),
+                TimeRemainingColumn(),
+                console=console,
+                transient=True,
+            )
+            self._live.start()
+            self._task = self._live.add_task("", total=self._total, state="", score="-", speed="-")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def update(self, steps: int, score: float | None, speed: float, state: str) -> None:
+        """Show where the run stands; a score of None or NaN leaves the last one."""
+        if score is not None and score == score:
+            self._score = score
+        if self._live is not None:
+            self._live.update(
+                self._task,
+                completed=steps,
+                state=state,
+                score=f"{self._score:8.1f}",
+                speed=f"{speed:,.0f}",
+            )
+        elif self._show and time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + _SECONDS_BETWEEN_LINES
+            print(
+                f"{steps:>9,} / {self._total:,} steps  return {self._score:8.1f}  "
+                f"{speed:>8,.0f} steps/s  {state}",
+                file=sys.stderr,
+            )

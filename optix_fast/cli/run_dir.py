@@ -1,0 +1,192 @@
+"""The directory of a training run: what lies where, and how it gets there whole.
+
+config.yaml          the settings, complete
+progress.csv         one line for every evaluation
+checkpoints/         the best policies, as they were found
+best/                the best policy's weights
+last/state.safetensors   agent, loop and pipeline as they stood at the end
+learning_curve.png
+summary.json         written last: a run without it was killed
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from optix_fast.config import TrainConfig
+from optix_fast.serialization import atomic_write_json, save_state
+from optix_fast.types import BaseAgent
+
+COLUMNS = (
+    "window",
+    "env_steps",
+    "seconds",
+    "steps_per_second",
+    "score",
+    "episodes",
+    "episode_length",
+    "state",
+    "interval",
+    "policy_loss",
+    "value_loss",
+    "entropy",
+    "approx_kl",
+    "clip_fraction",
+    "explained_var",
+    "learning_rate",
+)
+
+
+class RunDir:
+    """A run directory, new or finished.
+
+    Args:
+        path: where it is.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.checkpoints = self.path / "checkpoints"
+        self.best = self.path / "best"
+        self._csv: Any = None
+        self._writer: Any = None
+
+    @classmethod
+    def create(cls, path: str | Path, config: TrainConfig) -> RunDir:
+        """Make a new run directory with its config and an empty progress.csv.
+
+        Raises:
+            ValueError: the path is a file or a directory that is not empty.
+        """
+        run = cls(path)
+        if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+            raise ValueError(f"run directory {run.path} already exists and is not empty")
+        run.path.mkdir(parents=True, exist_ok=True)
+        config.to_yaml(run.path / "config.yaml")
+        run._csv = (run.path / "progress.csv").open("w", newline="", encoding="utf-8")
+        run._writer = csv.DictWriter(run._csv, COLUMNS, restval="", extrasaction="ignore")
+        run._writer.writeheader()
+        run._csv.flush()
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> tuple[RunDir, TrainConfig]:
+        """A finished (or killed) run and its config.
+
+        Raises:
+            ValueError: the path is not a run directory, or its config cannot be read.
+        """
+        run = cls(path)
+        if not (run.path / "config.yaml").is_file():
+            raise ValueError(f"{run.path} is not a run directory (no config.yaml in it)")
+        return run, TrainConfig.from_yaml(run.path / "config.yaml")
+
+    def add_row(self, row: Mapping[str, Any]) -> None:
+        """Append a line to progress.csv; it is on disk when this returns."""
+        self._writer.writerow(
+            {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()}
+        )
+        self._csv.flush()
+
+    def rows(self) -> list[dict[str, str]]:
+        """The lines of progress.csv."""
+        with (self.path / "progress.csv").open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+    def save_best(self, agent: BaseAgent) -> None:
+        """Write the agent's weights to best/, replacing what is there at once."""
+        fresh = Path(tempfile.mkdtemp(prefix=".best-", dir=self.path))
+        agent.save_weights(str(fresh))
+        if self.best.exists():
+            shutil.rmtree(self.best)
+        os.replace(fresh, self.best)
+
+    def save_last(self, state: dict[str, Any]) -> None:
+        """Write last/state.safetensors."""
+        (self.path / "last").mkdir(exist_ok=True)
+        save_state(str(self.path / "last" / "state.safetensors"), state)
+
+    def best_weights(self) -> Path:
+        """Where the best policy's weights are: best/, or in a killed run the best checkpoint.
+
+        Raises:
+            ValueError: the run has saved no policy.
+        """
+        if self.best.is_dir():
+            return self.best
+        manifest = self.checkpoints / "manifest.json"
+        if manifest.is_file():
+            weights = _best_of_manifest(manifest)
+            if weights is not None:
+                return weights
+        raise ValueError(f"{self.path} holds no saved policy")
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Close progress.csv, draw the curve, write summary.json."""
+        self.close()
+        plot_learning_curve(self)
+        atomic_write_json(str(self.path / "summary.json"), dict(summary))
+
+    def close(self) -> None:
+        """Close progress.csv."""
+        if self._csv is not None:
+            self._csv.close()
+            self._csv = None
+
+    def remove(self) -> None:
+        """Delete the directory: the run failed before there was anything to keep."""
+        self.close()
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _best_of_manifest(manifest: Path) -> Path | None:
+    content = json.loads(manifest.read_text(encoding="utf-8"))
+    entries = content if isinstance(content, list) else content["snapshots"]
+    scored = [e for e in entries if e.get("primary_score") is not None]
+    if not scored:
+        return None
+    best = max(scored, key=lambda e: float(e["primary_score"]))
+    return manifest.parent / str(best["snapshot_dir"]) / "weights"
+
+
+def plot_learning_curve(run: RunDir) -> None:
+    """Draw the score of every evaluation over environment steps into learning_curve.png."""
+    # pyplot would start a window system; the figure class does not.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    _, config = RunDir.open(run.path)
+    points = [(float(r["env_steps"]), float(r["score"])) for r in run.rows() if r["score"]]
+    points = [(x, y) for x, y in points if math.isfinite(y)]
+    figure = Figure(figsize=(7.0, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    steps, scores = [x for x, _ in points], [y for _, y in points]
+    axes.plot(steps, scores, color="#9db4d4", linewidth=1.0, label="window")
+    axes.plot(steps, _smoothed(scores), color="#1f4e9c", linewidth=2.0, label="mean of 5 windows")
+    if config.target_score is not None:
+        axes.axhline(config.target_score, color="#b0413e", linestyle="--", linewidth=1.0, label="target")
+    axes.set_xlabel("environment steps")
+    axes.set_ylabel("mean return of the window's episodes")
+    axes.set_title(f"{config.env_id}, {config.algo}, seed {config.seed}")
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:g} k" if x else "0")
+    axes.grid(alpha=0.25)
+    axes.legend(loc="best", frameon=False)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    figure.savefig(run.path / "learning_curve.png", dpi=120)
+
+
+def _smoothed(values: list[float], width: int = 5) -> list[float]:
+    return [
+        sum(values[max(0, i - width + 1) : i + 1]) / len(values[max(0, i - width + 1) : i + 1])
+        for i in range(len(values))
+    ]

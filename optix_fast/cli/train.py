@@ -1,0 +1,242 @@
+"""A training run from a TrainConfig: environments, agent, loop, run directory."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import torch
+
+from optix_fast.agents import PPOAgent, make_agent
+from optix_fast.cli.progress import Progress
+from optix_fast.cli.run_dir import RunDir
+from optix_fast.config import TrainConfig
+from optix_fast.loop import RLOptimizer, evaluate_policy
+from optix_fast.pipelines import BatchPipeline, VectorBatchPipeline
+from optix_fast.presets import preset_for, reward_threshold
+from optix_fast.types import EvalMetrics, LoopCallback
+
+Pipeline = BatchPipeline | VectorBatchPipeline
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a run ended.
+
+    Args:
+        run_dir: where everything was written.
+        stop_reason: solved, converged, budget, stopped or interrupted.
+        env_steps, windows, seconds: what it took.
+        best_score: score of the best policy, NaN when no window gave one.
+    """
+
+    run_dir: Path
+    stop_reason: str
+    env_steps: int
+    windows: int
+    seconds: float
+    best_score: float
+
+
+def complete_config(env_id: str, settings: Mapping[str, Any]) -> TrainConfig:
+    """The preset of the environment, overridden by `settings`, as a checked config.
+
+    Hyperparameters are overridden one by one. A target_score that nobody set becomes the
+    environment's registered reward_threshold.
+
+    Raises:
+        gymnasium.error.Error: the environment does not exist or cannot be made.
+        ValueError, TypeError: a setting is unknown or wrong.
+    """
+    probe = gym.make(env_id, **settings.get("env_kwargs", {}))
+    try:
+        preset = preset_for(env_id, probe)
+        threshold = reward_threshold(probe)
+    finally:
+        probe.close()
+    hyperparams = {**preset.get("hyperparams", {}), **settings.get("hyperparams", {})}
+    merged = {**preset, **settings, "env_id": env_id, "hyperparams": hyperparams}
+    config = TrainConfig.from_dict(merged)
+    if config.target_score is None and threshold is not None:
+        config = replace(config, target_score=float(threshold))
+    return config
+
+
+def make_env_fn(config: TrainConfig) -> Callable[[], gym.Env[Any, Any]]:
+    """A function that makes one environment of the run."""
+    env_id, kwargs = config.env_id, dict(config.env_kwargs)
+    return lambda: gym.make(env_id, **kwargs)
+
+
+def make_run_agent(config: TrainConfig, env: Any) -> PPOAgent:
+    """The run's agent, untrained."""
+    hyperparams = dict(config.hyperparams)
+    if config.anneal:
+        hyperparams["anneal_steps"] = config.steps
+    return make_agent(
+        config.algo,
+        env,
+        config.hidden_sizes,
+        hyperparams,
+        seed=config.seed,
+        device=config.device,
+        backend=config.backend,
+        activation=config.activation,
+        normalize_observations=config.normalize_observations,
+        normalize_rewards=config.normalize_rewards,
+        squash=config.squash,
+        log_std=config.log_std,
+    )
+
+
+def make_pipeline(config: TrainConfig) -> Pipeline:
+    """The run's environments."""
+    options: dict[str, Any] = {
+        "window_size": config.n_steps,
+        "seed": config.seed,
+        "max_steps": config.steps,
+    }
+    make_env = make_env_fn(config)
+    if config.vectorization == "vector_entry_point":
+        vector_env = gym.make_vec(
+            config.env_id,
+            num_envs=config.n_envs,
+            vectorization_mode="vector_entry_point",
+            **config.env_kwargs,
+        )
+        return VectorBatchPipeline(vector_env=vector_env, **options)
+    if config.n_envs == 1 and config.vectorization == "sync":
+        return BatchPipeline(make_env(), **options)
+    return VectorBatchPipeline(
+        [make_env] * config.n_envs, async_envs=config.vectorization == "async", **options
+    )
+
+
+class _Recorder(LoopCallback):
+    """Writes progress.csv, keeps the agent's last state, and shows how the run goes."""
+
+    def __init__(self, run: RunDir, agent: PPOAgent, pipeline: Pipeline, progress: Progress) -> None:
+        self.run, self.agent, self.pipeline, self.progress = run, agent, pipeline, progress
+        self.optimizer: RLOptimizer | None = None
+        self.last: dict[str, Any] | None = None
+        self._began = time.perf_counter()
+
+    def on_episode_end(self, episode_id: int, eval_metrics: EvalMetrics | None) -> None:
+        seconds = time.perf_counter() - self._began
+        steps = self.pipeline.total_steps
+        state = self.optimizer.state.name if self.optimizer is not None else ""
+        self.last = {"agent": self.agent.state_dict(), "pipeline": self.pipeline.state_dict()}
+        if eval_metrics is not None:
+            metrics = eval_metrics.metrics
+            self.run.add_row(
+                {
+                    **metrics,
+                    "window": episode_id,
+                    "env_steps": steps,
+                    "seconds": seconds,
+                    "steps_per_second": steps / seconds,
+                    "score": eval_metrics.primary_score,
+                    "episodes": int(metrics.get("n_episodes", 0)),
+                    "state": state,
+                }
+            )
+        score = None if eval_metrics is None else eval_metrics.primary_score
+        self.progress.update(steps, score, steps / seconds, state)
+
+
+def train(config: TrainConfig, run_dir: str | Path, show_progress: bool = True) -> TrainResult:
+    """Train until solved, converged or out of budget.
+
+    Args:
+        config: complete (see complete_config).
+        run_dir: written to; must be new or empty.
+        show_progress: on standard error.
+
+    Raises:
+        ValueError, TypeError, RuntimeError, NonFiniteError: as the parts raise them. A run that
+            fails before a policy was saved leaves no directory behind.
+        KeyboardInterrupt: passed on after the best policy was saved.
+    """
+    if max(config.hidden_sizes, default=0) < 256:
+        # Small products are slower when torch shares them out among threads.
+        torch.set_num_threads(1)
+    pipeline = make_pipeline(config)
+    try:
+        agent = make_run_agent(config, pipeline)
+        run = RunDir.create(run_dir, config)
+    except BaseException:
+        pipeline.teardown()
+        raise
+    progress = Progress(config.steps, show_progress)
+    recorder = _Recorder(run, agent, pipeline, progress)
+    optimizer = RLOptimizer(
+        agent=agent,
+        pipeline=pipeline,
+        checkpoint_dir=str(run.checkpoints),
+        max_snapshots=config.max_snapshots,
+        callbacks=[recorder],
+        target_score=config.target_score,
+        target_confirm_fn=_confirm_fn(config),
+    )
+    recorder.optimizer = optimizer
+    began = time.perf_counter()
+    try:
+        with progress:
+            optimizer.run()
+    except BaseException:
+        if optimizer.best_snapshot is None:
+            run.remove()
+        else:
+            _conclude(run, recorder, optimizer, time.perf_counter() - began)
+        raise
+    return _conclude(run, recorder, optimizer, time.perf_counter() - began)
+
+
+def _conclude(run: RunDir, recorder: _Recorder, optimizer: RLOptimizer, seconds: float) -> TrainResult:
+    best = optimizer.best_snapshot
+    if best is not None:
+        run.save_best(recorder.agent)
+    if recorder.last is not None:
+        run.save_last(recorder.last)
+    result = TrainResult(
+        run.path,
+        optimizer.stop_reason or "failed",
+        recorder.pipeline.total_steps,
+        optimizer.windows,
+        seconds,
+        math.nan if best is None else best.eval_metrics.primary_score,
+    )
+    run.finish(
+        {
+            "stop_reason": result.stop_reason,
+            "env_steps": result.env_steps,
+            "windows": result.windows,
+            "seconds": round(seconds, 3),
+            "steps_per_second": round(result.env_steps / max(seconds, 1e-9), 1),
+            "best_score": None if math.isnan(result.best_score) else result.best_score,
+            "tuner": "none",
+            "backend": recorder.agent.backend,
+            "device": str(recorder.agent.device),
+        }
+    )
+    return result
+
+
+def _confirm_fn(config: TrainConfig) -> Callable[[Any], float] | None:
+    """A lower bound of the policy's mean return: the mean of deterministic episodes less one
+    standard error, so that luck alone does not end a run."""
+    if config.target_score is None:
+        return None
+    make_env = make_env_fn(config)
+    calls = iter(range(1_000_000, 2**31, config.confirm_episodes))
+
+    def confirm(agent: Any) -> float:
+        result = evaluate_policy(agent, make_env, config.confirm_episodes, seed=next(calls))
+        return result.return_mean - result.return_std / math.sqrt(result.episodes)
+
+    return confirm

@@ -1,0 +1,180 @@
+"""TrainConfig: everything that a training run is, as one dataclass that reads and writes YAML."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import yaml
+
+Vectorization = Literal["sync", "async", "vector_entry_point"]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run. `presets.preset_for(env_id)` fills in what suits an environment.
+
+    Args:
+        env_id: a registered Gymnasium id ("module:Id-v0" imports the module first).
+        env_kwargs: passed to the environment's constructor.
+        algo: "auto" chooses from the action space.
+        steps: environment steps at most.
+        n_envs: environments stepped together.
+        vectorization: one process, one process per environment, or the environment's own vectorised
+            version.
+        n_steps: steps of each environment per window.
+        seed: of weights, streams and environments.
+        device, backend: see make_agent.
+        hidden_sizes, activation: of actor and critic.
+        normalize_observations, normalize_rewards: see make_agent.
+        squash, log_std: of a Gaussian policy.
+        hyperparams: of the algorithm.
+        anneal: lower learning rate and clip ratio linearly to zero over `steps`.
+        target_score: stop once this mean return is reached and confirmed; None takes the
+            environment's registered reward_threshold, and no target where there is none.
+        confirm_episodes: deterministic episodes that confirm it.
+        tuner: who changes hyperparameters during the run; "none".
+        max_snapshots: checkpoints kept.
+    """
+
+    env_id: str
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    algo: Literal["auto", "ppo"] = "auto"
+    steps: int = 200_000
+    n_envs: int = 8
+    vectorization: Vectorization = "sync"
+    n_steps: int = 256
+    seed: int = 0
+    device: str = "auto"
+    backend: Literal["auto", "native", "torch"] = "auto"
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    activation: str = "tanh"
+    normalize_observations: bool = False
+    normalize_rewards: bool = False
+    squash: bool = True
+    log_std: Literal["state", "free"] = "state"
+    hyperparams: dict[str, Any] = field(default_factory=dict)
+    anneal: bool = False
+    target_score: float | None = None
+    confirm_episodes: int = 30
+    tuner: Literal["none"] = "none"
+    max_snapshots: int = 5
+
+    def __post_init__(self) -> None:
+        """Check types and ranges.
+
+        Raises:
+            TypeError: a value is of the wrong type (the field is named).
+            ValueError: a value is out of its range.
+        """
+        hints = typing.get_type_hints(type(self))
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.name == "hidden_sizes" and isinstance(value, list):
+                value = tuple(value)
+                object.__setattr__(self, f.name, value)
+            _check_type(f.name, value, hints[f.name])
+        for name in ("steps", "n_envs", "n_steps", "confirm_episodes", "max_snapshots"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, got {self.seed}")
+        if not self.env_id:
+            raise ValueError("env_id must not be empty")
+        if min(self.hidden_sizes, default=1) < 1:
+            raise ValueError(f"hidden_sizes must be positive, got {list(self.hidden_sizes)}")
+        if self.target_score is not None and not math.isfinite(self.target_score):
+            raise ValueError(f"target_score must be finite, got {self.target_score}")
+        if self.steps < self.n_envs:
+            raise ValueError(
+                f"steps must allow one step of each of the {self.n_envs} environments, got {self.steps}"
+            )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
+        """A config from a mapping.
+
+        Raises:
+            ValueError: an unknown key (the nearest known one is named), or env_id is missing.
+        """
+        check_keys(values)
+        if "env_id" not in values:
+            raise ValueError("env_id is missing")
+        return cls(**values)
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> TrainConfig:
+        """A config from a YAML file; see read_yaml and from_dict."""
+        return cls.from_dict(read_yaml(path))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, in field order."""
+        return asdict(self) | {"hidden_sizes": list(self.hidden_sizes)}
+
+    def to_yaml(self, path: str | Path) -> None:
+        """Write the config; from_yaml reads the same one back."""
+        Path(path).write_text(yaml.safe_dump(self.to_dict(), sort_keys=False), encoding="utf-8")
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file, its keys checked.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a YAML mapping, or an unknown key; the file is named.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"config file not found: {path}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold a mapping of settings, got a {type(values).__name__}")
+    try:
+        check_keys(values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return values
+
+
+def check_keys(values: Mapping[str, Any]) -> None:
+    """Refuse keys that TrainConfig does not have.
+
+    Raises:
+        ValueError: names the key and the nearest known one.
+    """
+    known = [f.name for f in fields(TrainConfig)]
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
+            raise ValueError(f"unknown setting {key!r}; the nearest known one is {near!r}")
+
+
+def _check_type(name: str, value: Any, hint: Any) -> None:
+    origin = get_origin(hint)
+    if origin is Literal:
+        if value not in get_args(hint):
+            choices = ", ".join(repr(choice) for choice in get_args(hint))
+            raise ValueError(f"{name} must be one of {choices}, got {value!r}")
+        return
+    if origin in (types.UnionType, typing.Union):
+        if value is None:
+            return
+        hint = get_args(hint)[0]
+    kind = get_origin(hint) or hint
+    wrong_bool = isinstance(value, bool) and kind is not bool
+    allowed = (int, float) if kind is float else kind
+    items_ok = kind is not tuple or (isinstance(value, tuple) and all(type(item) is int for item in value))
+    if wrong_bool or not isinstance(value, allowed) or not items_ok:
+        expected = "list of integers" if kind is tuple else kind.__name__
+        raise TypeError(f"{name} must be a {expected}, got {value!r}")

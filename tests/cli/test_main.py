@@ -1,0 +1,219 @@
+"""The command line, run as a user runs it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from optix_fast import __version__
+
+# A run of a second or two: what it learns does not matter here.
+QUICK = ("--steps", "3000", "--n-envs", "4", "--quiet", "--target-score", "1000")
+
+
+def cli(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "optix_fast.cli.main", *arguments],
+        cwd=cwd, capture_output=True, text=True, timeout=120, check=False, env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+def error_of(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    where = tmp_path_factory.mktemp("runs")
+    done = cli("train", "CartPole-v1", *QUICK, "--run-dir", "run", cwd=where)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("budget: CartPole-v1, 3,000 steps in ")
+    assert "next: optix-fast eval run" in done.stdout
+    return where / "run"
+
+
+def test_run_directory_holds_what_it_promises(finished: Path) -> None:
+    names = {p.name for p in finished.iterdir()}
+    assert names == {
+        "config.yaml", "progress.csv", "checkpoints", "best", "last", "learning_curve.png", "summary.json",
+    }  # fmt: skip
+    assert (finished / "learning_curve.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert (finished / "best" / "actor.safetensors").is_file()
+    assert (finished / "last" / "state.safetensors").is_file()
+
+
+def test_summary_and_csv_agree(finished: Path) -> None:
+    summary = json.loads((finished / "summary.json").read_text())
+    with (finished / "progress.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert summary["stop_reason"] == "budget"
+    assert summary["env_steps"] == 3000 == int(rows[-1]["env_steps"])
+    scores = [float(r["score"]) for r in rows]
+    assert summary["best_score"] == pytest.approx(max(scores), rel=1e-5)
+    assert [int(r["env_steps"]) for r in rows] == sorted(int(r["env_steps"]) for r in rows)
+    assert all(float(r["policy_loss"]) == float(r["policy_loss"]) for r in rows[1:])
+
+
+def test_eval_prints_one_json_object(finished: Path) -> None:
+    done = cli("eval", str(finished), "--episodes", "12", "--json", cwd=finished.parent)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert set(result) == {"return_mean", "return_std", "episodes"}
+    assert result["episodes"] == 12
+    assert 8 <= result["return_mean"] <= 500
+    again = cli("eval", str(finished), "--episodes", "12", "--json", cwd=finished.parent)
+    assert again.stdout == done.stdout
+    assert "over 12 episodes" in cli("eval", str(finished), "--episodes", "12", cwd=finished.parent).stdout
+
+
+def test_eval_of_a_killed_run_uses_its_best_checkpoint(finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "killed"
+    run.mkdir()
+    for name in ("config.yaml", "progress.csv"):
+        (run / name).write_bytes((finished / name).read_bytes())
+    assert "holds no saved policy" in error_of(cli("eval", str(run), cwd=tmp_path))
+    os.symlink(finished / "checkpoints", run / "checkpoints")
+    ours, theirs = (
+        json.loads(cli("eval", str(r), "--episodes", "10", "--json", cwd=tmp_path).stdout)
+        for r in (run, finished)
+    )
+    assert ours == theirs
+
+
+def test_same_seed_same_run(tmp_path: Path) -> None:
+    def scores(name: str, seed: str) -> list[str]:
+        done = cli("train", "CartPole-v1", *QUICK, "--seed", seed, "--run-dir", name, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        with (tmp_path / name / "progress.csv").open() as file:
+            return [row["score"] + row["policy_loss"] for row in csv.DictReader(file)]
+
+    assert scores("a", "3") == scores("b", "3") != scores("c", "4")
+
+
+def test_settings_come_from_preset_then_file_then_options(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("env_id: CartPole-v1\nseed: 5\nn_envs: 2\nhyperparams: {gamma: 0.95}\n")
+    done = cli("train", "--config", "c.yaml", *QUICK, "--run-dir", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "run" / "config.yaml").read_text()
+    assert "seed: 5" in text
+    assert "n_envs: 4" in text
+    assert "gamma: 0.95" in text
+    assert "minibatch_size: 256" in text
+    # A finished run's config starts the same run again.
+    again = cli("train", "--config", "run/config.yaml", "--run-dir", "again", "--quiet", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "again" / "progress.csv").read_text().count("\n") == (
+        tmp_path / "run" / "progress.csv"
+    ).read_text().count("\n")
+
+
+@pytest.mark.parametrize(
+    ("vectorization", "n_envs"), [("sync", "1"), ("async", "2"), ("vector_entry_point", "8")]
+)
+def test_every_vectorization_trains(vectorization: str, n_envs: str, tmp_path: Path) -> None:
+    done = cli(
+        "train", "CartPole-v1", "--steps", "2000", "--quiet", "--n-envs", n_envs,
+        "--vectorization", vectorization, "--run-dir", "run", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "best").is_dir()
+
+
+def test_doctor_reports_versions_core_and_reasons(tmp_path: Path) -> None:
+    done = cli("doctor", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for name in ("optix_fast", "torch", "simd", "devices", "what runs"):
+        assert name in done.stdout or (name == "simd" and "not in use" in done.stdout)
+    assert __version__ in done.stdout
+
+
+# --- what goes wrong ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("CartPolle-v1",), "CartPolle"),
+        (("CartPole-v1", "--steps", "0"), "steps must be at least 1, got 0"),
+        (("CartPole-v1", "--algo", "dqn"), "algo must be one of"),
+        (("CartPole-v1", "--vectorization", "threads"), "vectorization must be one of"),
+        (("CartPole-v1", "--device", "cuda:99"), "cuda:99"),
+        (("Acrobot-v1", "--vectorization", "vector_entry_point"), "Acrobot-v1"),
+        (("CartPole-v1", "--config", "none.yaml"), "config file not found"),
+        ((), "name an environment"),
+    ],
+)
+def test_wrong_input_is_one_line_and_leaves_nothing(
+    arguments: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    assert message in error_of(cli("train", *arguments, "--run-dir", "run", cwd=tmp_path))
+    assert not (tmp_path / "run").exists()
+
+
+def test_unusable_action_space_and_nan_reward_are_named(tmp_path: Path) -> None:
+    (tmp_path / "broken_envs.py").write_text(
+        "import gymnasium as gym, numpy as np\n"
+        "class Base(gym.Env):\n"
+        "    observation_space = gym.spaces.Box(-1, 1, (2,))\n"
+        "    action_space = gym.spaces.Discrete(2)\n"
+        "    def reset(self, seed=None, options=None):\n"
+        "        super().reset(seed=seed); return np.zeros(2, np.float32), {}\n"
+        "    def step(self, action):\n"
+        "        return np.zeros(2, np.float32), self.reward, False, False, {}\n"
+        "class Nan(Base):\n    reward = float('nan')\n"
+        "class Binary(Base):\n    reward = 0.0\n    action_space = gym.spaces.MultiBinary(3)\n"
+        "gym.register('Nan-v0', Nan)\ngym.register('Binary-v0', Binary)\n"
+    )
+    paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
+    for env_id, message in (("Nan-v0", "reward"), ("Binary-v0", "needs a Discrete or Box action space")):
+        done = cli("train", f"broken_envs:{env_id}", "--run-dir", "run", "--quiet", cwd=tmp_path,
+                   PYTHONPATH=os.pathsep.join(paths))  # fmt: skip
+        assert message in error_of(done)
+        assert not (tmp_path / "run").exists()
+
+
+def test_existing_run_directory_is_not_touched(finished: Path) -> None:
+    before = {p: p.stat().st_mtime_ns for p in finished.rglob("*")}
+    done = cli("train", "CartPole-v1", *QUICK, "--run-dir", str(finished), cwd=finished.parent)
+    assert "already exists and is not empty" in error_of(done)
+    assert {p: p.stat().st_mtime_ns for p in finished.rglob("*")} == before
+
+
+def test_eval_of_something_else_is_an_error(tmp_path: Path, finished: Path) -> None:
+    assert "is not a run directory" in error_of(cli("eval", str(tmp_path), cwd=tmp_path))
+    assert "is not a run directory" in error_of(cli("eval", "nowhere", cwd=tmp_path))
+    assert "episodes" in error_of(cli("eval", str(finished), "--episodes", "0", cwd=tmp_path))
+
+
+def test_ctrl_c_saves_the_best_policy_and_exits_130(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "optix_fast.cli.main", "train", "CartPole-v1", "--steps", "10000000",
+         "--target-score", "1000", "--quiet", "--run-dir", "run"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    progress = tmp_path / "run" / "progress.csv"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if progress.exists() and progress.read_text().count("\n") >= 4:
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert "Traceback" not in stderr
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["stop_reason"] == "interrupted"
+    evaluated = cli("eval", "run", "--episodes", "5", "--json", cwd=tmp_path)
+    assert json.loads(evaluated.stdout)["episodes"] == 5

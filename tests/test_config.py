@@ -1,0 +1,94 @@
+"""TrainConfig and the presets behind it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import pytest
+
+from optix_fast.config import TrainConfig, read_yaml
+from optix_fast.presets import preset_for, reward_threshold
+
+
+def test_yaml_round_trip_keeps_every_value(tmp_path: Path) -> None:
+    config = TrainConfig(
+        "CartPole-v1", env_kwargs={"sutton_barto_reward": True}, steps=1234, hidden_sizes=(32, 16, 8),
+        hyperparams={"gamma": 0.9, "target_kl": None}, target_score=None, log_std="free", seed=7,
+    )  # fmt: skip
+    config.to_yaml(tmp_path / "c.yaml")
+    assert TrainConfig.from_yaml(tmp_path / "c.yaml") == config
+
+
+def test_lists_from_yaml_become_hidden_sizes(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("env_id: X-v0\nhidden_sizes: [8, 4]\n")
+    assert TrainConfig.from_yaml(tmp_path / "c.yaml").hidden_sizes == (8, 4)
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "message"),
+    [
+        ({"step": 5}, ValueError, "unknown setting 'step'; the nearest known one is 'steps'"),
+        ({}, ValueError, "env_id is missing"),
+        ({"env_id": "X", "steps": 0}, ValueError, "steps must be at least 1, got 0"),
+        ({"env_id": "X", "steps": 4, "n_envs": 8}, ValueError, "steps must allow one step of each of the 8"),
+        ({"env_id": "X", "steps": "many"}, TypeError, "steps must be a int, got 'many'"),
+        ({"env_id": "X", "steps": True}, TypeError, "steps must be a int, got True"),
+        ({"env_id": "X", "hidden_sizes": [64, 1.5]}, TypeError, "hidden_sizes must be a list of integers"),
+        ({"env_id": "X", "hidden_sizes": [0]}, ValueError, "hidden_sizes must be positive"),
+        ({"env_id": "X", "vectorization": "threads"}, ValueError, "vectorization must be one of 'sync'"),
+        ({"env_id": "X", "target_score": float("nan")}, ValueError, "target_score must be finite"),
+        ({"env_id": "X", "seed": -1}, ValueError, "seed must not be negative"),
+        ({"env_id": 3}, TypeError, "env_id must be a str"),
+        ({"env_id": ""}, ValueError, "env_id must not be empty"),
+        ({"env_id": "X", "algo": "dqn"}, ValueError, "algo must be one of 'auto', 'ppo', got 'dqn'"),
+    ],
+)
+def test_wrong_settings_are_named(values: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        TrainConfig.from_dict(values)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [1", "not readable YAML"),
+        ("- 1\n- 2\n", "must hold a mapping"),
+        ("stepps: 3", "c.yaml: unknown setting"),
+    ],
+)
+def test_broken_files_are_named(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_yaml(tmp_path / "c.yaml")
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"config file not found: .*none\.yaml"):
+        read_yaml(tmp_path / "none.yaml")
+
+
+def test_empty_file_sets_nothing(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("# nothing\n")
+    assert read_yaml(tmp_path / "c.yaml") == {}
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "Acrobot-v1", "Pendulum-v1", "MountainCar-v0", "Taxi-v4"])
+def test_every_preset_is_a_valid_config(env_id: str) -> None:
+    env = gym.make(env_id)
+    config = TrainConfig.from_dict({**preset_for(env_id, env), "env_id": env_id})
+    assert config.steps >= 100_000
+
+
+def test_presets_go_from_the_environment_to_its_family_to_its_spaces() -> None:
+    class Custom(gym.Env):  # type: ignore[type-arg]
+        observation_space = gym.spaces.Box(-1, 1, (3,))
+        action_space = gym.spaces.Box(-1, 1, (2,))
+
+    pendulum, mountain = gym.make("Pendulum-v1"), gym.make("MountainCar-v0")
+    assert preset_for("Pendulum-v1", pendulum)["hyperparams"]["gamma"] == 0.9
+    assert preset_for("MountainCar-v0", mountain)["steps"] == 300_000
+    assert preset_for("Custom-v0", Custom())["normalize_rewards"] is True
+    assert reward_threshold(gym.make("CartPole-v1")) == 475.0
+    assert reward_threshold(pendulum) is None

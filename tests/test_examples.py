@@ -1,0 +1,44 @@
+"""Every example runs as a user runs it, in less than a minute, and reaches what it says."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def run(name: str, cwd: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / name)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def last_number(text: str) -> float:
+    return float(re.findall(r"-?\d+(?:\.\d+)?", text.splitlines()[-1])[0])
+
+
+@pytest.mark.parametrize("name", ["quick_start.py", "custom_agent.py"])
+def test_cartpole_examples_reach_their_target(name: str, tmp_path: Path) -> None:
+    last = run(name, tmp_path).splitlines()[-1]
+    assert last.startswith("solved: best score"), last
+    assert last_number(last) >= 475
+
+
+def test_gaussian_example_learns_to_swing_up(tmp_path: Path) -> None:
+    assert last_number(run("gaussian_ppo.py", tmp_path)) > -600
+
+
+def test_no_example_is_left_out() -> None:
+    assert {p.name for p in EXAMPLES.glob("*.py")} == {"quick_start.py", "custom_agent.py", "gaussian_ppo.py"}

@@ -1,7 +1,7 @@
 // Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011): 128 bits of counter and 64
 // bits of key make 128 random bits, in ten rounds, without any state.
 //
-// One block of a stream is philox(offset, key): the 64-bit offset fills the low half of the counter, the high
+// One block of a stream is philox_block(offset, key): the 64-bit offset fills the low half of the counter, the high
 // half stays zero.
 #pragma once
 
@@ -32,7 +32,7 @@ inline PhiloxBlock philox_rounds(PhiloxBlock counter, uint32_t key0, uint32_t ke
   return counter;
 }
 
-inline PhiloxBlock philox(uint64_t offset, uint64_t key) {
+inline PhiloxBlock philox_block(uint64_t offset, uint64_t key) {
   const PhiloxBlock counter = {{static_cast<uint32_t>(offset), static_cast<uint32_t>(offset >> 32), 0, 0}};
   return philox_rounds(counter, static_cast<uint32_t>(key), static_cast<uint32_t>(key >> 32));
 }

@@ -1,4 +1,4 @@
-// Numbers from a random stream: block b of the stream is philox(offset + b, key), four 32-bit words w0..w3.
+// Numbers from a random stream: block b of the stream is philox_block(offset + b, key), four 32-bit words w0..w3.
 //
 //   uniform      float in [0, 1):  (w >> 8)·2⁻²⁴                          one word each
 //   normal       Box-Muller, from the words of a pair:                    two words for two numbers

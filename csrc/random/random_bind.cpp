@@ -1,13 +1,23 @@
 #include "random.h"
 
+#include <pybind11/stl.h>
+
+#include <array>
 #include <memory>
 
+#include "philox.h"
 #include "tensor.h"
 
 namespace optix_fast {
 namespace {
 
 uint64_t blocks_for(int64_t words) { return static_cast<uint64_t>((words + 3) / 4); }
+
+// The bare generator, for the published test vectors.
+std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key) {
+  const PhiloxBlock block = philox_rounds({{counter[0], counter[1], counter[2], counter[3]}}, key[0], key[1]);
+  return {block.word[0], block.word[1], block.word[2], block.word[3]};
+}
 
 // Each call fills `out` and returns the number of blocks it consumed.
 
@@ -64,6 +74,7 @@ uint64_t random_permutation(uint64_t key, uint64_t offset, py::handle out) {
 }  // namespace
 
 void bind_random(py::module_& m) {
+  m.def("philox", &philox);
   m.def("random_words", &random_words);
   m.def("random_uniform", &random_uniform);
   m.def("random_normal", &random_normal);

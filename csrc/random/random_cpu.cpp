@@ -11,11 +11,11 @@ template <typename Consume>
 void each_word(uint64_t key, uint64_t offset, int64_t n, Consume consume) {
   int64_t i = 0;
   for (; i + 4 <= n; i += 4) {
-    const PhiloxBlock block = philox(offset++, key);
+    const PhiloxBlock block = philox_block(offset++, key);
     for (int k = 0; k < 4; ++k) consume(i + k, block.word[k]);
   }
   if (i < n) {
-    const PhiloxBlock block = philox(offset, key);
+    const PhiloxBlock block = philox_block(offset, key);
     for (int k = 0; i + k < n; ++k) consume(i + k, block.word[k]);
   }
 }
@@ -24,7 +24,7 @@ void each_word(uint64_t key, uint64_t offset, int64_t n, Consume consume) {
 template <typename Consume>
 void each_wide_word(uint64_t key, uint64_t offset, int64_t n, Consume consume) {
   for (int64_t i = 0; i < n; i += 2) {
-    const PhiloxBlock block = philox(offset++, key);
+    const PhiloxBlock block = philox_block(offset++, key);
     consume(i, block.word[0] | uint64_t(block.word[1]) << 32);
     if (i + 1 < n) consume(i + 1, block.word[2] | uint64_t(block.word[3]) << 32);
   }

@@ -49,7 +49,7 @@ def _ppo_loss_native(
     normalize_advantages: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """(loss, stats, ∂loss/∂params, ∂loss/∂values)."""
-    outputs = _ppo_loss_shapes(params, values, len(entropy_coef))
+    outputs = _ppo_loss_shapes(params, len(entropy_coef))
     loss, stats, grad_params, grad_values = outputs
     # fmt: off
     _core.ppo_loss(
@@ -62,21 +62,21 @@ def _ppo_loss_native(
 
 
 def _ppo_loss_shapes(
-    params: torch.Tensor, values: torch.Tensor, components: int
+    params: torch.Tensor, components: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     return (
         torch.empty((), dtype=params.dtype, device=params.device),
         torch.empty(5 + components, dtype=torch.float32, device=params.device),
         torch.empty_like(params, requires_grad=False),
-        torch.empty_like(values, requires_grad=False),
+        torch.empty(params.shape[:1], dtype=params.dtype, device=params.device),
     )
 
 
 def _ppo_loss_fake(
-    dist: str, params: torch.Tensor, actions: torch.Tensor, *tensors_and_options: Any
+    dist: str, params: torch.Tensor, *others: Any
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    _, _, values, *_ = tensors_and_options
-    return _ppo_loss_shapes(params, values, len(tensors_and_options[10]))
+    entropy_coef: Sequence[float] = others[-4]
+    return _ppo_loss_shapes(params, len(entropy_coef))
 
 
 register(
@@ -117,8 +117,12 @@ class _PPOLossFunction(torch.autograd.Function):
         return loss, stats
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, by_loss: torch.Tensor | None, by_stats: None) -> tuple[torch.Tensor | None, ...]:
+        # Asked for with create_graph: the gradients below would silently count as constants there.
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            raise RuntimeError(
+                "ppo_loss: differentiable once only; optix_fast.reference.ppo_loss has second derivatives"
+            )
         if by_loss is None:
             return None, None, None, None, None
         grad_params, grad_values = ctx.saved_tensors
@@ -251,7 +255,7 @@ def ppo_loss(
     )
     kind = "normal" if isinstance(dist, Normal) else "categorical"
     data = (actions, old_log_probs, advantages, returns, old_values, action_mask)
-    if torch.is_grad_enabled() and (params.requires_grad or values.requires_grad):
+    if torch.is_grad_enabled() and (params.requires_grad or getattr(values, "requires_grad", False)):
         loss, stats = _PPOLossFunction.apply(params, values, kind, data, options)
     else:
         loss, stats = _loss_and_gradients(params, values, kind, data, options)[:2]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from optix_fast.reference.checks import check_first, check_like
+from optix_fast.reference.checks import check_first, check_like, require_tensor
 
 
 def gae(
@@ -28,8 +28,9 @@ def gae(
     if isinstance(last_value, (float, int)):
         successor = torch.full(shape[1:], float(last_value), dtype=dtype, device=device)
     else:
-        dims_of_last, shape_of_last = ("[]", ()) if last_value.ndim == 0 else ("[N]", (n_envs,))
-        last = check_like("gae", "last_value", last_value, dtype, dims_of_last, shape_of_last, device)
+        last = require_tensor("gae", "last_value", last_value)
+        dims_of_last, shape_of_last = ("[]", ()) if last.ndim == 0 else ("[N]", (n_envs,))
+        check_like("gae", "last_value", last, dtype, dims_of_last, shape_of_last, device)
         successor = last.detach().expand(n_envs).reshape(shape[1:])
 
     # V' of every row: the next row's value, or the true final state's where an episode was cut off.

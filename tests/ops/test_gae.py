@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import threading
 
 import pytest
@@ -16,8 +17,8 @@ from optix_fast import backend, ops, reference
 needs_core = pytest.mark.skipif(backend() != "native", reason="needs the compiled core")
 
 SHAPES = [
-    (0, 3), (3, 0), (0,), (1,), (2,), (5,), (2048,), (1, 1), (2, 1), (17, 1), (7, 2), (300, 2), (6, 3), (1, 4),
-    (5, 5), (3, 13), (128, 8), (4, 31), (33, 64), (16, 67), (9, 130), (2, 257),
+    (0, 3), (3, 0), (0,), (1,), (2,), (5,), (2048,), (1, 1), (2, 1), (17, 1), (7, 2), (300, 2), (6, 3),
+    (1, 4), (5, 5), (3, 13), (128, 8), (4, 31), (33, 64), (16, 67), (9, 130), (2, 257),
 ]  # fmt: skip
 # Relative to the largest advantage: rounding accumulates over at most 1/(1 − γλ) ≈ 17 steps.
 TOLERANCE = {torch.float32: 3e-6, torch.float64: 1e-14}
@@ -38,7 +39,7 @@ def assert_close(got, expected, dtype):
         torch.testing.assert_close(a, b, rtol=0.0, atol=TOLERANCE[dtype] * scale, equal_nan=True)
 
 
-# ---- numbers by hand: γ = λ = ½, so that every product is exact ---------------------------------------------
+# ---- numbers by hand: γ = λ = ½, so that every product is exact ---------------------------------------
 
 REWARDS = torch.tensor([1.0, 2.0, 3.0])
 VALUES = torch.tensor([4.0, 8.0, 16.0])
@@ -96,7 +97,7 @@ def test_environments_do_not_mix():
     assert advantages[:, 1].tolist() == [0.0, 0.0, 4.0]
 
 
-# ---- parity -------------------------------------------------------------------------------------------------
+# ---- parity -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("truncation", [False, True])
@@ -142,7 +143,7 @@ def test_cuda_runs_on_the_current_stream():
     assert_close([t.cpu() for t in got], reference.gae(*(t.cpu() for t in scaled)), torch.float32)
 
 
-# ---- properties ---------------------------------------------------------------------------------------------
+# ---- properties ---------------------------------------------------------------------------------------
 
 shapes = st.tuples(st.integers(1, 40), st.integers(1, 40))
 unit = st.floats(0.0, 1.0)
@@ -220,7 +221,7 @@ def test_outputs_carry_no_gradient():
     assert not returns.requires_grad
 
 
-# ---- torch's own checks of a registered op ------------------------------------------------------------------
+# ---- torch's own checks of a registered op ------------------------------------------------------------
 
 
 @needs_core
@@ -242,7 +243,7 @@ def test_compiles_as_one_graph(last_value):
     assert_close(got, expected, torch.float32)
 
 
-# ---- errors -------------------------------------------------------------------------------------------------
+# ---- errors -------------------------------------------------------------------------------------------
 
 ARGUMENTS = ("rewards", "values", "last_value", "terminated", "truncated", "final_values")
 
@@ -253,9 +254,9 @@ def call_with(**changes):
 
 
 def test_message_names_the_argument_what_was_expected_and_what_came():
-    with pytest.raises(ValueError) as error:
+    message = "gae: values must be float32 [T, N] = [128, 8] on cpu, got float64 [128, 8]"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         call_with(values=torch.zeros(128, 8, dtype=torch.float64))
-    assert str(error.value) == "gae: values must be float32 [T, N] = [128, 8] on cpu, got float64 [128, 8]"
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
@@ -294,10 +295,8 @@ def test_other_device(name):
         call_with(**{name: torch.zeros(shape, dtype=dtype, device="meta")})
 
 
-@pytest.mark.parametrize("name", ARGUMENTS)
+@pytest.mark.parametrize("name", ["rewards", "values", "last_value", "final_values"])
 def test_lazily_negated_view_is_not_read_with_the_wrong_sign(name):
-    if "ated" in name:
-        pytest.skip("a bool tensor cannot be negated")
     view = torch._neg_view(torch.ones(8) if name == "last_value" else torch.ones(128, 8))
     if backend() == "torch":
         call_with(**{name: view})  # torch resolves it

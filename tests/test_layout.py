@@ -1,0 +1,143 @@
+"""The shape of the repository: imports point down, and every op has its whole row."""
+
+from __future__ import annotations
+
+import ast
+import pathlib
+import re
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+PACKAGE = ROOT / "optix_fast"
+
+# From the top to the bottom; the parts of one row do not know each other, save where SIDEWAYS says so.
+LAYERS = [
+    {"cli", "training", "compat"},
+    {"trials", "population"},
+    {"loop"},
+    {"tuners", "agents"},
+    {"pipelines", "buffers", "networks", "envs", "exploration"},
+    {"ops"},
+    {"random"},
+    {"_native", "reference"},
+    {"config", "presets"},
+    {"serialization"},
+    {"types"},
+    {"_C", "_build_mode"},
+]
+RANK = {part: len(LAYERS) - i for i, layer in enumerate(LAYERS) for part in layer}
+SIDEWAYS = {("pipelines", "envs")}
+CONFIG_USERS = {"cli", "training", "trials", "loop"}
+
+# The random stream's public face is a module beside types.py, because every layer may use it.
+PUBLIC = {"random": "optix_fast/random.py"}
+TESTS = {"random": "tests/test_random.py"}
+
+
+def part_of(path: pathlib.Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports_of(path: pathlib.Path) -> set[str]:
+    """The top-level parts of the package that a file imports, for anything but type annotations."""
+    tree = ast.parse(path.read_text())
+    for_types_only = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if node in for_types_only:
+            continue
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.relative_to(ROOT)}:{node.lineno}: a relative import"
+            module = node.module or ""
+            names = [f"{module}.{alias.name}" for alias in node.names] if module == "optix_fast" else [module]
+        else:
+            continue
+        found |= {name.split(".")[1] for name in names if name.startswith("optix_fast.")}
+    return {
+        name
+        for name in found
+        if (PACKAGE / name).exists() or name in RANK or (PACKAGE / f"{name}.py").exists()
+    }
+
+
+SOURCES = sorted(p for p in PACKAGE.rglob("*.py") if p.relative_to(PACKAGE).parts[0] != "__init__.py")
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_down(path):
+    source = part_of(path)
+    assert source in RANK, f"{source} has no layer: give it one in tests/test_layout.py and in the design"
+    for target in imports_of(path) - {source}:
+        assert target in RANK, f"{source} imports {target}, which has no layer"
+        if target in ("config", "presets"):
+            assert source in CONFIG_USERS, f"{source} must not read the run configuration"
+        down = RANK[target] < RANK[source] or (source, target) in SIDEWAYS
+        assert down, f"{path.relative_to(ROOT)} imports {target}, which is not below {source}"
+
+
+# ---- the row of an op ---------------------------------------------------------------------------
+
+CMAKE = (ROOT / "CMakeLists.txt").read_text()
+MODULE = (ROOT / "csrc/module.cpp").read_text()
+OPS = {
+    name: bool(cuda) for name, cuda in re.findall(r"^optix_fast_add_op\((\w+)( CUDA)?\)", CMAKE, re.MULTILINE)
+}
+
+
+def test_every_folder_of_kernels_is_built_and_bound():
+    folders = {path.name for path in (ROOT / "csrc").iterdir() if path.is_dir()}
+    bound = set(re.findall(r"^  bind_(\w+)\(m\);", MODULE, re.MULTILINE))
+    assert folders == set(OPS) == bound
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_row_is_complete(op):
+    row = [
+        f"csrc/{op}/{op}.h",
+        f"csrc/{op}/{op}_cpu.cpp",
+        f"csrc/{op}/{op}_bind.cpp",
+        PUBLIC.get(op, f"optix_fast/ops/{op}.py"),
+        f"optix_fast/reference/{op}.py",
+        TESTS.get(op, f"tests/ops/test_{op}.py"),
+        f"benchmarks/bench_{op}.py",
+    ]
+    if OPS[op]:
+        row.append(f"csrc/{op}/{op}_cuda.cu")
+    assert [path for path in row if not (ROOT / path).is_file()] == []
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_cuda_source_is_listed(op):
+    assert (ROOT / f"csrc/{op}/{op}_cuda.cu").exists() == OPS[op]
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_contract_says_what_how_and_in_which_order(op):
+    header = (ROOT / f"csrc/{op}/{op}.h").read_text()
+    comment = header.split("#pragma once")[0]
+    assert "CPU:" in comment
+    assert f"{op}" in header
+    assert "_cpu(" in header
+
+
+def test_kernels_know_neither_python_nor_torch_nor_the_cpp_library():
+    # An inline function of the C++ library has one name for all instruction sets, so the linker could pick
+    # the AVX-512 copy for the portable path (csrc/simd_path.h).
+    allowed = {"cstddef", "cstdint", "type_traits", "immintrin.h"}
+    kernel_only = {ROOT / "csrc" / name for name in ("simd.h", "simd_math.h", "simd_path.h")}
+    for folder in (ROOT / "csrc").iterdir():
+        if folder.is_dir():
+            kernel_only |= {p for p in folder.iterdir() if p.suffix != ".cu" and not p.stem.endswith("_bind")}
+    for path in sorted(kernel_only):
+        library = set(re.findall(r"#include <(.+?)>", path.read_text()))
+        assert library <= allowed, f"{path.relative_to(ROOT)} includes {library - allowed}"
+    for path in sorted((ROOT / "csrc").glob("*/*.cu")):
+        assert not re.search(r"#include .*(torch|pybind11|Python\.h)", path.read_text()), path

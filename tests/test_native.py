@@ -1,0 +1,113 @@
+"""What loads and why: backend(), build_info(), and the environment variables that decide."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import optix_fast
+from optix_fast import _native
+
+ROOT = pathlib.Path(__file__).parent.parent
+needs_core = pytest.mark.skipif(optix_fast.backend() != "native", reason="needs the compiled core")
+
+# Makes `import optix_fast._C` fail, as on a machine where the core was never built.
+WITHOUT_CORE = "import sys; sys.modules['optix_fast._C'] = None; "
+REPORT = "import optix_fast; print(optix_fast.backend(), '|', optix_fast.build_info()['reason'])"
+
+
+def python(code, tmp_path, **environment):
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("OPTIX_FAST_")}
+    return subprocess.run(
+        [sys.executable, "-W", "always::RuntimeWarning", "-c", code],
+        env=clean | environment,
+        cwd=tmp_path,  # not the source tree, which would be imported in place of what is installed
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_build_info_says_what_runs():
+    info = optix_fast.build_info()
+    assert info["backend"] == optix_fast.backend()
+    if optix_fast.backend() == "torch":
+        assert info["reason"]
+        return
+    assert info["reason"] == ""
+    assert info["version"] == optix_fast.__version__
+    assert info["simd"] in info["simd_compiled"]
+    assert "portable" in info["simd_compiled"]
+    assert info["dlpack"].startswith("1.")
+    assert info["compiler"]
+    assert "-O3" in info["compiler_flags"]
+    assert (info["cuda_toolkit"] is not None) == info["cuda"]
+
+
+def test_without_the_core_one_warning_says_why(tmp_path):
+    if _native._chosen_pure():
+        pytest.skip("a pure install gives no warning")
+    ran = python(WITHOUT_CORE + REPORT, tmp_path)
+    assert ran.returncode == 0
+    assert ran.stdout.startswith("torch | the compiled core ")
+    assert ran.stderr.count("RuntimeWarning: optix_fast runs its slower torch reference") == 1
+
+
+def test_backend_torch_is_silent(tmp_path):
+    ran = python(WITHOUT_CORE + REPORT, tmp_path, OPTIX_FAST_BACKEND="torch")
+    assert ran.stdout == "torch | OPTIX_FAST_BACKEND=torch\n"
+    assert "RuntimeWarning" not in ran.stderr
+
+
+def test_backend_native_without_the_core_is_an_error(tmp_path):
+    ran = python(WITHOUT_CORE + REPORT, tmp_path, OPTIX_FAST_BACKEND="native")
+    assert ran.returncode == 1
+    assert "ImportError: OPTIX_FAST_BACKEND=native, but " in ran.stderr
+
+
+def test_unknown_backend(tmp_path):
+    ran = python(REPORT, tmp_path, OPTIX_FAST_BACKEND="cuda")
+    assert ran.returncode == 1
+    message = "ValueError: OPTIX_FAST_BACKEND must be auto, native or torch, got 'cuda'"
+    assert message in ran.stderr
+
+
+def test_a_chosen_pure_install_gives_no_warning(tmp_path):
+    marker = (
+        "import sys, types; m = types.ModuleType('optix_fast._build_mode'); m.PURE = True; "
+        "sys.modules['optix_fast._build_mode'] = m; "
+    )
+    ran = python(WITHOUT_CORE + marker + REPORT, tmp_path)
+    assert ran.stdout == "torch | a pure-Python install (OPTIX_FAST_PURE=1)\n"
+    assert "RuntimeWarning" not in ran.stderr
+
+
+@needs_core
+def test_unknown_simd_path(tmp_path):
+    ran = python(REPORT, tmp_path, OPTIX_FAST_SIMD="sse9")
+    assert ran.returncode == 1
+    message = "ValueError: OPTIX_FAST_SIMD must be avx512, avx2 or portable, got 'sse9'"
+    assert message in ran.stderr
+
+
+@needs_core
+@pytest.mark.parametrize("path", optix_fast.build_info().get("simd_compiled", []))
+def test_every_simd_path_passes_the_parity_tables(path, tmp_path):
+    chosen = python(
+        "import optix_fast; print(optix_fast.build_info()['simd'])", tmp_path, OPTIX_FAST_SIMD=path
+    )
+    if "this processor lacks it" in chosen.stderr:
+        pytest.skip(f"this processor lacks {path}")
+    assert chosen.stdout == f"{path}\n"
+    tests = [str(ROOT / "tests" / name) for name in ("ops", "test_random.py")]
+    settings = ["-c", str(ROOT / "pyproject.toml"), f"--rootdir={ROOT}", "-p", "no:cacheprovider"]
+    arguments = [*tests, *settings, "-k", "parity and not cuda", "-q"]
+    code = f"import pytest, sys; sys.exit(pytest.main({arguments!r}))"
+    ran = python(code, tmp_path, OPTIX_FAST_SIMD=path, OPTIX_FAST_BACKEND="native")
+    assert ran.returncode == 0, ran.stdout[-4000:]
+    assert " passed" in ran.stdout

@@ -1,0 +1,319 @@
+"""When to evaluate next, and when training is done."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping
+from numbers import Integral, Real
+from typing import Any
+
+from optix_fast.loop.trend import Noise, Point, Trend, fit_trend, local_noise
+from optix_fast.types import LoopState
+
+# A trend is looked for from this many scores on.
+_MIN_TREND_SCORES = 5
+# The slowest progress worth waiting for: one standard deviation of the noise in this many windows.
+_SLOWEST_RAMP = 30.0
+# How surely (in standard errors) such progress must be excluded before training counts as done.
+_CONFIDENCE = 3.0
+# ... but after this many times dormant_threshold windows without improvement it is done anyway.
+_PATIENCE = 10
+
+
+class BackoffScheduler:
+    """Decides when to evaluate and when training is done (seed 003, "Backoff Schedule").
+
+    **Interval.** Window n is evaluated when n is a multiple of the interval. It starts at
+    `base_interval`, becomes min(⌈interval · factor⌉, max_interval_episodes) at each evaluation
+    without improvement, and snaps back at an improvement.
+
+    **Improvement.** Let σ be the noise of the last `score_window` scores around their local trend
+    (`trend.local_noise`), w = 1 + 2/(number of terms behind σ) and
+    margin = max(user margin, noise_k·w·σ). An evaluation is an improvement when
+
+    * the latest score exceeds the best by more than the margin (σ from the scores before it), or
+    * the scores rise: the least-squares slope over the last `trend_window` scores (five or more,
+      by window number) exceeds noise_k·w standard errors, and its gain over them the user margin.
+
+    So a steady ramp always improves, however noisy or slow next to its noise, once enough of it
+    has been seen, and a lucky score does not reset anything.
+
+    **Done.** An evaluation that closes an interval of k windows counts k non-improvements (one
+    each would take 1 300 windows to believe a flat score). From `plateau_threshold` on the state
+    is COOLING; from `dormant_threshold` on it is DORMANT, provided that the scores so far exclude
+    progress of one σ in 30 windows: slope + 3·w standard errors < σ/30. Without that evidence it
+    waits, at most until 10 · dormant_threshold windows have passed without improvement. A score
+    without noise gives that evidence at once; a flat noisy one within about 200 windows.
+
+    **Degradation.** A score below best − max(|best|·(1 − degradation_threshold),
+    min_degradation_drop, allowance) has degraded. The allowance, for noise in both scores, is
+    2·noise_k·w·σ, of which only noise_k·w·σ may exceed half of |best|. It counts as
+    non-improvement too: a policy that has collapsed for good ends the run like any other plateau.
+
+    A NaN score is no evidence and changes nothing.
+
+    Args:
+        base_interval: windows between evaluations while learning.
+        backoff_factor: at least 1.
+        max_interval_episodes: the interval's cap.
+        plateau_threshold: non-improvements until COOLING.
+        dormant_threshold: non-improvements until DORMANT.
+        degradation_threshold: fraction of the best score below which a score has degraded.
+        min_degradation_drop: smallest drop that counts.
+        min_episodes_before_dormant: never DORMANT before this many windows.
+        min_episodes_before_degradation: no degradation before this many windows.
+        noise_k: standard deviations of noise that a gain must exceed.
+        score_window: scores from which the noise is estimated.
+        trend_window: scores over which a trend is fitted; at least 3.
+
+    Raises:
+        TypeError, ValueError: an argument is of the wrong type or out of range; it is named.
+    """
+
+    def __init__(
+        self,
+        base_interval: int = 1,
+        backoff_factor: float = 2.0,
+        max_interval_episodes: int = 100,
+        plateau_threshold: int = 5,
+        dormant_threshold: int = 20,
+        degradation_threshold: float = 0.95,
+        min_degradation_drop: float = 1e-4,
+        min_episodes_before_dormant: int = 0,
+        min_episodes_before_degradation: int = 5,
+        noise_k: float = 2.0,
+        score_window: int = 20,
+        trend_window: int = 8,
+    ) -> None:
+        self.base_interval = _integer("base_interval", base_interval, 1)
+        self.backoff_factor = _number("backoff_factor", backoff_factor, 1.0)
+        self.max_interval_episodes = _integer("max_interval_episodes", max_interval_episodes, 1)
+        self.plateau_threshold = _integer("plateau_threshold", plateau_threshold, 1)
+        self.dormant_threshold = _integer("dormant_threshold", dormant_threshold, 1)
+        self.degradation_threshold = _number("degradation_threshold", degradation_threshold, 0.0)
+        self.min_degradation_drop = _number("min_degradation_drop", min_degradation_drop, 0.0)
+        self.min_episodes_before_dormant = _integer(
+            "min_episodes_before_dormant", min_episodes_before_dormant, 0
+        )
+        self.min_episodes_before_degradation = _integer(
+            "min_episodes_before_degradation", min_episodes_before_degradation, 0
+        )
+        self.noise_k = _number("noise_k", noise_k, 0.0)
+        self.trend_window = max(3, _integer("trend_window", trend_window, 1))
+        self.score_window = max(_integer("score_window", score_window, 1), self.trend_window)
+        if self.degradation_threshold > 1.0:
+            raise ValueError(f"degradation_threshold must be at most 1, got {degradation_threshold!r}")
+        _ordered("base_interval", base_interval, "max_interval_episodes", max_interval_episodes)
+        _ordered("plateau_threshold", plateau_threshold, "dormant_threshold", dormant_threshold)
+
+        self._points: deque[Point] = deque(maxlen=self.score_window)
+        self._best: float | None = None
+        self._state = LoopState.ACTIVE
+        self._interval = self.base_interval
+        self._non_improvements = 0
+        self._total = 0
+
+    # --- what it says ---------------------------------------------------------------------------
+
+    @property
+    def current_state(self) -> LoopState:
+        """ACTIVE, COOLING or DORMANT."""
+        return self._state
+
+    @property
+    def current_interval(self) -> int:
+        """Windows between evaluations now."""
+        return self._interval
+
+    @property
+    def consecutive_non_improvements(self) -> int:
+        """Windows counted since the last improvement."""
+        return self._non_improvements
+
+    @property
+    def best_score(self) -> float | None:
+        """The highest score that `record_improvement` was given; None before the first."""
+        return self._best
+
+    @property
+    def total_episodes(self) -> int:
+        """Windows counted in all."""
+        return self._total
+
+    def should_adapt(self, episode_id: int) -> bool:
+        """Whether window `episode_id` is to be evaluated. Window 0 always is."""
+        return episode_id % self._interval == 0
+
+    def is_improving(self, margin: float = 0.0) -> bool:
+        """Whether the latest recorded score is an improvement (rule above).
+
+        Args:
+            margin: the user's smallest gain.
+        """
+        if not self._points:
+            return False
+        if self._best is None:
+            return True
+        latest = self._points[-1][1]
+        before = list(self._points)[:-1]
+        if latest - self._best > max(margin, self._noise_allowance(before), self.min_degradation_drop):
+            return True
+        found = self._trend()
+        if found is None or len(self._points) < _MIN_TREND_SCORES:
+            return False
+        trend, noise = found
+        limit = self.noise_k * noise.widening * trend.error + self._rounding(trend)
+        return trend.slope > limit and trend.slope * trend.span > margin
+
+    def check_degradation(self, score: float) -> bool:
+        """Whether `score` lies so far below the best that the policy has degraded (rule above)."""
+        if self._best is None or self._total < self.min_episodes_before_degradation:
+            return False
+        return score < self._best - self._degradation_drop()
+
+    def is_degrading(self) -> bool:
+        """Whether the scores also fall significantly, not only lie low."""
+        found = self._trend()
+        if found is None or not self.check_degradation(self._points[-1][1]):
+            return False
+        trend, noise = found
+        return trend.slope < -self.noise_k * noise.widening * trend.error
+
+    # --- what it is told ------------------------------------------------------------------------
+
+    def record_score(self, score: float, episode_id: int | None = None) -> None:
+        """Remember a score and the window it belongs to (default: the one after the last).
+
+        Raises:
+            ValueError: `episode_id` is not later than the last one.
+        """
+        if not math.isfinite(score):
+            return
+        last = self._points[-1][0] if self._points else -1.0
+        if episode_id is not None and episode_id <= last:
+            raise ValueError(f"episode_id must be later than {last:.0f}, got {episode_id}")
+        self._points.append((last + 1.0 if episode_id is None else float(episode_id), float(score)))
+
+    def record_improvement(self, score: float, windows: int = 1) -> None:
+        """An evaluation that closed `windows` windows brought an improvement to `score`."""
+        if not math.isfinite(score):
+            return
+        self._best = score if self._best is None else max(self._best, score)
+        self._non_improvements = 0
+        self._interval = self.base_interval
+        self._state = LoopState.ACTIVE
+        self._total += windows
+
+    def record_non_improvement(self, windows: int = 1) -> None:
+        """An evaluation that closed `windows` windows brought none."""
+        self._back_off(windows)
+        if self._is_done():
+            self._state = LoopState.DORMANT
+        elif self._non_improvements >= self.plateau_threshold:
+            self._state = LoopState.COOLING
+
+    def record_degradation(self, windows: int = 1, rolled_back: bool = False) -> None:
+        """An evaluation that closed `windows` windows found the policy degraded.
+
+        It counts as non-improvement. The state is ACTIVE again, unless it is time for DORMANT; after
+        a rollback the restored policy is evaluated at the base interval, and its scores start a
+        new series.
+        """
+        self._back_off(windows)
+        done = self._is_done()
+        if rolled_back:
+            self._interval = self.base_interval
+            self._points.clear()
+        self._state = LoopState.DORMANT if done else LoopState.ACTIVE
+
+    def record_restart(self) -> None:
+        """Begin anew, ACTIVE, with an empty series; the best and the total are kept."""
+        self._points.clear()
+        self._non_improvements = 0
+        self._interval = self.base_interval
+        self._state = LoopState.ACTIVE
+
+    # --- state ----------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that `load_state_dict` needs to go on exactly here (not the arguments)."""
+        return {
+            "points": [list(point) for point in self._points],
+            "best": self._best,
+            "state": self._state.name,
+            "interval": self._interval,
+            "non_improvements": self._non_improvements,
+            "total": self._total,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self._points.clear()
+        self._points.extend((float(x), float(y)) for x, y in state["points"])
+        self._best = None if state["best"] is None else float(state["best"])
+        self._state = LoopState[state["state"]]
+        self._interval = int(state["interval"])
+        self._non_improvements = int(state["non_improvements"])
+        self._total = int(state["total"])
+
+    # --- the rules ------------------------------------------------------------------------------
+
+    def _back_off(self, windows: int) -> None:
+        self._non_improvements += windows
+        self._total += windows
+        self._interval = min(math.ceil(self._interval * self.backoff_factor), self.max_interval_episodes)
+
+    def _is_done(self) -> bool:
+        if self._non_improvements < self.dormant_threshold or self._total < self.min_episodes_before_dormant:
+            return False
+        return self._progress_is_excluded() or (self._non_improvements >= _PATIENCE * self.dormant_threshold)
+
+    def _progress_is_excluded(self) -> bool:
+        found = self._trend()
+        if found is None:
+            return True  # nothing but the count is known
+        trend, noise = found
+        upper = trend.slope + _CONFIDENCE * noise.widening * trend.error
+        return upper <= noise.sigma / _SLOWEST_RAMP + self._rounding(trend)
+
+    def _trend(self) -> tuple[Trend, Noise] | None:
+        points = list(self._points)
+        noise = local_noise(points)
+        return None if noise is None else (fit_trend(points[-self.trend_window :], noise.sigma), noise)
+
+    def _rounding(self, trend: Trend) -> float:
+        """A slope that is nothing but float64 rounding of scores of this size."""
+        return 1e-13 * max(abs(score) for _, score in self._points) / max(trend.span, 1.0)
+
+    def _noise_allowance(self, points: list[Point]) -> float:
+        noise = local_noise(points)
+        return 0.0 if noise is None else self.noise_k * noise.widening * noise.sigma
+
+    def _degradation_drop(self) -> float:
+        assert self._best is not None
+        size = abs(self._best)
+        noise = self._noise_allowance(list(self._points)[:-1])
+        allowance = min(2.0 * noise, max(noise, 0.5 * size))
+        return max(size * (1.0 - self.degradation_threshold), self.min_degradation_drop, allowance)
+
+
+def _integer(name: str, value: Any, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    return int(value)
+
+
+def _number(name: str, value: Any, least: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not math.isfinite(value) or value < least:
+        raise ValueError(f"{name} must be a finite number of at least {least:g}, got {value}")
+    return float(value)
+
+
+def _ordered(low_name: str, low: float, high_name: str, high: float) -> None:
+    if low > high:
+        raise ValueError(f"{low_name} ({low}) must not exceed {high_name} ({high})")

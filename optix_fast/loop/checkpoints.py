@@ -1,0 +1,347 @@
+"""The best policies of a run, in memory at once and on disk soon after."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from optix_fast.loop.snapshot_files import (
+    WEIGHTS,
+    DamagedSnapshotError,
+    Entry,
+    Files,
+    Manifest,
+    folder_name,
+    folder_of,
+    load_weights,
+    read_metadata,
+    read_snapshot,
+    to_json,
+    weights_of,
+    write_snapshot,
+)
+from optix_fast.types import BaseAgent, EvalMetrics, HyperparamSet, PolicySnapshot
+
+logger = logging.getLogger(__name__)
+
+Rank = tuple[bool, float]
+
+
+class _Held(NamedTuple):
+    """A snapshot in memory."""
+
+    snapshot: PolicySnapshot
+    files: Files
+
+
+class CheckpointRegistry:
+    """Keeps the best policies of a run (seed 003; any agent with save_weights and load_weights).
+
+    `save` takes the agent's weights into memory; the best is safe from then on. They go to
+    `checkpoint_dir` at most once every `write_interval` seconds and in `flush()`, atomically and
+    with checksums; a snapshot that is beaten before its turn is never written.
+
+    **Rank.** Snapshots are ranked by metrics["confirmed_score"] where they have it (such a policy
+    outranks all that do not), else by metrics["checkpoint_score"], else by the primary score. The
+    `max_snapshots` highest of this run stay on disk, the best always.
+
+    **Runs.** Every snapshot carries the id of the run that wrote it. A registry restores, counts
+    and deletes only its own run's, unless `resume=True`: then it restores whatever is best in the
+    directory. Registries with one run id, in one process or several, see each other's snapshots.
+
+    Args:
+        checkpoint_dir: created when missing.
+        max_snapshots: at least 1.
+        run_id: the run that snapshots belong to; None makes a new one (with `resume`, takes the
+            one that wrote last).
+        resume: restore snapshots of other runs too.
+        write_interval: seconds between writes; 0 writes every snapshot at once.
+
+    Raises:
+        ValueError: max_snapshots or write_interval out of range.
+        OSError: the directory cannot be made.
+    """
+
+    def __init__(
+        self,
+        checkpoint_dir: str | os.PathLike[str],
+        max_snapshots: int = 10,
+        run_id: str | None = None,
+        *,
+        resume: bool = False,
+        write_interval: float = 1.0,
+    ) -> None:
+        if isinstance(max_snapshots, bool) or not isinstance(max_snapshots, int) or max_snapshots < 1:
+            raise ValueError(f"max_snapshots must be an integer of at least 1, got {max_snapshots!r}")
+        if not write_interval >= 0:
+            raise ValueError(f"write_interval must be at least 0 seconds, got {write_interval!r}")
+        self.checkpoint_dir = os.path.abspath(checkpoint_dir)
+        self.max_snapshots = max_snapshots
+        self.resume = resume
+        self.write_interval = write_interval
+        self.writes = 0
+        self.disk_seconds = 0.0
+        self._directory = Path(self.checkpoint_dir)
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._manifest = Manifest(self._directory)
+        self.run_id = run_id or (self._last_run_id() if resume else None) or uuid.uuid4().hex
+        self._held: _Held | None = None
+        self._pending: list[_Held] = []
+        self._last_write = -math.inf
+        self._name_strangers()
+
+    # --- saving ---------------------------------------------------------------------------------
+
+    def save(self, agent: Any, eval_metrics: EvalMetrics, hyperparams: HyperparamSet) -> PolicySnapshot:
+        """Take a snapshot of the agent's policy.
+
+        Raises:
+            ValueError: the score is NaN or infinite: never a best policy.
+            OSError: the snapshot could not be written (it stays in memory, and what was on disk
+                stays as it was).
+        """
+        rank = rank_of(eval_metrics)
+        if not math.isfinite(rank[1]):
+            raise ValueError(f"a policy with score {rank[1]} is never a checkpoint")
+        started = time.perf_counter()
+        snapshot_id = uuid.uuid4().hex[:8]
+        snapshot = PolicySnapshot(
+            snapshot_id=snapshot_id,
+            eval_metrics=replace(eval_metrics, metrics=dict(eval_metrics.metrics)),
+            hyperparams=hyperparams.copy(),
+            weights_path=str(self._directory / folder_name(snapshot_id) / WEIGHTS),
+            episode_id=eval_metrics.episode_id,
+        )
+        held = _Held(snapshot, weights_of(agent))
+        if self._held is None or rank > rank_of(self._held.snapshot.eval_metrics):
+            self._held = held
+        self._pending = [p for p in self._pending if rank_of(p.snapshot.eval_metrics) >= rank]
+        self._pending.append(held)
+        self.disk_seconds += time.perf_counter() - started
+        self.flush_if_due()
+        return snapshot
+
+    def flush_if_due(self) -> None:
+        """Write what waits, if the last write is long enough ago."""
+        if self._pending and time.monotonic() - self._last_write >= self.write_interval:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits.
+
+        Raises:
+            OSError: it could not be written. It keeps waiting; the directory is as it was.
+        """
+        if not self._pending:
+            return
+        started = time.perf_counter()
+        written: list[Entry] = []
+        try:
+            with self._manifest.locked():
+                keep, drop = self._sorted_out(self._manifest.entries())
+                for held, entry in keep:
+                    if held is not None:
+                        written.append(self._write(held, entry))
+                self._manifest.write([entry for held, entry in keep if held is None] + written)
+        except OSError as error:
+            for entry in written:
+                shutil.rmtree(folder_of(self._directory, entry), ignore_errors=True)
+            raise OSError(
+                error.errno, f"the checkpoint could not be written to {self.checkpoint_dir}: {error}"
+            ) from error
+        finally:
+            self._last_write = time.monotonic()
+            self.disk_seconds += time.perf_counter() - started
+        self._pending.clear()
+        self.writes += len(written)
+        for entry in drop:
+            shutil.rmtree(folder_of(self._directory, entry), ignore_errors=True)
+
+    def _sorted_out(self, entries: list[Entry]) -> tuple[list[tuple[_Held | None, Entry]], list[Entry]]:
+        """What stays on disk or goes there, and what leaves it."""
+        others = [(None, entry) for entry in entries if not self._is_own(entry)]
+        own: list[tuple[_Held | None, Entry]] = [(None, entry) for entry in entries if self._is_own(entry)]
+        own += [(held, self._entry(held.snapshot)) for held in self._pending]
+        own.sort(key=lambda pair: _entry_rank(pair[1]), reverse=True)
+        drop = [entry for held, entry in own[self.max_snapshots :] if held is None]
+        return [*others, *own[: self.max_snapshots]], drop
+
+    def _entry(self, snapshot: PolicySnapshot) -> Entry:
+        confirmed, score = rank_of(snapshot.eval_metrics)
+        entry = {
+            "snapshot_id": snapshot.snapshot_id,
+            "snapshot_dir": folder_name(snapshot.snapshot_id),
+            "primary_score": snapshot.eval_metrics.primary_score,
+            "checkpoint_score": score,
+            "confirmed": confirmed,
+            "episode_id": snapshot.episode_id,
+            "timestamp": snapshot.timestamp,
+            "run_id": self.run_id,
+        }
+        return {key: to_json(value) for key, value in entry.items()}
+
+    def _write(self, held: _Held, entry: Entry) -> Entry:
+        metadata = {
+            "metrics": to_json(held.snapshot.eval_metrics.metrics),
+            "hyperparams": to_json(held.snapshot.hyperparams.params),
+            "weights_path": f"{entry['snapshot_dir']}/{WEIGHTS}",
+        }
+        return write_snapshot(self._directory, entry, metadata, held.files)
+
+    # --- reading --------------------------------------------------------------------------------
+
+    def entries(self) -> list[Entry]:
+        """The manifest's lines that this registry may restore, best first."""
+        entries = [e for e in self._manifest.entries() if self.resume or self._is_own(e)]
+        return sorted(entries, key=_entry_rank, reverse=True)
+
+    @property
+    def best(self) -> PolicySnapshot | None:
+        """The highest-ranked snapshot, or None."""
+        for held, entry in self._candidates():
+            if held is not None:
+                return held.snapshot
+            try:
+                return self._snapshot(entry)
+            except DamagedSnapshotError as error:
+                logger.warning("checkpoint %s is damaged: %s", entry.get("snapshot_id"), error)
+        return None
+
+    def load_best(self, agent: Any) -> PolicySnapshot | None:
+        """Load the highest-ranked policy into the agent; None when there is none.
+
+        A damaged snapshot is named in a warning, and the next best is loaded.
+
+        Raises:
+            Exception: whatever the agent's load_weights raises on an intact snapshot, for example
+                because it is of another architecture.
+        """
+        for held, entry in self._candidates():
+            if held is not None:
+                load_weights(agent, held.files)
+                return held.snapshot
+            try:
+                snapshot = self._snapshot(entry)
+                files = read_snapshot(self._directory, entry)
+            except DamagedSnapshotError as error:
+                name = entry.get("snapshot_id")
+                logger.warning("checkpoint %s is damaged, the next best is used: %s", name, error)
+                continue
+            load_weights(agent, files)
+            return snapshot
+        return None
+
+    def load_ensemble(self, agent: Any, top_k: int = 3, score_band: float = 0.1) -> PolicySnapshot | None:
+        """Load the element-wise mean of the best policies, by the agent's `average_weights`.
+
+        Averaged are the `top_k` highest with a score of at least best − |best|·score_band. With
+        fewer than two, or an agent that cannot average, this is `load_best`.
+
+        Raises:
+            ValueError: top_k < 1 or score_band < 0.
+        """
+        if top_k < 1 or not score_band >= 0:
+            raise ValueError(f"top_k must be ≥ 1 and score_band ≥ 0, got {top_k} and {score_band}")
+        self.flush()
+        intact = [entry for entry in self.entries() if self._is_intact(entry)]
+        if not _can_average(agent):
+            logger.warning("%s cannot average weights; loading the best alone", type(agent).__name__)
+            return self.load_best(agent)
+        if intact:
+            confirmed, best = _entry_rank(intact[0])
+            floor = best - abs(best) * score_band
+            intact = [e for e in intact if _entry_rank(e) >= (confirmed, floor)][:top_k]
+        if len(intact) < 2:
+            return self.load_best(agent)
+        agent.average_weights([str(folder_of(self._directory, e) / WEIGHTS) for e in intact])
+        return self._snapshot(intact[0])
+
+    def _candidates(self) -> Iterator[tuple[_Held | None, Entry]]:
+        """The snapshot in memory at its place among those on disk, best first."""
+        held = self._held
+        for entry in self.entries():
+            if held is not None and rank_of(held.snapshot.eval_metrics) >= _entry_rank(entry):
+                yield held, entry
+                held = None
+            yield None, entry
+        if held is not None:
+            yield held, {}
+
+    def _is_intact(self, entry: Entry) -> bool:
+        try:
+            read_metadata(self._directory, entry)
+            read_snapshot(self._directory, entry)
+        except DamagedSnapshotError as error:
+            logger.warning("checkpoint %s is damaged and left out: %s", entry.get("snapshot_id"), error)
+            return False
+        return True
+
+    def _snapshot(self, entry: Entry) -> PolicySnapshot:
+        metadata = read_metadata(self._directory, entry)
+        number = int(entry.get("episode_id") or 0)
+        metrics = {key: _metric(value) for key, value in (metadata.get("metrics") or {}).items()}
+        timestamp = float(entry.get("timestamp") or 0.0)
+        return PolicySnapshot(
+            snapshot_id=str(entry.get("snapshot_id")),
+            eval_metrics=EvalMetrics(_number(entry.get("primary_score")), metrics, number, timestamp),
+            hyperparams=HyperparamSet(dict(metadata.get("hyperparams") or {}), number),
+            weights_path=str(folder_of(self._directory, entry) / WEIGHTS),
+            episode_id=number,
+            timestamp=timestamp,
+        )
+
+    # --- runs -----------------------------------------------------------------------------------
+
+    def _is_own(self, entry: Entry) -> bool:
+        return entry.get("run_id") == self.run_id
+
+    def _last_run_id(self) -> str | None:
+        written = [e for e in self._manifest.entries() if e.get("run_id")]
+        return str(max(written, key=lambda e: e.get("timestamp") or 0.0)["run_id"]) if written else None
+
+    def _name_strangers(self) -> None:
+        strangers = [e for e in self._manifest.entries() if not self._is_own(e)]
+        if strangers and not self.resume:
+            logger.warning(
+                "%s holds %d snapshots of other runs (%s); this run neither restores nor deletes them",
+                self.checkpoint_dir,
+                len(strangers),
+                ", ".join(str(e.get("snapshot_id")) for e in strangers[:10]),
+            )
+
+
+def rank_of(metrics: EvalMetrics) -> Rank:
+    """(confirmed, score): how a policy ranks among checkpoints."""
+    if "confirmed_score" in metrics.metrics:
+        return True, float(metrics.metrics["confirmed_score"])
+    return False, float(metrics.metrics.get("checkpoint_score", metrics.primary_score))
+
+
+def _entry_rank(entry: Entry) -> Rank:
+    score = entry.get("checkpoint_score", entry.get("primary_score"))
+    return bool(entry.get("confirmed", False)), -math.inf if score is None else float(score)
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _metric(value: Any) -> Any:
+    # An evaluator may put text among its metrics; numbers are floats, null was not finite.
+    return _number(value) if value is None or isinstance(value, int | float) else value
+
+
+def _can_average(agent: Any) -> bool:
+    method = getattr(type(agent), "average_weights", None)
+    return method is not None and method is not BaseAgent.average_weights
+
+
+__all__: Sequence[str] = ["CheckpointRegistry", "rank_of"]

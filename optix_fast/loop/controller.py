@@ -1,0 +1,419 @@
+"""The loop: collect, score, keep the best, learn, tune; stop when training is done."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from optix_fast.loop import checks
+from optix_fast.loop.backoff_scheduler import BackoffScheduler
+from optix_fast.loop.callbacks import CallbackList
+from optix_fast.loop.checkpoints import CheckpointRegistry, Rank, rank_of
+from optix_fast.loop.eval_log import EvalLog
+from optix_fast.loop.run_state import RunState, RunSummary
+from optix_fast.loop.scoring import PolicyScorer, ScoreFn
+from optix_fast.types import (
+    EpisodeData,
+    EvalMetrics,
+    HyperparamSet,
+    LoopState,
+    NonFiniteError,
+    PolicySnapshot,
+    Stateful,
+)
+
+logger = logging.getLogger(__name__)
+
+# Restores of the best after a non-finite update, in a row, before the error is passed on.
+_MAX_RESTORES = 3
+
+
+class LoopController:
+    """Runs the loop on ready-made parts; `RLOptimizer` builds them.
+
+    One window: collect it with policy π; when it is to be evaluated, score it with the diagnostics
+    of the learn() that made π, and if π is the best, checkpoint it; then learn(); then draw the
+    consequences (rollback, plateau, end); then the tuner suggests. So a score belongs to the policy
+    that earned it, and a checkpoint holds the policy that was scored. N windows are N learn()
+    calls. docs/loop.md tells the whole.
+
+    The tuner is asked only when the latest score was earned with the current hyperparameters: those
+    suggested after window c are first learned with in window c + 1 and first scored in c + 2.
+
+    Args:
+        agent: the six methods of BaseAgent.
+        evaluator: a BaseEvaluator.
+        optimizer: a BaseOptimizer; None tunes nothing.
+        pipeline: a BasePipeline; gets the agent by `set_agent` where it has that.
+        checkpoint_registry: where the best policies go.
+        backoff_scheduler: decides when to evaluate and when to stop.
+        rollback_on_degradation: load the best when the score has degraded (on-policy agents only,
+            and not while the tuner probes).
+        improvement_margin: smallest gain over the best that is checkpointed.
+        max_episodes: windows at most.
+        callbacks: a list of LoopCallback.
+        val_pipeline: held-out pipeline; the agent acts in it and never learns. Its score decides.
+        score_smoothing: scores averaged for the convergence and degradation tests.
+        checkpoint_score_fn: (agent) → score that chooses the checkpoint instead of the window's.
+        verbose: print a line per evaluation.
+        verbose_log_file: write those lines to this file instead.
+        target_score: stop when a window's score reaches it (while it is set, and there is no
+            val_pipeline, the score of every window is looked at).
+        target_confirm_fn: (agent) → score that must reach the target too. A confirmed policy
+            outranks every other checkpoint.
+        max_steps: environment steps at most; the window that reaches it is the last.
+
+    Raises:
+        TypeError, ValueError: an argument is wrong or contradicts another; it is named.
+    """
+
+    def __init__(
+        self,
+        agent: Any,
+        evaluator: Any,
+        optimizer: Any,
+        pipeline: Any,
+        checkpoint_registry: CheckpointRegistry,
+        backoff_scheduler: BackoffScheduler,
+        rollback_on_degradation: bool = False,
+        improvement_margin: float = 0.0,
+        max_episodes: int | None = None,
+        callbacks: Any = None,
+        val_pipeline: Any = None,
+        score_smoothing: int = 2,
+        checkpoint_score_fn: ScoreFn | None = None,
+        verbose: bool = False,
+        verbose_log_file: str | os.PathLike[str] | None = None,
+        target_score: float | None = None,
+        target_confirm_fn: ScoreFn | None = None,
+        max_steps: int | None = None,
+    ) -> None:
+        self.agent = checks.has_methods("agent", agent, checks.AGENT)
+        self.pipeline = checks.has_methods("pipeline", pipeline, checks.PIPELINE)
+        self.optimizer = optimizer
+        if optimizer is not None:
+            checks.has_methods("optimizer", optimizer, checks.OPTIMIZER)
+        if val_pipeline is pipeline:
+            raise ValueError("val_pipeline must be another object than pipeline")
+        if target_confirm_fn is not None and target_score is None:
+            raise ValueError("target_confirm_fn has no meaning without target_score")
+        self.scorer = PolicyScorer(agent, evaluator, val_pipeline, checkpoint_score_fn, target_confirm_fn)
+        self.registry = checkpoint_registry
+        self.scheduler = backoff_scheduler
+        self.rollback_on_degradation = bool(rollback_on_degradation)
+        self.improvement_margin = checks.number("improvement_margin", improvement_margin, 0.0)
+        self.max_episodes = checks.whole("max_episodes", max_episodes)
+        self.max_steps = checks.whole("max_steps", max_steps)
+        self.target_score = None if target_score is None else checks.number("target_score", target_score)
+        self.score_smoothing = checks.whole("score_smoothing", score_smoothing) or 1
+        self._callbacks = CallbackList(callbacks)
+        self._log = EvalLog(verbose, verbose_log_file)
+        self._stop = threading.Event()
+        self._keep_going = False
+        self._run = RunState(self.score_smoothing)
+        self._is_used = False  # whether self._run belongs to a run that has ended
+        self._best: Rank | None = None
+        self._summary: RunSummary | None = None
+        for part in (pipeline, val_pipeline):
+            if callable(getattr(part, "set_agent", None)):
+                part.set_agent(agent)
+
+    # --- what it says ---------------------------------------------------------------------------
+
+    @property
+    def state(self) -> LoopState:
+        """The scheduler's state."""
+        return self.scheduler.current_state
+
+    @property
+    def best_snapshot(self) -> PolicySnapshot | None:
+        """The best policy so far."""
+        return self.registry.best
+
+    @property
+    def windows(self) -> int:
+        """Windows learned from in this run."""
+        return self._run.windows
+
+    @property
+    def env_steps(self) -> int:
+        """Environment steps of this run."""
+        return self._run.env_steps
+
+    @property
+    def summary(self) -> RunSummary | None:
+        """How the last run ended; None before and while it runs."""
+        return self._summary
+
+    @property
+    def stop_reason(self) -> str | None:
+        """Why the last run ended (see RunSummary); None before and while it runs."""
+        return None if self._summary is None else self._summary.stop_reason
+
+    @property
+    def history(self) -> list[EvalMetrics]:
+        """The evaluations of this run that gave a score."""
+        return list(self._run.history)
+
+    def add_callback(self, callback: Any) -> None:
+        """Add a LoopCallback."""
+        self._callbacks.add(callback)
+
+    def stop(self) -> None:
+        """End the run after the window that is under way. Any thread or callback may call this."""
+        self._stop.set()
+
+    def keep_going(self) -> None:
+        """Called in on_dormant: go on training, with a fresh schedule, instead of stopping."""
+        self._keep_going = True
+
+    # --- running --------------------------------------------------------------------------------
+
+    def run(self) -> RunSummary:
+        """Train until solved, converged, out of budget or stopped; the best policy is loaded then,
+        also when an exception ends the run, which is passed on.
+
+        A second call is a new run with its own budget that knows the best so far; after
+        `load_state_dict` it goes on with the old one.
+        """
+        if self._is_used:
+            self._run = RunState(self.score_smoothing)
+            self.scheduler.record_restart()
+        self._is_used = True
+        self._summary = None
+        self._stop.clear()
+        began, spent = time.perf_counter(), self.registry.disk_seconds
+        reason, failure, started = "failed", None, False
+        try:
+            self._log.open()
+            best = self.registry.best
+            self._best = None if best is None else rank_of(best.eval_metrics)
+            self.pipeline.setup()
+            self.scorer.setup()
+            started = True
+            self._callbacks.call("on_loop_start")
+            reason = self._train()
+        except BaseException as error:
+            failure = error
+            reason = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        problems = self._wind_up()
+        self._summary = RunSummary(
+            stop_reason=reason,
+            windows=self._run.windows,
+            env_steps=self._run.env_steps,
+            seconds=time.perf_counter() - began,
+            best_score=math.nan if self._best is None else self._best[1],
+            disk_seconds=self.registry.disk_seconds - spent,
+        )
+        if started:
+            self._callbacks.call("on_loop_stop")
+        self._log.close()
+        if failure is None and problems:
+            failure = problems.pop(0)
+        for problem in problems:
+            logger.error("while ending the run: %s", problem, exc_info=problem)
+        if failure is not None:
+            raise failure
+        return self._summary
+
+    def _train(self) -> str:
+        windows = iter(self.pipeline.episodes())
+        while True:
+            # Tested before the pipeline is asked: a window that is collected is learned from.
+            if self._stop.is_set():
+                return "stopped"
+            if self.max_episodes is not None and self._run.windows >= self.max_episodes:
+                return "budget"
+            if self.max_steps is not None and self._run.env_steps >= self.max_steps:
+                return "budget"
+            data = next(windows, None)
+            if data is None:
+                return "budget"
+            reason = self._one_window(data)
+            if reason is not None:
+                return reason
+
+    def _one_window(self, data: Any) -> str | None:
+        if not isinstance(data, EpisodeData):
+            raise TypeError(f"pipeline must yield EpisodeData, got {type(data).__name__}")
+        window = data.episode_id = self._run.windows
+        self.scorer.acted_outside = False
+        metrics = self._metrics_to_judge(data)
+        solved = metrics is not None and self._keep_if_best(metrics)
+        self._learn(data)
+        self._run.windows += 1
+        self._run.env_steps += data.length
+        converged = False
+        if metrics is not None and math.isfinite(metrics.primary_score):
+            converged = self._draw_consequences(metrics, window)
+            self._tune(window)
+        self._callbacks.call("on_episode_end", window, metrics)
+        self.registry.flush_if_due()
+        return "solved" if solved else "converged" if converged else None
+
+    # --- scoring --------------------------------------------------------------------------------
+
+    def _metrics_to_judge(self, data: EpisodeData) -> EvalMetrics | None:
+        """The metrics that decide about the policy; None when this window is not evaluated."""
+        due = self.scheduler.should_adapt(data.episode_id)
+        if not due and (self.target_score is None or self.scorer.val_pipeline is not None):
+            return None
+        train = self.scorer.window_score(data, self._run.diagnostics)
+        if not due and not self._reaches_target(train):
+            return None
+        return self.scorer.validated(train)
+
+    def _keep_if_best(self, metrics: EvalMetrics) -> bool:
+        """Checkpoint the policy if it is the best; whether it is confirmed to solve the task."""
+        score = metrics.primary_score
+        if not math.isfinite(score):
+            return False
+        if self.target_score is not None and self._reaches_target(metrics):
+            confirmed = self.scorer.confirmed(score)
+            if confirmed >= self.target_score:
+                metrics.metrics["confirmed_score"] = confirmed
+                self._checkpoint(metrics)
+                return True
+            logger.info("window %d: score %g, but %g at the check", metrics.episode_id, score, confirmed)
+        if self.scorer.checkpoint_score_fn is not None:
+            metrics.metrics["checkpoint_score"] = self.scorer.for_checkpoint(score)
+        _, score = rank_of(metrics)
+        if math.isfinite(score) and self._beats_best(score):
+            self._checkpoint(metrics)
+        return False
+
+    def _reaches_target(self, metrics: EvalMetrics) -> bool:
+        return self.target_score is not None and metrics.primary_score >= self.target_score
+
+    def _beats_best(self, score: float) -> bool:
+        if self._best is None:
+            return True
+        is_confirmed, best = self._best
+        return not is_confirmed and score > best + self.improvement_margin
+
+    def _checkpoint(self, metrics: EvalMetrics) -> None:
+        is_first = self._best is None
+        snapshot = self.registry.save(self.agent, metrics, self.agent.get_hyperparams())
+        self._best = rank_of(metrics)
+        if not is_first:
+            self._callbacks.call("on_improvement", snapshot)
+
+    # --- learning -------------------------------------------------------------------------------
+
+    def _learn(self, data: EpisodeData) -> None:
+        try:
+            self._run.diagnostics = dict(self.agent.learn(data) or {})
+            self._run.restores = 0
+        except NonFiniteError as error:
+            self._run.restores += 1
+            if self._run.restores > _MAX_RESTORES:
+                raise
+            logger.warning("window %d: %s in the update; restoring the best", data.episode_id, error)
+            self._restore_best()
+        if self.scorer.acted_outside and callable(getattr(self.agent, "reset_cache", None)):
+            # An agent that records every act() has recorded those too; they are what is left over.
+            self.agent.reset_cache()
+
+    def _restore_best(self) -> bool:
+        self._run.policy_restored()
+        return self.registry.load_best(self.agent) is not None
+
+    # --- consequences ---------------------------------------------------------------------------
+
+    def _draw_consequences(self, metrics: EvalMetrics, window: int) -> bool:
+        """Tell the scheduler; roll back; say whether training has converged."""
+        run = self._run
+        closed, run.last_evaluated = window - run.last_evaluated, window
+        raw, interval = metrics.primary_score, self.scheduler.current_interval
+        smoothed = run.smoothed(raw)
+        run.history.append(metrics)
+        is_first = self.scheduler.best_score is None
+        self.scheduler.record_score(raw, window)
+        if self.scheduler.is_improving(self.improvement_margin):
+            self.scheduler.record_improvement(smoothed, closed)
+            if self.optimizer is not None and not is_first:
+                self.optimizer.on_improvement(metrics)
+        elif self._may_degrade() and self.scheduler.check_degradation(smoothed):
+            rolled_back = self.rollback_on_degradation and self._restore_best()
+            self.scheduler.record_degradation(closed, rolled_back)
+            self._callbacks.call("on_degradation", window, metrics)
+        else:
+            self.scheduler.record_non_improvement(closed)
+        self._log.write(window, raw, smoothed, self.state, interval)
+        if self.state is LoopState.COOLING:
+            self._callbacks.call("on_plateau", window, self.state)
+        return self.state is LoopState.DORMANT and self._is_converged(window)
+
+    def _may_degrade(self) -> bool:
+        on_policy = getattr(self.agent, "is_on_policy", True)
+        return bool(on_policy) and not getattr(self.optimizer, "is_probing", False)
+
+    def _is_converged(self, window: int) -> bool:
+        if self.optimizer is not None:
+            self.optimizer.on_plateau(self._run.history)
+        self._keep_going = False
+        self._callbacks.call("on_dormant", window)
+        if self._keep_going:
+            self.scheduler.record_restart()
+        return not self._keep_going
+
+    def _tune(self, window: int) -> None:
+        if self.optimizer is None or window < self._run.tuned_after + 2:
+            return
+        current = self.agent.get_hyperparams()
+        old = dict(current.params)
+        suggested = self.optimizer.suggest(current, self._run.history)
+        if not isinstance(suggested, HyperparamSet):
+            raise TypeError(f"optimizer.suggest must return a HyperparamSet, got {type(suggested).__name__}")
+        if suggested.params == old:
+            return
+        self.agent.set_hyperparams(suggested)
+        self._run.tuned_after = window
+        self._callbacks.call("on_hyperparam_update", old, dict(suggested.params))
+
+    # --- the end --------------------------------------------------------------------------------
+
+    def _wind_up(self) -> list[BaseException]:
+        """Every step, whatever becomes of the others; returns the exceptions met."""
+        problems: list[BaseException] = []
+        for step in (self._load_best, self.registry.flush, self.pipeline.teardown, self.scorer.teardown):
+            try:
+                step()
+            except Exception as error:
+                problems.append(error)
+        return problems
+
+    def _load_best(self) -> None:
+        if not self._restore_best() and self._run.windows > 0:
+            logger.warning(
+                "no window of this run gave a finite score: there is no best policy to restore, "
+                "the agent keeps its last one"
+            )
+
+    # --- state ----------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything of the loop that an exact resume needs, taken between two windows (in
+        on_episode_end, for example). Agent and pipelines have their own."""
+        state = {
+            "run_id": self.registry.run_id,
+            "run": self._run.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+        }
+        if isinstance(self.optimizer, Stateful):
+            state["optimizer"] = self.optimizer.state_dict()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on, at the next `run()`, where `state_dict` was taken. The registry must be of the same
+        run (or `resume=True`) for the best to be known."""
+        self._run.load_state_dict(state["run"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        if isinstance(self.optimizer, Stateful) and "optimizer" in state:
+            self.optimizer.load_state_dict(state["optimizer"])
+        self._is_used = False

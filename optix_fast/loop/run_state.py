@@ -1,0 +1,92 @@
+"""What the loop counts and remembers during a run, and what it says at its end."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from optix_fast.types import EvalMetrics
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """How a run ended.
+
+    Args:
+        stop_reason: "solved" (the target was reached and confirmed), "converged" (DORMANT),
+            "budget", "stopped" (by stop()), "interrupted" (Ctrl-C) or "failed" (an exception).
+        windows: windows collected and learned from.
+        env_steps: environment steps in them.
+        seconds: wall time.
+        best_score: what the best policy is ranked by; NaN when no window gave a score.
+        disk_seconds: of those seconds, spent on checkpoints.
+    """
+
+    stop_reason: str
+    windows: int
+    env_steps: int
+    seconds: float
+    best_score: float
+    disk_seconds: float
+
+
+class RunState:
+    """The counters of one run.
+
+    Attributes:
+        windows, env_steps: done so far.
+        last_evaluated: the last window that gave a score; −1 before the first.
+        tuned_after: the last window after which the hyperparameters changed; −1 before the first.
+        restores: restores after non-finite updates, in a row.
+        diagnostics: of the learn() that made the current policy.
+        raws: the latest scores, for smoothing.
+        history: every evaluation that gave a score.
+    """
+
+    def __init__(self, score_smoothing: int) -> None:
+        self.windows = 0
+        self.env_steps = 0
+        self.last_evaluated = -1
+        self.tuned_after = -1
+        self.restores = 0
+        self.diagnostics: dict[str, Any] = {}
+        self.raws: deque[float] = deque(maxlen=score_smoothing)
+        self.history: list[EvalMetrics] = []
+
+    def smoothed(self, raw: float) -> float:
+        """The rolling mean, `raw` included."""
+        self.raws.append(raw)
+        return math.fsum(self.raws) / len(self.raws)
+
+    def policy_restored(self) -> None:
+        """The current policy is an old one: its scores and diagnostics are not the last ones."""
+        self.raws.clear()
+        self.diagnostics = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it; of the diagnostics, numbers and strings."""
+        return {
+            "windows": self.windows,
+            "env_steps": self.env_steps,
+            "last_evaluated": self.last_evaluated,
+            "tuned_after": self.tuned_after,
+            "restores": self.restores,
+            "diagnostics": {k: v for k, v in self.diagnostics.items() if isinstance(v, int | float | str)},
+            "raws": list(self.raws),
+            "history": [asdict(metrics) for metrics in self.history],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what `state_dict` gave."""
+        self.windows = int(state["windows"])
+        self.env_steps = int(state["env_steps"])
+        self.last_evaluated = int(state["last_evaluated"])
+        self.tuned_after = int(state["tuned_after"])
+        self.restores = int(state["restores"])
+        self.diagnostics = dict(state["diagnostics"])
+        self.raws.clear()
+        self.raws.extend(float(raw) for raw in state["raws"])
+        self.history = [EvalMetrics(**metrics) for metrics in state["history"]]

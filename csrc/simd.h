@@ -36,8 +36,8 @@ struct IntOf<double> {
   using type = int64_t;
 };
 
-// Bytes to lanes of Int. GCC 12 takes the general form apart into single bytes, which would cost more than the
-// rest of a kernel that reads flags; one instruction does it.
+// Bytes to lanes of Int. GCC 12 takes the general form apart into single bytes, which would cost more than
+// the rest of a kernel that reads flags; one instruction does it.
 template <typename Mask, typename Int>
 inline Mask widen_bytes(const uint8_t* p) {
 #ifdef __AVX512F__

@@ -7,6 +7,7 @@ RuntimeWarning, when it is not; ``native`` makes a missing core an error; ``torc
 
 from __future__ import annotations
 
+import importlib
 import os
 import warnings
 from types import ModuleType
@@ -26,10 +27,10 @@ def _requested() -> str:
 def _chosen_pure() -> bool:
     """Whether this installation was made with OPTIX_FAST_PURE=1 (the build writes that file)."""
     try:
-        from optix_fast import _build_mode
+        mode = importlib.import_module("optix_fast._build_mode")
     except ImportError:
         return False
-    return bool(_build_mode.PURE)
+    return bool(mode.PURE)
 
 
 def _load() -> tuple[ModuleType | None, str]:

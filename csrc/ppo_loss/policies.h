@@ -1,8 +1,8 @@
 // The action distributions of ppo_loss, each over one block of samples, one sample per lane.
 //
 // A policy turns the parameters of a block into log-probabilities and entropies (forward), keeps what the
-// gradient needs in scratch, and turns the loss's derivatives by those two into the gradient of the parameters
-// (backward, for the block that forward saw last).
+// gradient needs in scratch, and turns the loss's derivatives by those two into the gradient of the
+// parameters (backward, for the block that forward saw last).
 #pragma once
 
 #include "ppo_loss.h"
@@ -11,8 +11,8 @@
 namespace optix_fast {
 namespace {
 
-// rows × width elements, sample-major in memory, into scratch with one vector per column; lanes without a sample
-// become zero.
+// rows × width elements, sample-major in memory, into scratch with one vector per column; lanes without a
+// sample become zero.
 template <typename S, typename T>
 void gather_columns(const T* from, int64_t stride, int64_t width, size_t rows, T* to) {
   for (int64_t k = 0; k < width; ++k) {

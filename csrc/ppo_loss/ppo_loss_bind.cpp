@@ -108,10 +108,27 @@ void ppo_loss_entry(std::string dist, py::handle params, py::handle actions, py:
                     double vf_coef, std::vector<double> entropy_coef, std::vector<double> entropy_floor,
                     std::vector<double> entropy_floor_coef, bool normalize_advantages, py::handle loss,
                     py::handle stats, py::handle grad_params, py::handle grad_values) {
-  const Call call{std::move(dist), params, actions, old_log_probs, advantages, values, returns, old_values,
-                  action_mask, clip_ratio, value_clip_mode, value_clip, vf_coef, std::move(entropy_coef),
-                  std::move(entropy_floor), std::move(entropy_floor_coef), normalize_advantages, loss, stats,
-                  grad_params, grad_values};
+  const Call call{std::move(dist),
+                  params,
+                  actions,
+                  old_log_probs,
+                  advantages,
+                  values,
+                  returns,
+                  old_values,
+                  action_mask,
+                  clip_ratio,
+                  value_clip_mode,
+                  value_clip,
+                  vf_coef,
+                  std::move(entropy_coef),
+                  std::move(entropy_floor),
+                  std::move(entropy_floor_coef),
+                  normalize_advantages,
+                  loss,
+                  stats,
+                  grad_params,
+                  grad_values};
   TensorReader reader("ppo_loss");
   const TensorView first = reader.first(params, "params", {DType::f32, DType::f64}, "[B, D]", {2});
   if (!first.is_cpu()) throw py::value_error("ppo_loss: the core has no CUDA kernel for it");

@@ -5,7 +5,8 @@
 namespace optix_fast {
 namespace {
 
-// A sum over the batch: vectors of T for some blocks, then double, so that rounding does not grow with the batch.
+// A sum over the batch: vectors of T for some blocks, then double, so that rounding does not grow with the
+// batch.
 template <typename S>
 class BatchSum {
  public:
@@ -67,8 +68,8 @@ struct Value {
   typename S::Vec loss, gradient;
 };
 
-// The value loss of each sample and its derivative by V. Where both squares of "max" are equal, each gets half of
-// the gradient, as torch.maximum divides it.
+// The value loss of each sample and its derivative by V. Where both squares of "max" are equal, each gets
+// half of the gradient, as torch.maximum divides it.
 template <typename S, typename T>
 Value<S, T> value_loss(const PpoLossArgs<T>& a, int64_t row, size_t rows) {
   using Vec = typename S::Vec;
@@ -153,8 +154,8 @@ PpoLossFault run(const PpoLossArgs<T>& a) {
     loss += a.entropy_floor_coef[0] * (a.entropy_floor[0] - entropy);
   }
   *a.loss = static_cast<T>(loss);
-  const double stats[] = {policy_loss, mean_value_loss, entropy, kl.total() / batch,
-                          clipped_count.total() / batch, entropy};
+  const double stats[] = {
+      policy_loss, mean_value_loss, entropy, kl.total() / batch, clipped_count.total() / batch, entropy};
   for (int i = 0; i < kPpoStatistics + 1; ++i) a.stats[i] = static_cast<float>(stats[i]);
   return policy.fault();
 }

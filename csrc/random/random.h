@@ -1,4 +1,5 @@
-// Numbers from a random stream: block b of the stream is philox_block(offset + b, key), four 32-bit words w0..w3.
+// Numbers from a random stream: block b of the stream is philox_block(offset + b, key), four 32-bit words
+// w0..w3.
 //
 //   uniform      float in [0, 1):  (w >> 8)·2⁻²⁴                          one word each
 //   normal       Box-Muller, from the words of a pair:                    two words for two numbers
@@ -7,11 +8,11 @@
 //   integers     low + ⌊W·(high − low)·2⁻⁶⁴⌋ with W = w0 + 2³²·w1          two words each
 //   permutation  the stable order that sorts n such 64-bit words W        two words each
 //
-// A call that needs k words consumes ⌈k/4⌉ blocks; words left over in the last block are dropped, so a stream is
-// known by (key, offset) alone. Numbers are written in the order of their words.
+// A call that needs k words consumes ⌈k/4⌉ blocks; words left over in the last block are dropped, so a stream
+// is known by (key, offset) alone. Numbers are written in the order of their words.
 //
-// CPU: the blocks are scalar (a block is about 30 instructions), the logarithm, sine and cosine of the normals
-// run on vectors. uniform, integers and permutation are exact integer work: the same bits everywhere.
+// CPU: the blocks are scalar (a block is about 30 instructions), the logarithm, sine and cosine of the
+// normals run on vectors. uniform, integers and permutation are exact integer work: the same bits everywhere.
 #pragma once
 
 #include <cstdint>

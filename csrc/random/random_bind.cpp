@@ -53,7 +53,8 @@ uint64_t random_integers(uint64_t key, uint64_t offset, int64_t low, int64_t hig
   const uint64_t span = static_cast<uint64_t>(high) - static_cast<uint64_t>(low);
   const int64_t n = array.size();
   run_kernel(n, [&] {
-    dispatch_simd([&](auto path) { random_integers_cpu<path>(key, offset, low, span, n, array.as<int64_t>()); });
+    dispatch_simd(
+        [&](auto path) { random_integers_cpu<path>(key, offset, low, span, n, array.as<int64_t>()); });
   });
   return blocks_for(2 * n);
 }

@@ -39,7 +39,8 @@ void random_words_cpu(uint64_t key, uint64_t offset, int64_t n, uint32_t* out) {
 
 template <SimdPath Path>
 void random_uniform_cpu(uint64_t key, uint64_t offset, int64_t n, float* out) {
-  each_word(key, offset, n, [=](int64_t i, uint32_t word) { out[i] = static_cast<float>(word >> 8) * 0x1p-24f; });
+  each_word(key, offset, n,
+            [=](int64_t i, uint32_t word) { out[i] = static_cast<float>(word >> 8) * 0x1p-24f; });
 }
 
 template <SimdPath Path>

@@ -9,7 +9,8 @@ import torch
 
 from optix_fast import _native
 
-_library = torch.library.Library("optix_fast", "DEF")
+# torch.library is untyped; this is the one place that calls it.
+_library: Any = torch.library.Library("optix_fast", "DEF")  # type: ignore[no-untyped-call]
 
 _HAS_CORE = _native.core is not None
 _HAS_CUDA = bool(_native.build_info().get("cuda"))

@@ -256,7 +256,8 @@ def ppo_loss(
     kind = "normal" if isinstance(dist, Normal) else "categorical"
     data = (actions, old_log_probs, advantages, returns, old_values, action_mask)
     if torch.is_grad_enabled() and (params.requires_grad or getattr(values, "requires_grad", False)):
-        loss, stats = _PPOLossFunction.apply(params, values, kind, data, options)
+        apply: Any = _PPOLossFunction.apply
+        loss, stats = apply(params, values, kind, data, options)
     else:
         loss, stats = _loss_and_gradients(params, values, kind, data, options)[:2]
     return PPOLoss.from_stats(loss, stats)

@@ -1,0 +1,82 @@
+"""From observations of any supported space to one flat feature vector."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+
+class ObservationEncoder(nn.Module):
+    """Flattens a batch of observations to [B, features]: Box values as they are (uint8 scaled to
+    [0, 1]), discrete values one-hot, Dict (in key order) and Tuple parts side by side. The Dict key
+    `action_mask` is not a feature.
+
+    Args:
+        space: of one observation.
+
+    Raises:
+        TypeError: a space other than Box, Discrete, MultiDiscrete, MultiBinary, Dict, Tuple.
+    """
+
+    def __init__(self, space: spaces.Space[Any]) -> None:
+        super().__init__()
+        self.space = space
+        self.features = _features(space)
+
+    def forward(self, observations: Any) -> Tensor:
+        return torch.cat(_encode(self.space, observations), dim=-1)
+
+
+def needs_encoder(space: spaces.Space[Any]) -> bool:
+    """False for the spaces whose batches already are [B, features] floats."""
+    return not (
+        isinstance(space, spaces.Box) and len(space.shape) == 1 and np.issubdtype(space.dtype, np.floating)
+    )
+
+
+def _features(space: spaces.Space[Any]) -> int:
+    if isinstance(space, spaces.Box | spaces.MultiBinary):
+        return math.prod(space.shape)
+    if isinstance(space, spaces.Discrete):
+        return int(space.n)
+    if isinstance(space, spaces.MultiDiscrete):
+        return int(space.nvec.sum())
+    if isinstance(space, spaces.Dict):
+        return sum(_features(sub) for key, sub in space.spaces.items() if key != "action_mask")
+    if isinstance(space, spaces.Tuple):
+        return sum(_features(sub) for sub in space.spaces)
+    raise TypeError(
+        "observation space must be built from Box, Discrete, MultiDiscrete, MultiBinary, Dict and "
+        f"Tuple, got {type(space).__name__}"
+    )
+
+
+def _encode(space: spaces.Space[Any], batch: Any) -> list[Tensor]:
+    if isinstance(space, spaces.Dict):
+        return [
+            part
+            for key, sub in space.spaces.items()
+            if key != "action_mask"
+            for part in _encode(sub, batch[key])
+        ]
+    if isinstance(space, spaces.Tuple):
+        return [part for sub, x in zip(space.spaces, batch, strict=True) for part in _encode(sub, x)]
+    if isinstance(space, spaces.Discrete):
+        return [_one_hot(batch.long() - int(space.start), int(space.n))]
+    if isinstance(space, spaces.MultiDiscrete):
+        flat = batch.long().reshape(len(batch), -1)
+        return [
+            _one_hot(flat[:, i] - int(start), int(n))
+            for i, (n, start) in enumerate(zip(space.nvec.reshape(-1), space.start.reshape(-1), strict=True))
+        ]
+    flat = batch.float().reshape(len(batch), -1)
+    return [flat / 255.0 if space.dtype == "uint8" else flat]
+
+
+def _one_hot(index: Tensor, n: int) -> Tensor:
+    return nn.functional.one_hot(index, n).float()

@@ -1,0 +1,193 @@
+"""Policy heads: what a network's outputs mean, how actions are drawn from them, and how an action
+of the policy becomes an action of the environment."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from optix_fast.ops import Categorical, Normal
+from optix_fast.random import RandomStream
+from optix_fast.types import Array
+
+LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
+_HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
+
+
+class Draw(NamedTuple):
+    """A batch of drawn actions.
+
+    actions: what the environment receives, [N] or [N, A].
+    log_probs: [N] float32, as ppo_loss counts them: of `raw` under the head's distribution.
+    raw: what the loss is told was done: [N] int64 indices, or [N, A] samples before squashing.
+    """
+
+    actions: Array
+    log_probs: Array
+    raw: Array
+
+
+class CategoricalHead:
+    """Logits over a Discrete space's actions."""
+
+    dist = Categorical()
+    raw_column: str | None = None
+
+    def __init__(self) -> None:
+        self.space: spaces.Discrete | None = None
+        self._start = 0
+
+    def bind(self, space: spaces.Space[Any]) -> None:
+        """Act in `space`.
+
+        Raises:
+            ValueError: the space is not Discrete, or the head is bound to another one.
+        """
+        if not isinstance(space, spaces.Discrete):
+            raise ValueError(f"a categorical policy needs a Discrete action space, got {space}")
+        if self.space is not None and self.space != space:
+            raise ValueError(f"the policy is bound to {self.space}; it cannot act in {space}")
+        self.space, self._start = space, int(space.start)
+
+    def params(self, outputs: Tensor) -> Tensor:
+        """Network outputs [B, K] → logits, checked against the space."""
+        if outputs.ndim != 2 or (self.space is not None and outputs.shape[1] != self.space.n):
+            k = "K" if self.space is None else int(self.space.n)
+            raise ValueError(f"actor must return logits [B, {k}], got {list(outputs.shape)}")
+        return outputs
+
+    def draw(
+        self,
+        params: Tensor,
+        stream: RandomStream,
+        deterministic: bool = False,
+        action_masks: Array | None = None,
+    ) -> Draw:
+        """Actions for a batch of logits, by inversion of the cumulative distribution: the first
+        action whose cumulative probability exceeds a uniform number. Deterministic: the most
+        probable action."""
+        # On the CPU on every device: a parallel cumulative sum may fall by a rounding error.
+        params = params.detach().float().cpu()
+        if action_masks is not None:
+            allowed = torch.from_numpy(np.array(action_masks, np.bool_))
+            if not allowed.any(dim=-1).all():
+                raise ValueError("action_masks: a row allows no action")
+            params = params.masked_fill(~allowed, -math.inf)
+        log_p = torch.log_softmax(params, dim=-1)
+        if deterministic:
+            index = log_p.argmax(dim=-1)
+        else:
+            uniform = torch.from_numpy(stream.uniform((params.shape[0], 1)))
+            cumulative = log_p.exp().cumsum(dim=-1)
+            # Scaling by the last sum keeps rounding from running past the last action; counting the
+            # entries that do not exceed the number skips actions of probability zero.
+            index = (cumulative <= uniform * cumulative[:, -1:]).sum(dim=-1)
+        chosen = log_p.gather(-1, index[:, None]).squeeze(-1)
+        raw = index.numpy()
+        return Draw(raw + self._start, chosen.numpy(), raw)
+
+    def raw_of(self, actions: Array) -> Array:
+        """Indices of environment actions."""
+        return np.asarray(actions, np.int64) - self._start
+
+
+class NormalHead:
+    """A diagonal Gaussian, squashed by tanh or not, scaled to the environment's Box.
+
+    Unbound, a squashed head acts in (−1, 1). Bound to a Box, bounded dimensions are scaled from
+    (−1, 1) to [low, high] and unbounded ones are left as they are; an unsquashed head's sample is
+    clipped to the Box.
+
+    Args:
+        action_dim: A.
+        squash: whether actions are tanh of the sample.
+        log_std: None when the network's outputs are [mean ‖ log_std], [B, 2A]; otherwise a free
+            parameter [A], and the outputs are the mean, [B, A].
+    """
+
+    dist = Normal()
+    raw_column: str | None = "pre_tanh"
+
+    def __init__(self, action_dim: int, squash: bool = True, log_std: Tensor | None = None) -> None:
+        self.action_dim, self.squash, self.log_std = action_dim, squash, log_std
+        self.space: spaces.Box | None = None
+        # Unbound: neither scaled nor clipped.
+        self._shape: tuple[int, ...] = (action_dim,)
+        self._scale: Array = np.ones(action_dim, np.float32)
+        self._offset: Array = np.zeros(action_dim, np.float32)
+        self._low: Array = np.full(action_dim, -np.inf, np.float32)
+        self._high: Array = np.full(action_dim, np.inf, np.float32)
+
+    def bind(self, space: spaces.Space[Any]) -> None:
+        """Act in `space`.
+
+        Raises:
+            ValueError: not a Box with action_dim floats, or bound to another one.
+        """
+        if (
+            not isinstance(space, spaces.Box)
+            or math.prod(space.shape) != self.action_dim
+            or not np.issubdtype(space.dtype, np.floating)
+        ):
+            raise ValueError(
+                f"a Gaussian policy with action_dim={self.action_dim} needs a Box action space of that many "
+                f"floats, got {space}"
+            )
+        if self.space is not None and self.space != space:
+            raise ValueError(f"the policy is bound to {self.space}; it cannot act in {space}")
+        self.space, self._shape = space, space.shape
+        low, high = space.low.reshape(-1), space.high.reshape(-1)
+        with np.errstate(over="ignore"):  # a float64 bound that float32 cannot hold is none
+            low32, high32 = low.astype(np.float32), high.astype(np.float32)
+        bounded = np.isfinite(low32) & np.isfinite(high32)
+        from_, to = np.where(bounded, low, -1.0), np.where(bounded, high, 1.0)
+        self._scale = (to / 2 - from_ / 2).astype(np.float32)
+        self._offset = (to / 2 + from_ / 2).astype(np.float32)
+        # A float64 bound may round to a float32 that lies outside of it.
+        self._low = np.where(low32 < low, np.nextafter(low32, np.float32(np.inf)), low32)
+        self._high = np.where(high32 > high, np.nextafter(high32, np.float32(-np.inf)), high32)
+
+    def params(self, outputs: Tensor) -> Tensor:
+        """Network outputs → [B, 2A] = mean ‖ log_std, the log_std clamped to [−5, 2]."""
+        width = self.action_dim * (2 if self.log_std is None else 1)
+        if outputs.ndim != 2 or outputs.shape[1] != width:
+            parts = "mean ‖ log_std" if self.log_std is None else "mean"
+            raise ValueError(f"actor must return {parts} [B, {width}], got {list(outputs.shape)}")
+        if self.log_std is None:
+            mean, log_std = outputs.chunk(2, dim=-1)
+        else:
+            mean, log_std = outputs, self.log_std.expand_as(outputs)
+        return torch.cat((mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)), dim=-1)
+
+    def draw(
+        self,
+        params: Tensor,
+        stream: RandomStream,
+        deterministic: bool = False,
+        action_masks: Array | None = None,
+    ) -> Draw:
+        """Samples mean + std·ε; deterministic: the mean. log_probs are the Gaussian's own, before
+        squashing: its Jacobian cancels in PPO's ratio (design of ppo_loss)."""
+        if action_masks is not None:
+            raise ValueError("action masks have no meaning for a Gaussian policy")
+        array = params.detach().float().cpu().numpy()
+        mean, log_std = array[:, : self.action_dim], array[:, self.action_dim :]
+        noise = np.zeros_like(mean) if deterministic else stream.normal(mean.shape)
+        raw = mean + np.exp(log_std) * noise
+        log_probs = (-0.5 * np.square(noise) - log_std - _HALF_LOG_TWO_PI).sum(axis=-1)
+        return Draw(self.to_environment(raw), log_probs.astype(np.float32), raw)
+
+    def to_environment(self, raw: Array) -> Array:
+        """Samples [N, A] → actions in environment units, [N, *space.shape]."""
+        actions: Array = np.tanh(raw) * self._scale + self._offset if self.squash else raw
+        actions = np.clip(actions, self._low, self._high)
+        return actions.reshape(len(raw), *self._shape)
+
+    def raw_of(self, actions: Array) -> Array:
+        """Refused: the sample before squashing cannot be told from the action."""
+        raise ValueError("a Gaussian policy learns from the pre_tanh column, which is missing")

@@ -1,0 +1,67 @@
+"""Multi-layer perceptrons."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+}
+
+
+def mlp(
+    sizes: Sequence[int],
+    activation: str = "tanh",
+    output_gain: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> nn.Sequential:
+    """Linear layers with an activation between them, none after the last.
+
+    Weights are orthogonal with gain √2 (the last layer: `output_gain`), biases zero, as PPO's
+    implementations have it. torch's global random state is not touched.
+
+    Args:
+        sizes: input, hidden …, output widths; at least two.
+        activation: one of tanh, relu, leaky_relu, elu, silu, gelu.
+        output_gain: gain of the last layer.
+        generator: source of the weights; None takes one seeded by the operating system.
+
+    Raises:
+        ValueError: fewer than two sizes, a size below 1, or an unknown activation.
+    """
+    if len(sizes) < 2 or min(sizes) < 1:
+        raise ValueError(f"sizes must be at least two positive widths, got {list(sizes)}")
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+    layers: list[nn.Module] = []
+    last = len(sizes) - 2
+    for i, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
+        gain = output_gain if i == last else math.sqrt(2.0)
+        layers.append(orthogonal_linear(n_in, n_out, gain, generator))
+        if i < last:
+            layers.append(ACTIVATIONS[activation]())
+    return nn.Sequential(*layers)
+
+
+def orthogonal_linear(
+    n_in: int, n_out: int, gain: float, generator: torch.Generator | None = None
+) -> nn.Linear:
+    """A Linear layer with an orthogonal weight and zero bias."""
+    if generator is None:
+        generator = torch.Generator()
+        generator.seed()
+    # By way of the meta device, where the layer's own initialisation draws nothing.
+    layer = nn.Linear(n_in, n_out, device="meta").to_empty(device="cpu")
+    nn.init.orthogonal_(layer.weight, gain, generator=generator)
+    nn.init.zeros_(layer.bias)
+    return layer

@@ -84,11 +84,13 @@ dlpack::Tensor exchange(const char* op, const char* name, py::handle object) {
   }
   // The exchange drops the lazy negation bit, which would silently flip the sign of every element. (Its
   // companion, lazy conjugation, exists for complex numbers only, and those fail the type check.)
-  PyObject* negated = PyObject_CallOneArg(g_is_neg, object.ptr());
-  if (negated == nullptr) throw py::error_already_set();
-  Py_DECREF(negated);
-  if (negated == Py_True) {
-    fail(op, name, "must not be a lazily negated view; call .resolve_neg() on it first");
+  if (t.dtype.code == dlpack::kFloat) {
+    PyObject* negated = PyObject_CallOneArg(g_is_neg, object.ptr());
+    if (negated == nullptr) throw py::error_already_set();
+    Py_DECREF(negated);
+    if (negated == Py_True) {
+      fail(op, name, "must not be a lazily negated view; call .resolve_neg() on it first");
+    }
   }
   return t;
 }

@@ -30,15 +30,15 @@ void random_normal_cpu(uint64_t key, uint64_t offset, int64_t n, float* out);
 // span = high − low > 0, as an unsigned number; that low < high is checked in Python.
 template <SimdPath Path>
 void random_integers_cpu(uint64_t key, uint64_t offset, int64_t low, uint64_t span, int64_t n, int64_t* out);
-// words: n elements of scratch; bucket_ends: 2^bucket_bits(n) elements of scratch.
+// words, sorted: n elements of scratch each; bucket_ends: 2^bucket_bits(n) elements of scratch.
 template <SimdPath Path>
-void random_permutation_cpu(uint64_t key, uint64_t offset, int64_t n, uint64_t* words, int64_t* bucket_ends,
-                            int64_t* out);
+void random_permutation_cpu(uint64_t key, uint64_t offset, int64_t n, uint64_t* words, uint64_t* sorted,
+                            int64_t* bucket_ends, int64_t* out);
 
-// The number of buckets a permutation of n is sorted through, about one for every four elements.
+// The number of buckets a permutation of n is sorted through, about one for every element.
 constexpr int bucket_bits(int64_t n) {
   int bits = 1;
-  while (bits < 24 && (int64_t(4) << bits) < n) ++bits;
+  while (bits < 24 && (int64_t(1) << bits) < n) ++bits;
   return bits;
 }
 

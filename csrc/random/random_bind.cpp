@@ -63,10 +63,11 @@ uint64_t random_permutation(uint64_t key, uint64_t offset, py::handle out) {
   const ArrayView array("random_permutation", out, "out", DType::i64, true);
   const int64_t n = array.size();
   run_kernel(n, [&] {
-    const auto words = std::make_unique<uint64_t[]>(n);
-    const auto bucket_ends = std::make_unique<int64_t[]>(int64_t(1) << bucket_bits(n));
+    const std::unique_ptr<uint64_t[]> words(new uint64_t[2 * n]);  // not make_unique, which would clear them
+    const std::unique_ptr<int64_t[]> bucket_ends(new int64_t[int64_t(1) << bucket_bits(n)]);
     dispatch_simd([&](auto path) {
-      random_permutation_cpu<path>(key, offset, n, words.get(), bucket_ends.get(), array.as<int64_t>());
+      random_permutation_cpu<path>(key, offset, n, words.get(), words.get() + n, bucket_ends.get(),
+                                   array.as<int64_t>());
     });
   });
   return blocks_for(2 * n);

@@ -83,8 +83,8 @@ void random_integers_cpu(uint64_t key, uint64_t offset, int64_t low, uint64_t sp
 // The words are uniform, so their leading bits spread them evenly over buckets. Filling the buckets in index
 // order and then sorting by insertion, which moves a word only past greater ones, keeps equal words in order.
 template <SimdPath Path>
-void random_permutation_cpu(uint64_t key, uint64_t offset, int64_t n, uint64_t* words, int64_t* bucket_ends,
-                            int64_t* out) {
+void random_permutation_cpu(uint64_t key, uint64_t offset, int64_t n, uint64_t* words, uint64_t* sorted,
+                            int64_t* bucket_ends, int64_t* out) {
   const int shift = 64 - bucket_bits(n);
   const int64_t buckets = int64_t(1) << bucket_bits(n);
   for (int64_t b = 0; b < buckets; ++b) bucket_ends[b] = 0;
@@ -98,11 +98,20 @@ void random_permutation_cpu(uint64_t key, uint64_t offset, int64_t n, uint64_t* 
     bucket_ends[b] = start;
     start += count;
   }
-  for (int64_t i = 0; i < n; ++i) out[bucket_ends[words[i] >> shift]++] = i;
+  for (int64_t i = 0; i < n; ++i) {
+    const int64_t at = bucket_ends[words[i] >> shift]++;
+    sorted[at] = words[i];
+    out[at] = i;
+  }
   for (int64_t i = 1; i < n; ++i) {
+    const uint64_t word = sorted[i];
     const int64_t index = out[i];
     int64_t j = i;
-    for (; j > 0 && words[out[j - 1]] > words[index]; --j) out[j] = out[j - 1];
+    for (; j > 0 && sorted[j - 1] > word; --j) {
+      sorted[j] = sorted[j - 1];
+      out[j] = out[j - 1];
+    }
+    sorted[j] = word;
     out[j] = index;
   }
 }
@@ -111,6 +120,7 @@ template void random_words_cpu<kPath>(uint64_t, uint64_t, int64_t, uint32_t*);
 template void random_uniform_cpu<kPath>(uint64_t, uint64_t, int64_t, float*);
 template void random_normal_cpu<kPath>(uint64_t, uint64_t, int64_t, float*);
 template void random_integers_cpu<kPath>(uint64_t, uint64_t, int64_t, uint64_t, int64_t, int64_t*);
-template void random_permutation_cpu<kPath>(uint64_t, uint64_t, int64_t, uint64_t*, int64_t*, int64_t*);
+template void random_permutation_cpu<kPath>(uint64_t, uint64_t, int64_t, uint64_t*, uint64_t*, int64_t*,
+                                            int64_t*);
 
 }  // namespace optix_fast

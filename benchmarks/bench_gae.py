@@ -76,7 +76,7 @@ def tianshou(inputs):
     rewards, values, last_value, terminated, truncated, _ = (t.numpy() for t in inputs)
     next_values = np.concatenate([values[1:], last_value[None]])
     flat = [x.T.reshape(-1).copy() for x in (values, next_values, rewards, terminated | truncated)]
-    return lambda: base._gae_return(*flat, GAMMA, LAMBDA)
+    return lambda: base._gae(*flat, GAMMA, LAMBDA)
 
 
 def torchrl(inputs):

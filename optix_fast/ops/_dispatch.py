@@ -24,8 +24,7 @@ def serves(tensor: object, *, cuda: bool = False) -> bool:
     """
     if not _HAS_CORE or not isinstance(tensor, torch.Tensor):
         return False
-    device = tensor.device.type
-    return device == "cpu" or (cuda and _HAS_CUDA and device == "cuda")
+    return tensor.is_cpu or (cuda and _HAS_CUDA and tensor.is_cuda)
 
 
 def register(

@@ -20,8 +20,7 @@ def _gae_native(
     gamma: float,
     gae_lambda: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    advantages = torch.empty_like(rewards, requires_grad=False)
-    returns = torch.empty_like(rewards, requires_grad=False)
+    advantages, returns = torch.empty_like(rewards), torch.empty_like(rewards)
     _core.gae(  # type: ignore[union-attr]
         rewards,
         values,

@@ -67,7 +67,7 @@ def _ppo_loss_shapes(
     return (
         torch.empty((), dtype=params.dtype, device=params.device),
         torch.empty(5 + components, dtype=torch.float32, device=params.device),
-        torch.empty_like(params, requires_grad=False),
+        torch.empty_like(params),
         torch.empty(params.shape[:1], dtype=params.dtype, device=params.device),
     )
 

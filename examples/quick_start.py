@@ -6,6 +6,8 @@ from torch import nn
 
 from optix_fast import BatchPipeline, HyperparamSet, RLOptimizer, TorchPPOAgent
 
+torch.set_num_threads(1)  # networks this small are slower when torch shares their products out
+
 obs_dim, n_actions = 4, 2
 actor = nn.Sequential(nn.Linear(obs_dim, 64), nn.Tanh(), nn.Linear(64, n_actions))
 critic = nn.Sequential(nn.Linear(obs_dim, 64), nn.Tanh(), nn.Linear(64, 1))

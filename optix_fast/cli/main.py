@@ -109,14 +109,13 @@ def evaluate(
         from optix_fast.loop import evaluate_policy
 
         run, config = RunDir.open(run_dir)
-        weights = run.best_weights()
         make_env = make_env_fn(config)
         env = make_env()
         try:
             agent = make_run_agent(config, env)
         finally:
             env.close()
-        agent.load_weights(str(weights))
+        run.load_best(agent)
         result = evaluate_policy(agent, make_env, episodes, seed=seed)
         if as_json:
             print(

@@ -12,7 +12,6 @@ summary.json         written last: a run without it was killed
 from __future__ import annotations
 
 import csv
-import json
 import math
 import os
 import shutil
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from optix_fast.config import TrainConfig
+from optix_fast.loop import CheckpointRegistry
 from optix_fast.serialization import atomic_write_json, save_state
 from optix_fast.types import BaseAgent
 
@@ -114,19 +114,19 @@ class RunDir:
         (self.path / "last").mkdir(exist_ok=True)
         save_state(str(self.path / "last" / "state.safetensors"), state)
 
-    def best_weights(self) -> Path:
-        """Where the best policy's weights are: best/, or in a killed run the best checkpoint.
+    def load_best(self, agent: BaseAgent) -> None:
+        """Load the best policy: best/, or in a killed run the best checkpoint that is whole.
 
         Raises:
             ValueError: the run has saved no policy.
         """
         if self.best.is_dir():
-            return self.best
-        manifest = self.checkpoints / "manifest.json"
-        if manifest.is_file():
-            weights = _best_of_manifest(manifest)
-            if weights is not None:
-                return weights
+            agent.load_weights(str(self.best))
+            return
+        if (self.checkpoints / "manifest.json").is_file():
+            registry = CheckpointRegistry(str(self.checkpoints), resume=True)
+            if registry.load_best(agent) is not None:
+                return
         raise ValueError(f"{self.path} holds no saved policy")
 
     def finish(self, summary: Mapping[str, Any]) -> None:
@@ -145,16 +145,6 @@ class RunDir:
         """Delete the directory: the run failed before there was anything to keep."""
         self.close()
         shutil.rmtree(self.path, ignore_errors=True)
-
-
-def _best_of_manifest(manifest: Path) -> Path | None:
-    content = json.loads(manifest.read_text(encoding="utf-8"))
-    entries = content if isinstance(content, list) else content["snapshots"]
-    scored = [e for e in entries if e.get("primary_score") is not None]
-    if not scored:
-        return None
-    best = max(scored, key=lambda e: float(e["primary_score"]))
-    return manifest.parent / str(best["snapshot_dir"]) / "weights"
 
 
 def plot_learning_curve(run: RunDir) -> None:

@@ -19,6 +19,8 @@ _SLOWEST_RAMP = 30.0
 _CONFIDENCE = 3.0
 # ... but after this many times dormant_threshold windows without improvement it is done anyway.
 _PATIENCE = 10
+# The latest scores' own noise counts when it is below this fraction of the whole window's.
+_MUCH_QUIETER = 0.25
 
 
 class BackoffScheduler:
@@ -42,9 +44,10 @@ class BackoffScheduler:
     **Done.** An evaluation that closes an interval of k windows counts k non-improvements (one
     each would take 1 300 windows to believe a flat score). From `plateau_threshold` on the state
     is COOLING; from `dormant_threshold` on it is DORMANT, provided that the scores so far exclude
-    progress of one σ in 30 windows: slope + 3·w standard errors < σ/30. Without that evidence it
-    waits, at most until 10 · dormant_threshold windows have passed without improvement. A score
-    without noise gives that evidence at once; a flat noisy one within about 200 windows.
+    progress of one σ in 30 windows: slope + 3·w standard errors ≤ σ/30 (with the noise of the last
+    `trend_window` scores alone when that is below σ/4). Without that evidence it waits, at most
+    until 10 · dormant_threshold windows have passed without improvement. A score without noise
+    gives that evidence at once; a flat noisy one within about 200 windows.
 
     **Degradation.** A score below best − max(|best|·(1 − degradation_threshold),
     min_degradation_drop, allowance) has degraded. The allowance, for noise in both scores, is
@@ -274,6 +277,11 @@ class BackoffScheduler:
         if found is None:
             return True  # nothing but the count is known
         trend, noise = found
+        # A plateau that is much quieter than the way to it (a solved task) has its own noise.
+        latest = local_noise(list(self._points)[-self.trend_window :])
+        if latest is not None and latest.sigma < _MUCH_QUIETER * noise.sigma:
+            noise = latest
+            trend = fit_trend(list(self._points)[-self.trend_window :], latest.sigma)
         upper = trend.slope + _CONFIDENCE * noise.widening * trend.error
         return upper <= noise.sigma / _SLOWEST_RAMP + self._rounding(trend)
 

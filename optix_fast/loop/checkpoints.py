@@ -34,6 +34,9 @@ logger = logging.getLogger(__name__)
 
 Rank = tuple[bool, float]
 
+# Pause after a write, in multiples of what it took.
+_WRITING_SHARE = 49.0
+
 
 class _Held(NamedTuple):
     """A snapshot in memory."""
@@ -46,8 +49,9 @@ class CheckpointRegistry:
     """Keeps the best policies of a run (seed 003; any agent with save_weights and load_weights).
 
     `save` takes the agent's weights into memory; the best is safe from then on. They go to
-    `checkpoint_dir` at most once every `write_interval` seconds and in `flush()`, atomically and
-    with checksums; a snapshot that is beaten before its turn is never written.
+    `checkpoint_dir` at most once every `write_interval` seconds (on a slow disk less often: no more
+    than one fiftieth of the time is spent writing) and in `flush()`, atomically and with checksums;
+    a snapshot that is beaten before its turn is never written.
 
     **Rank.** Snapshots are ranked by metrics["confirmed_score"] where they have it (such a policy
     outranks all that do not), else by metrics["checkpoint_score"], else by the primary score. The
@@ -95,7 +99,7 @@ class CheckpointRegistry:
         self.run_id = run_id or (self._last_run_id() if resume else None) or uuid.uuid4().hex
         self._held: _Held | None = None
         self._pending: list[_Held] = []
-        self._last_write = -math.inf
+        self._next_write = -math.inf
         self._name_strangers()
 
     # --- saving ---------------------------------------------------------------------------------
@@ -131,7 +135,7 @@ class CheckpointRegistry:
 
     def flush_if_due(self) -> None:
         """Write what waits, if the last write is long enough ago."""
-        if self._pending and time.monotonic() - self._last_write >= self.write_interval:
+        if self._pending and (self.write_interval == 0 or time.monotonic() >= self._next_write):
             self.flush()
 
     def flush(self) -> None:
@@ -158,8 +162,9 @@ class CheckpointRegistry:
                 error.errno, f"the checkpoint could not be written to {self.checkpoint_dir}: {error}"
             ) from error
         finally:
-            self._last_write = time.monotonic()
-            self.disk_seconds += time.perf_counter() - started
+            spent = time.perf_counter() - started
+            self._next_write = time.monotonic() + max(self.write_interval, _WRITING_SHARE * spent)
+            self.disk_seconds += spent
         self._pending.clear()
         self.writes += len(written)
         for entry in drop:

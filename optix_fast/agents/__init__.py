@@ -1,8 +1,8 @@
 """Agents: each fulfils the six-method contract of `optix_fast.types.BaseAgent`."""
 
-from optix_fast.agents.factory import make_agent
+from optix_fast.agents.factory import choose_algo, make_agent
 from optix_fast.agents.ppo import PPOAgent
 from optix_fast.agents.ppo_config import PPOConfig
 from optix_fast.agents.torch_ppo import TorchGaussianPPOAgent, TorchPPOAgent
 
-__all__ = ["PPOAgent", "PPOConfig", "TorchGaussianPPOAgent", "TorchPPOAgent", "make_agent"]
+__all__ = ["PPOAgent", "PPOConfig", "TorchGaussianPPOAgent", "TorchPPOAgent", "choose_algo", "make_agent"]

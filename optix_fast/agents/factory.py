@@ -63,17 +63,14 @@ def make_agent(
         ValueError: unknown algorithm, an unknown hyperparameter (the nearest known one is named), a
             value out of range, or spaces that the algorithm cannot serve.
     """
-    if algo not in (*ALGORITHMS, "auto"):
-        raise ValueError(f"algo must be one of {', '.join(ALGORITHMS)}, auto; got {algo!r}")
+    observation_space, action_space = _spaces(env)
+    choose_algo(algo, action_space)
     params = dict(hyperparams or {})
     wrong = shared.unknown_keys(params, PPOConfig)
     if wrong:
         raise ValueError("; ".join(wrong))
     config = shared.read_config(PPOConfig, params)
-    observation_space, action_space = _spaces(env)
     continuous = isinstance(action_space, spaces.Box)
-    if not continuous and not isinstance(action_space, spaces.Discrete):
-        raise ValueError(f"ppo needs a Discrete or Box action space, got {action_space}")
     outputs = _outputs(action_space, log_std)
     stream = RandomStream(seed)
     generator = torch.Generator().manual_seed(int(stream.spawn("weights").integers(0, 2**62, (1,))[0]))
@@ -97,6 +94,19 @@ def make_agent(
         actor, critic, optimizer, hyperparam_set, where, reward_normalizer,
         obs_normalizer=obs_normalizer, action_space=action_space, seed=agent_seed, backend=backend,
     )  # fmt: skip
+
+
+def choose_algo(algo: str, action_space: Any) -> str:
+    """The algorithm that `algo` means for an action space.
+
+    Raises:
+        ValueError: an unknown algorithm, or one that does not serve the space.
+    """
+    if algo not in (*ALGORITHMS, "auto"):
+        raise ValueError(f"algo must be one of {', '.join(ALGORITHMS)}, auto; got {algo!r}")
+    if not isinstance(action_space, spaces.Box | spaces.Discrete):
+        raise ValueError(f"ppo needs a Discrete or Box action space, got {action_space}")
+    return "ppo"
 
 
 def choose_device(device: str, hidden_sizes: Sequence[int]) -> str:

@@ -160,8 +160,8 @@ def plot_learning_curve(run: RunDir) -> None:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     steps, scores = [x for x, _ in points], [y for _, y in points]
-    axes.plot(steps, scores, color="#9db4d4", linewidth=1.0, label="window")
-    axes.plot(steps, _smoothed(scores), color="#1f4e9c", linewidth=2.0, label="mean of 5 windows")
+    axes.plot(steps, scores, color="#9db4d4", linewidth=1.0, label="one window")
+    axes.plot(steps, _smoothed(scores), color="#1f4e9c", linewidth=2.0, label="mean of 5 evaluations")
     if config.target_score is not None:
         axes.axhline(config.target_score, color="#b0413e", linestyle="--", linewidth=1.0, label="target")
     axes.set_xlabel("environment steps")

@@ -12,7 +12,7 @@ from typing import Any
 import gymnasium as gym
 import torch
 
-from optix_fast.agents import PPOAgent, make_agent
+from optix_fast.agents import PPOAgent, choose_algo, make_agent
 from optix_fast.cli.progress import Progress
 from optix_fast.cli.run_dir import RunDir
 from optix_fast.config import TrainConfig
@@ -46,8 +46,8 @@ class TrainResult:
 def complete_config(env_id: str, settings: Mapping[str, Any]) -> TrainConfig:
     """The preset of the environment, overridden by `settings`, as a checked config.
 
-    Hyperparameters are overridden one by one. A target_score that nobody set becomes the
-    environment's registered reward_threshold.
+    Hyperparameters are overridden one by one; algo "auto" becomes the algorithm it stands for; a
+    target_score that nobody set becomes the environment's registered reward_threshold.
 
     Raises:
         gymnasium.error.Error: the environment does not exist or cannot be made.
@@ -57,10 +57,11 @@ def complete_config(env_id: str, settings: Mapping[str, Any]) -> TrainConfig:
     try:
         preset = preset_for(env_id, probe)
         threshold = reward_threshold(probe)
+        algo = choose_algo(settings.get("algo", "auto"), probe.action_space)
     finally:
         probe.close()
     hyperparams = {**preset.get("hyperparams", {}), **settings.get("hyperparams", {})}
-    merged = {**preset, **settings, "env_id": env_id, "hyperparams": hyperparams}
+    merged = {**preset, **settings, "env_id": env_id, "algo": algo, "hyperparams": hyperparams}
     config = TrainConfig.from_dict(merged)
     if config.target_score is None and threshold is not None:
         config = replace(config, target_score=float(threshold))
@@ -143,6 +144,7 @@ class _Recorder(LoopCallback):
                     "score": eval_metrics.primary_score,
                     "episodes": int(metrics.get("n_episodes", 0)),
                     "state": state,
+                    "interval": self.optimizer.scheduler.current_interval if self.optimizer else "",
                 }
             )
         score = None if eval_metrics is None else eval_metrics.primary_score

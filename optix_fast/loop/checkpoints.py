@@ -24,6 +24,7 @@ from optix_fast.loop.snapshot_files import (
     load_weights,
     read_metadata,
     read_snapshot,
+    size_of,
     to_json,
     weights_of,
     write_snapshot,
@@ -124,7 +125,8 @@ class CheckpointRegistry:
             weights_path=str(self._directory / folder_name(snapshot_id) / WEIGHTS),
             episode_id=eval_metrics.episode_id,
         )
-        held = _Held(snapshot, weights_of(agent))
+        expected = None if self._held is None else size_of(self._held.files)
+        held = _Held(snapshot, weights_of(agent, expected))
         if self._held is None or rank > rank_of(self._held.snapshot.eval_metrics):
             self._held = held
         self._pending = [p for p in self._pending if rank_of(p.snapshot.eval_metrics) >= rank]
@@ -148,6 +150,8 @@ class CheckpointRegistry:
             return
         started = time.perf_counter()
         written: list[Entry] = []
+        drop: list[Entry] = []
+        failure: OSError | None = None
         try:
             with self._manifest.locked():
                 keep, drop = self._sorted_out(self._manifest.entries())
@@ -156,19 +160,23 @@ class CheckpointRegistry:
                         written.append(self._write(held, entry))
                 self._manifest.write([entry for held, entry in keep if held is None] + written)
         except OSError as error:
-            for entry in written:
+            failure = error
+        # The manifest is the truth, whatever failed before or after it was replaced.
+        listed = {entry["snapshot_dir"] for entry in self._manifest.entries()}
+        for entry in [*written, *drop]:
+            if entry["snapshot_dir"] not in listed:
                 shutil.rmtree(folder_of(self._directory, entry), ignore_errors=True)
-            raise OSError(
-                error.errno, f"the checkpoint could not be written to {self.checkpoint_dir}: {error}"
-            ) from error
-        finally:
-            spent = time.perf_counter() - started
-            self._next_write = time.monotonic() + max(self.write_interval, _WRITING_SHARE * spent)
-            self.disk_seconds += spent
-        self._pending.clear()
-        self.writes += len(written)
-        for entry in drop:
-            shutil.rmtree(folder_of(self._directory, entry), ignore_errors=True)
+        self.writes += len([entry for entry in written if entry["snapshot_dir"] in listed])
+        spent = time.perf_counter() - started
+        self._next_write = time.monotonic() + max(self.write_interval, _WRITING_SHARE * spent)
+        self.disk_seconds += spent
+        if failure is None:
+            self._pending.clear()
+            return
+        self._pending = [p for p in self._pending if folder_name(p.snapshot.snapshot_id) not in listed]
+        raise OSError(
+            failure.errno, f"the checkpoint could not be written to {self.checkpoint_dir}: {failure}"
+        ) from failure
 
     def _sorted_out(self, entries: list[Entry]) -> tuple[list[tuple[_Held | None, Entry]], list[Entry]]:
         """What stays on disk or goes there, and what leaves it."""

@@ -1,0 +1,215 @@
+"""Playing whole episodes: quotas, seeds, modes, and nothing recorded."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from optix_fast.loop import evaluate_policy
+from optix_fast.types import NonFiniteError, is_recording
+
+
+class Counted(gym.Env[Any, Any]):
+    """Episodes last `length(seed-th environment, episode number)` steps of reward 1."""
+
+    opened = 0
+    closed = 0
+
+    def __init__(self, length: Any = lambda seed, episode: 3, reward: float = 1.0) -> None:
+        self.observation_space = spaces.Box(-1e6, 1e6, (2,), np.float64)
+        self.action_space = spaces.Discrete(2)
+        self.length, self.reward = length, reward
+        self.seeded, self.episode = 0, -1
+        Counted.opened += 1
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        if seed is not None:
+            self.seeded = seed
+        self.episode, self.t = self.episode + 1, 0
+        return np.array([self.seeded, 0.0]), {}
+
+    def step(self, action: Any) -> Any:
+        self.t += 1
+        ended = self.t >= self.length(self.seeded, self.episode)
+        return np.array([self.seeded, self.t], np.float64), self.reward, False, ended, {}
+
+    def close(self) -> None:
+        Counted.closed += 1
+
+
+class Watcher:
+    """Always acts 0 and remembers how it was asked."""
+
+    def __init__(self) -> None:
+        self.recording: set[bool] = set()
+        self.deterministic: set[Any] = set()
+        self.seen: list[Any] = []
+
+    def act(self, observation: Any, deterministic: bool = False) -> int:
+        self.recording.add(is_recording())
+        self.deterministic.add(deterministic)
+        self.seen.append(observation)
+        return 0
+
+
+class Plain:
+    def act(self, observation: Any) -> int:
+        return 1
+
+
+@pytest.fixture(autouse=True)
+def _all_closed() -> Any:
+    Counted.opened = Counted.closed = 0
+    yield
+    assert Counted.closed == Counted.opened
+
+
+def test_returns_and_lengths_of_whole_episodes() -> None:
+    result = evaluate_policy(Watcher(), lambda: Counted(reward=2.0), episodes=4)
+    assert result.returns.tolist() == [6.0] * 4
+    assert result.lengths.tolist() == [3] * 4
+    assert (result.return_mean, result.return_std, result.episodes) == (6.0, 0.0, 4)
+
+
+@pytest.mark.parametrize(("episodes", "n_envs"), [(1, None), (7, None), (23, None), (5, 2), (2, 8)])
+def test_exactly_so_many_episodes_are_played(episodes: int, n_envs: int | None) -> None:
+    result = evaluate_policy(Watcher(), Counted, episodes=episodes, n_envs=n_envs)
+    assert result.episodes == len(result.lengths) == episodes
+    assert Counted.opened == min(episodes, n_envs or 10)
+
+
+def test_short_episodes_are_not_counted_too_often() -> None:
+    # Environment 0 ends after 1 step, the others after 50: each still gives half of the episodes.
+    make = lambda: Counted(lambda seed, episode: 1 if seed == 0 else 50)  # noqa: E731
+    result = evaluate_policy(Watcher(), make, episodes=8, n_envs=2, seed=0)
+    assert sorted(result.lengths.tolist()) == [1] * 4 + [50] * 4
+
+
+def test_environment_i_is_seeded_with_seed_plus_i() -> None:
+    watcher = Watcher()
+    evaluate_policy(watcher, Counted, episodes=3, seed=40)
+    assert [int(observation[0]) for observation in watcher.seen[:3]] == [40, 41, 42]
+
+
+def test_agent_acts_deterministically_without_recording() -> None:
+    watcher = Watcher()
+    evaluate_policy(watcher, Counted, episodes=2)
+    assert (watcher.recording, watcher.deterministic) == ({False}, {True})
+    assert is_recording()
+    evaluate_policy(watcher, Counted, episodes=2, deterministic=False)
+    assert watcher.deterministic == {True, False}
+
+
+def test_agent_without_deterministic_is_asked_plainly() -> None:
+    assert evaluate_policy(Plain(), Counted, episodes=2).return_mean == 3.0
+
+
+def test_agent_with_act_batch_is_asked_once_for_all() -> None:
+    calls = []
+
+    class Batch(Plain):
+        def act_batch(self, observations: Any, deterministic: bool, action_masks: Any) -> Any:
+            calls.append((observations.shape, deterministic, action_masks, is_recording()))
+            return np.zeros(len(observations), np.int64)
+
+    evaluate_policy(Batch(), Counted, episodes=4)
+    assert calls == [((4, 2), True, None, False)] * 3
+
+
+def test_action_masks_reach_the_agent() -> None:
+    masks = []
+
+    class Masked(Counted):
+        def reset(self, **options: Any) -> Any:
+            return super().reset(**options)[0], {"action_mask": np.array([True, False])}
+
+        def step(self, action: Any) -> Any:
+            return (*super().step(action)[:4], {"action_mask": np.array([False, True])})
+
+    class Batch(Plain):
+        def act_batch(self, observations: Any, deterministic: bool, action_masks: Any) -> Any:
+            masks.append(action_masks.tolist())
+            return np.zeros(len(observations), np.int64)
+
+    evaluate_policy(Batch(), Masked, episodes=2)
+    assert masks[0] == [[True, False]] * 2
+    assert masks[1] == [[False, True]] * 2
+
+
+def test_box_and_dict_spaces_work() -> None:
+    class Structured(Counted):
+        def __init__(self) -> None:
+            super().__init__()
+            self.observation_space = spaces.Dict({"a": spaces.Box(-1, 1, (2,)), "b": spaces.Discrete(3)})
+            self.action_space = spaces.Box(-2.0, 2.0, (1,))
+
+        def reset(self, **options: Any) -> Any:
+            super().reset(**options)
+            return {"a": np.zeros(2, np.float32), "b": 1}, {}
+
+        def step(self, action: Any) -> Any:
+            assert action.shape == (1,)
+            return {"a": np.zeros(2, np.float32), "b": 2}, float(action[0]), *super().step(0)[2:]
+
+    class Continuous:
+        def act(self, observation: Any) -> Any:
+            assert set(observation) == {"a", "b"}
+            return np.array([0.5], np.float32)
+
+    assert evaluate_policy(Continuous(), Structured, episodes=3).return_mean == 1.5
+
+
+def test_same_seed_gives_the_same_episodes() -> None:
+    def play(seed: int) -> list[float]:
+        return evaluate_policy(Plain(), lambda: gym.make("CartPole-v1"), 12, seed=seed).returns.tolist()
+
+    assert play(3) == play(3)
+    assert play(3) != play(4)
+
+
+# --- errors -------------------------------------------------------------------------------------
+
+
+def test_environments_are_closed_when_the_agent_fails() -> None:
+    class Broken:
+        def act(self, observation: Any) -> int:
+            raise RuntimeError("no policy")
+
+    with pytest.raises(RuntimeError, match="no policy"):
+        evaluate_policy(Broken(), Counted, episodes=3)
+    assert Counted.opened == 3
+
+
+def test_environments_are_closed_when_one_cannot_be_made() -> None:
+    def make() -> Counted:
+        if Counted.opened == 2:
+            raise RuntimeError("out of licences")
+        return Counted()
+
+    with pytest.raises(RuntimeError, match="licences"):
+        evaluate_policy(Plain(), make, episodes=3)
+
+
+def test_reward_that_is_not_finite_is_an_error() -> None:
+    with pytest.raises(NonFiniteError, match="reward"):
+        evaluate_policy(Plain(), lambda: Counted(reward=math.nan), episodes=1)
+
+
+@pytest.mark.parametrize("options", [{"episodes": 0}, {"episodes": -1}, {"n_envs": 0}])
+def test_wrong_counts_are_named(options: Any) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        evaluate_policy(Plain(), Counted, **options)
+
+
+def test_agent_that_cannot_act_and_maker_that_cannot_make_are_type_errors() -> None:
+    with pytest.raises(TypeError, match="agent"):
+        evaluate_policy(object(), Counted)
+    with pytest.raises(TypeError, match="make_env"):
+        evaluate_policy(Plain(), Counted())
+    Counted.closed += 1  # the instance that was handed over is its owner's

@@ -62,7 +62,7 @@ class TrainConfig:
     hyperparams: dict[str, Any] = field(default_factory=dict)
     anneal: bool = False
     target_score: float | None = None
-    confirm_episodes: int = 30
+    confirm_episodes: int = 100
     tuner: Literal["none"] = "none"
     max_snapshots: int = 5
 

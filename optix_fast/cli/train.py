@@ -15,8 +15,9 @@ import torch
 from optix_fast.agents import PPOAgent, choose_algo, make_agent
 from optix_fast.cli.progress import Progress
 from optix_fast.cli.run_dir import RunDir
+from optix_fast.cli.selection import choose_policy, confirm_fn
 from optix_fast.config import TrainConfig
-from optix_fast.loop import RLOptimizer, evaluate_policy
+from optix_fast.loop import RLOptimizer
 from optix_fast.pipelines import BatchPipeline, VectorBatchPipeline
 from optix_fast.presets import preset_for, reward_threshold
 from optix_fast.types import EvalMetrics, LoopCallback
@@ -167,6 +168,7 @@ def train(config: TrainConfig, run_dir: str | Path, show_progress: bool = True) 
     if max(config.hidden_sizes, default=0) < 256:
         # Small products are slower when torch shares them out among threads.
         torch.set_num_threads(1)
+    make_env = make_env_fn(config)
     pipeline = make_pipeline(config)
     try:
         agent = make_run_agent(config, pipeline)
@@ -183,23 +185,33 @@ def train(config: TrainConfig, run_dir: str | Path, show_progress: bool = True) 
         max_snapshots=config.max_snapshots,
         callbacks=[recorder],
         target_score=config.target_score,
-        target_confirm_fn=_confirm_fn(config),
+        target_confirm_fn=None
+        if config.target_score is None
+        else confirm_fn(make_env, config.confirm_episodes, config.target_score),
     )
     recorder.optimizer = optimizer
     began = time.perf_counter()
+    chosen = "confirmed"
     try:
         with progress:
             optimizer.run()
+        seconds = time.perf_counter() - began
+        if optimizer.stop_reason != "solved" and recorder.last is not None:
+            chosen, _ = choose_policy(agent, optimizer, recorder.last["agent"], make_env)
     except BaseException:
         if optimizer.best_snapshot is None:
             run.remove()
         else:
-            _conclude(run, recorder, optimizer, time.perf_counter() - began)
+            # An interrupted choice may have left any of the candidates in the agent.
+            optimizer.registry.load_best(agent)
+            _conclude(run, recorder, optimizer, time.perf_counter() - began, "best checkpoint")
         raise
-    return _conclude(run, recorder, optimizer, time.perf_counter() - began)
+    return _conclude(run, recorder, optimizer, seconds, chosen)
 
 
-def _conclude(run: RunDir, recorder: _Recorder, optimizer: RLOptimizer, seconds: float) -> TrainResult:
+def _conclude(
+    run: RunDir, recorder: _Recorder, optimizer: RLOptimizer, seconds: float, chosen: str
+) -> TrainResult:
     best = optimizer.best_snapshot
     if best is not None:
         run.save_best(recorder.agent)
@@ -221,24 +233,10 @@ def _conclude(run: RunDir, recorder: _Recorder, optimizer: RLOptimizer, seconds:
             "seconds": round(seconds, 3),
             "steps_per_second": round(result.env_steps / max(seconds, 1e-9), 1),
             "best_score": None if math.isnan(result.best_score) else result.best_score,
+            "chosen_policy": chosen,
             "tuner": "none",
             "backend": recorder.agent.backend,
             "device": str(recorder.agent.device),
         }
     )
     return result
-
-
-def _confirm_fn(config: TrainConfig) -> Callable[[Any], float] | None:
-    """A lower bound of the policy's mean return: the mean of deterministic episodes less one
-    standard error, so that luck alone does not end a run."""
-    if config.target_score is None:
-        return None
-    make_env = make_env_fn(config)
-    calls = iter(range(1_000_000, 2**31, config.confirm_episodes))
-
-    def confirm(agent: Any) -> float:
-        result = evaluate_policy(agent, make_env, config.confirm_episodes, seed=next(calls))
-        return result.return_mean - result.return_std / math.sqrt(result.episodes)
-
-    return confirm

@@ -1,0 +1,80 @@
+"""Which policy a run ends with, judged by deterministic episodes instead of noisy training windows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+
+from optix_fast.agents import PPOAgent
+from optix_fast.loop import EvaluationResult, RLOptimizer, evaluate_policy
+
+EnvFn = Callable[[], gym.Env[Any, Any]]
+
+# Enough to reject a policy that is far from its target without playing all confirming episodes.
+_FIRST_LOOK = 20
+# Episodes per candidate at the end of a run; all candidates face the same ones.
+_SELECTION_EPISODES = 50
+# Environment seeds: apart from training's and from those that `optix-fast eval` uses.
+_CONFIRM_SEED, _SELECTION_SEED = 1_000_000, 2_000_000
+
+
+def lower_bound(result: EvaluationResult) -> float:
+    """Mean return less two standard errors: luck alone does not reach a target twice."""
+    return result.return_mean - 2.0 * result.return_std / math.sqrt(result.episodes)
+
+
+def confirm_fn(make_env: EnvFn, episodes: int, target_score: float) -> Callable[[Any], float]:
+    """A score function for RLOptimizer's target_confirm_fn: the lower bound over `episodes`
+    deterministic episodes, fresh ones at every call; the plain mean of a first few where that is
+    already below the target."""
+    seeds = _seeds()
+
+    def confirm(agent: Any) -> float:
+        if episodes > _FIRST_LOOK:
+            look = evaluate_policy(agent, make_env, _FIRST_LOOK, seed=next(seeds))
+            if look.return_mean < target_score:
+                return look.return_mean
+        return lower_bound(evaluate_policy(agent, make_env, episodes, seed=next(seeds)))
+
+    return confirm
+
+
+def _seeds() -> Iterator[int]:
+    return iter(range(_CONFIRM_SEED, _SELECTION_SEED, 100))
+
+
+def choose_policy(
+    agent: PPOAgent, optimizer: RLOptimizer, last: dict[str, Any], make_env: EnvFn
+) -> tuple[str, float]:
+    """Load into `agent` the best of a run's checkpoints and its last policy.
+
+    A window's score is the mean of a few episodes, so the highest of many is mostly luck; here every
+    candidate plays the same deterministic episodes.
+
+    Args:
+        last: the agent's state at the end of training.
+
+    Returns:
+        The winner's name (a snapshot's directory, or "last") and its mean return.
+    """
+    candidates: dict[str, Callable[[], None]] = {
+        str(entry["snapshot_dir"]): _loader(agent, optimizer, entry["snapshot_dir"])
+        for entry in optimizer.registry.entries()
+    }
+    candidates["last"] = lambda: agent.load_state_dict(last)
+    means = {}
+    for name, load in candidates.items():
+        load()
+        means[name] = evaluate_policy(agent, make_env, _SELECTION_EPISODES, seed=_SELECTION_SEED).return_mean
+    winner = max(means, key=lambda name: means[name])
+    candidates[winner]()
+    return winner, means[winner]
+
+
+def _loader(agent: PPOAgent, optimizer: RLOptimizer, folder: str) -> Callable[[], None]:
+    weights = Path(optimizer.registry.checkpoint_dir) / folder / "weights"
+    return lambda: agent.load_weights(str(weights))

@@ -1,0 +1,75 @@
+"""Which policy a run ends with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from optix_fast.agents import make_agent
+from optix_fast.cli import selection
+from optix_fast.cli.selection import choose_policy, confirm_fn, lower_bound
+from optix_fast.loop import EvaluationResult, RLOptimizer
+from optix_fast.pipelines import VectorBatchPipeline
+
+
+def cartpole() -> gym.Env[Any, Any]:
+    return gym.make("CartPole-v1")
+
+
+def result(*returns: float) -> EvaluationResult:
+    return EvaluationResult(np.array(returns), np.ones(len(returns), np.int64))
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, *results: tuple[float, ...]) -> list[int]:
+    """evaluate_policy gives these returns, one tuple per call; the episodes asked for are noted."""
+    asked: list[int] = []
+    waiting = list(results)
+
+    def evaluate(agent: Any, make_env: Any, episodes: int, seed: int) -> EvaluationResult:
+        asked.append(episodes)
+        returns = waiting.pop(0)
+        return result(*returns)
+
+    monkeypatch.setattr(selection, "evaluate_policy", evaluate)
+    return asked
+
+
+def test_lower_bound_is_the_mean_less_two_standard_errors() -> None:
+    # Mean 10, population deviation 2 over 4 episodes: 10 − 2·2/√4.
+    assert lower_bound(result(8.0, 12.0, 8.0, 12.0)) == pytest.approx(8.0)
+
+
+def test_first_look_below_the_target_saves_the_other_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = scripted(monkeypatch, (400.0,) * 20)
+    assert confirm_fn(cartpole, 100, 475.0)(None) == 400.0
+    assert asked == [20]
+
+
+def test_confirmation_plays_all_its_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = scripted(monkeypatch, (500.0,) * 20, (500.0,) * 90 + (300.0,) * 10)
+    # Mean 480, deviation 60: 480 − 12 is not enough for 475.
+    assert confirm_fn(cartpole, 100, 475.0)(None) == pytest.approx(468.0)
+    assert asked == [20, 100]
+
+
+def test_the_policy_that_plays_best_is_chosen_over_the_one_with_the_luckiest_window(tmp_path: Path) -> None:
+    pipeline = VectorBatchPipeline([cartpole] * 4, window_size=64, seed=0)
+    hyperparams = {"learning_rate": 1e-3, "minibatch_size": 64}
+    agent = make_agent("ppo", pipeline, hyperparams=hyperparams, seed=0)
+    optimizer = RLOptimizer(agent=agent, pipeline=pipeline, checkpoint_dir=tmp_path, max_episodes=2)
+    optimizer.run()
+    untrained = agent.state_dict()
+    good = make_agent("ppo", pipeline, hyperparams=hyperparams, seed=0)
+    pipeline.set_agent(good)
+    for _, window in zip(range(40), pipeline.episodes(), strict=False):
+        good.learn(window)
+    name, mean = choose_policy(agent, optimizer, good.state_dict(), cartpole)
+    assert name == "last"
+    assert mean > 100
+    name, worse = choose_policy(agent, optimizer, untrained, cartpole)
+    assert worse < mean
+    pipeline.teardown()

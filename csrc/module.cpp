@@ -10,6 +10,7 @@ namespace optix_fast {
 void bind_gae(py::module_& m);
 void bind_ppo_loss(py::module_& m);
 void bind_random(py::module_& m);
+void bind_sum_tree(py::module_& m);
 
 namespace {
 
@@ -50,4 +51,5 @@ PYBIND11_MODULE(_C, m) {
   bind_gae(m);
   bind_ppo_loss(m);
   bind_random(m);
+  bind_sum_tree(m);
 }

@@ -2,7 +2,8 @@
 
 from optix_fast.ops.gae import gae
 from optix_fast.ops.ppo_loss import ppo_loss
+from optix_fast.ops.sum_tree import SumTree
 from optix_fast.reference.distributions import Categorical, Normal
 from optix_fast.reference.ppo_loss import PPOLoss
 
-__all__ = ["Categorical", "Normal", "PPOLoss", "gae", "ppo_loss"]
+__all__ = ["Categorical", "Normal", "PPOLoss", "SumTree", "gae", "ppo_loss"]

@@ -6,5 +6,6 @@ Same names and signatures as :mod:`optix_fast.ops`; they run on any device and w
 from optix_fast.reference.distributions import Categorical, Normal
 from optix_fast.reference.gae import gae
 from optix_fast.reference.ppo_loss import PPOLoss, ppo_loss
+from optix_fast.reference.sum_tree import SumTree
 
-__all__ = ["Categorical", "Normal", "PPOLoss", "gae", "ppo_loss"]
+__all__ = ["Categorical", "Normal", "PPOLoss", "SumTree", "gae", "ppo_loss"]

@@ -16,7 +16,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import wrappers
-from gymnasium.vector import SyncVectorEnv, VectorWrapper
+from gymnasium.vector import SyncVectorEnv
 
 State = dict[str, Any]
 
@@ -61,8 +61,6 @@ def get_env_state(env: Any) -> State | None:
         if type(env) is wrappers.TimeLimit:
             return {"elapsed_steps": env._elapsed_steps, "env": inner}
         return inner if type(env) in _STATELESS_WRAPPERS else None
-    if isinstance(env, VectorWrapper):
-        return None
     if _is_classic(env):
         values = {name: _copied(getattr(env, name, None)) for name in _CLASSIC_ATTRIBUTES}
         return {"base": {k: v for k, v in values.items() if v is not None}} | _random_state(env)

@@ -93,7 +93,7 @@ class OwnVectorEnv(VectorEnv[Any, Any, Any]):
             if self.terminated[i] or self.truncated[i]:
                 self.shown[i], _ = env.reset()
                 # A reward that is nobody's.
-                self.rewards[i], self.terminated[i], self.truncated[i] = 7.0, False, False
+                self.rewards[i], self.terminated[i], self.truncated[i] = np.nan, False, False
             else:
                 result = env.step(actions[i])
                 self.shown[i], self.rewards[i], self.terminated[i], self.truncated[i], info = result

@@ -10,6 +10,7 @@ namespace optix_fast {
 void bind_gae(py::module_& m);
 void bind_ppo_loss(py::module_& m);
 void bind_random(py::module_& m);
+void bind_tanh_normal(py::module_& m);
 void bind_sum_tree(py::module_& m);
 
 namespace {
@@ -51,5 +52,6 @@ PYBIND11_MODULE(_C, m) {
   bind_gae(m);
   bind_ppo_loss(m);
   bind_random(m);
+  bind_tanh_normal(m);
   bind_sum_tree(m);
 }

@@ -121,5 +121,57 @@ void sincos_turn(typename S::Vec turn, typename S::Vec& sine, typename S::Vec& c
   cosine = S::select(cos_negative, -cosine, cosine);
 }
 
+// |u|, and e^(−2|u|) with the same less one: what the functions of tanh share. Near zero the last
+// keeps the digits that subtracting 1 would lose.
+template <typename S>
+struct Folded {
+  typename S::Vec magnitude, power, less_one;
+  typename S::Mask sign;
+};
+
+template <typename S>
+Folded<S> fold(typename S::Vec u) {
+  using T = typename S::Scalar;
+  using C = MathConstants<T>;
+  Folded<S> result;
+  const auto sign_bit = S::bits(-S::broadcast(T(0)));  // broadcast(−0.0) would be +0
+  result.sign = S::bits(u) & sign_bit;
+  result.magnitude = S::from_bits(S::bits(u) & ~sign_bit);
+  // Below the smallest normal number the power is as good as zero.
+  const auto lowest = S::broadcast(T(1 - C::bias) * T(0.69314718055994531));
+  auto x = T(-2) * result.magnitude;
+  x = S::select(x < lowest, lowest, x);
+  const auto shifted = x * T(1.4426950408889634) + C::round_to_int;
+  const auto n = S::bits(shifted) - S::bits(S::broadcast(C::round_to_int));
+  const auto whole = shifted - C::round_to_int;
+  const auto r = (x - whole * C::ln2_high) - whole * C::ln2_low;
+  auto sum = S::broadcast(T(1.0 / factorial(C::exp_terms)));
+  for (int k = C::exp_terms - 1; k >= 1; --k) sum = sum * r + T(1.0 / factorial(k));
+  const auto scale = S::from_bits((n + C::bias) << C::mantissa_bits);
+  const auto rest = scale * (sum * r);
+  result.power = scale + rest;
+  result.less_one = (scale - T(1)) + rest;
+  return result;
+}
+
+// tanh u = (1 − e^(−2|u|)) / (1 + e^(−2|u|)), with the sign of u.
+template <typename S>
+typename S::Vec tanh_of(const Folded<S>& u) {
+  using T = typename S::Scalar;
+  const auto magnitude = (T(0) - u.less_one) / (T(1) + u.power);
+  return S::from_bits(S::bits(magnitude) | u.sign);
+}
+
+// artanh x for |x| ≤ ⅓: a series in x².
+template <typename S>
+typename S::Vec artanh_third(typename S::Vec x) {
+  using T = typename S::Scalar;
+  constexpr int terms = sizeof(T) == sizeof(float) ? 7 : 16;
+  const auto z = x * x;
+  auto sum = S::broadcast(T(1.0 / (2 * terms + 1)));
+  for (int k = terms - 1; k >= 1; --k) sum = sum * z + T(1.0 / (2 * k + 1));
+  return x + x * z * sum;
+}
+
 }  // namespace
 }  // namespace optix_fast

@@ -43,6 +43,30 @@ def ppo_loss(
     grad_values: torch.Tensor | None,
 ) -> None: ...
 def philox(counter: Sequence[int], key: Sequence[int]) -> list[int]: ...
+def tanh_normal_log_prob(
+    mean: torch.Tensor,
+    log_std: torch.Tensor,
+    value: torch.Tensor,
+    squashed: bool,
+    log_prob: torch.Tensor,
+    by_mean: torch.Tensor | None,
+    by_log_std: torch.Tensor | None,
+    by_value: torch.Tensor | None,
+) -> None: ...
+def tanh_normal_sample(
+    mean: torch.Tensor,
+    log_std: torch.Tensor,
+    key: int,
+    offset: int,
+    action: torch.Tensor,
+    log_prob: torch.Tensor,
+    pre_tanh: torch.Tensor,
+    slope: torch.Tensor | None,
+    spread: torch.Tensor | None,
+) -> int: ...
+def tanh_normal_scale(
+    by_log_prob: torch.Tensor, gradients: tuple[torch.Tensor, ...], out: tuple[torch.Tensor, ...]
+) -> None: ...
 def random_words(key: int, offset: int, out: npt.NDArray[np.uint32]) -> int: ...
 def random_uniform(key: int, offset: int, out: npt.NDArray[np.float32]) -> int: ...
 def random_normal(key: int, offset: int, out: npt.NDArray[np.float32]) -> int: ...

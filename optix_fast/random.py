@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -102,6 +102,13 @@ class RandomStream:
         out = np.empty(n, np.int64)
         self._offset += _impl.random_permutation(self._key, self._offset, out)
         return out
+
+    def draw(self, kernel: Callable[[int, int], int]) -> None:
+        """Lets ``kernel(key, offset)`` make the next numbers itself; it returns how many blocks it consumed.
+
+        If it raises, the stream does not move.
+        """
+        self._offset += kernel(self._key, self._offset)
 
     def state_dict(self) -> dict[str, int]:
         """Two integers: ``key`` and ``offset``."""

@@ -7,6 +7,13 @@
 
 #include <cstdint>
 
+// The same functions serve the CUDA kernels.
+#ifdef __CUDACC__
+#define OPTIX_FAST_HOST_DEVICE __host__ __device__
+#else
+#define OPTIX_FAST_HOST_DEVICE
+#endif
+
 namespace optix_fast {
 namespace {
 
@@ -14,7 +21,7 @@ struct PhiloxBlock {
   uint32_t word[4];
 };
 
-inline PhiloxBlock philox_rounds(PhiloxBlock counter, uint32_t key0, uint32_t key1) {
+OPTIX_FAST_HOST_DEVICE inline PhiloxBlock philox_rounds(PhiloxBlock counter, uint32_t key0, uint32_t key1) {
   constexpr uint64_t multiplier0 = 0xD2511F53u;
   constexpr uint64_t multiplier1 = 0xCD9E8D57u;
   constexpr uint32_t weyl0 = 0x9E3779B9u;
@@ -32,7 +39,7 @@ inline PhiloxBlock philox_rounds(PhiloxBlock counter, uint32_t key0, uint32_t ke
   return counter;
 }
 
-inline PhiloxBlock philox_block(uint64_t offset, uint64_t key) {
+OPTIX_FAST_HOST_DEVICE inline PhiloxBlock philox_block(uint64_t offset, uint64_t key) {
   const PhiloxBlock counter = {{static_cast<uint32_t>(offset), static_cast<uint32_t>(offset >> 32), 0, 0}};
   return philox_rounds(counter, static_cast<uint32_t>(key), static_cast<uint32_t>(key >> 32));
 }

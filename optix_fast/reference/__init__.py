@@ -7,5 +7,15 @@ from optix_fast.reference.distributions import Categorical, Normal
 from optix_fast.reference.gae import gae
 from optix_fast.reference.ppo_loss import PPOLoss, ppo_loss
 from optix_fast.reference.sum_tree import SumTree
+from optix_fast.reference.tanh_normal import tanh_normal_log_prob, tanh_normal_sample
 
-__all__ = ["Categorical", "Normal", "PPOLoss", "SumTree", "gae", "ppo_loss"]
+__all__ = [
+    "Categorical",
+    "Normal",
+    "PPOLoss",
+    "SumTree",
+    "gae",
+    "ppo_loss",
+    "tanh_normal_log_prob",
+    "tanh_normal_sample",
+]

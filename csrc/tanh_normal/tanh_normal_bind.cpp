@@ -1,0 +1,158 @@
+#include "tanh_normal.h"
+
+#include <memory>
+#include <string>
+
+#include "tensor.h"
+
+namespace optix_fast {
+namespace {
+
+// Rows of log σ up to this size are laid out without an allocation.
+constexpr int64_t kStackWidth = 64;
+constexpr size_t kMostGradients = 3;  // by mean, log_std and value
+
+template <typename T>
+TanhNormalParams<T> read_params(TensorReader& reader, const TensorView& mean, py::handle log_std) {
+  TanhNormalParams<T> params{};
+  params.batch = mean.shape[0];
+  params.width = mean.shape[1];
+  params.mean = mean.as<T>();
+  params.shared_log_std = py::hasattr(log_std, "ndim") && py::cast<int>(log_std.attr("ndim")) == 1;
+  const TensorView view = params.shared_log_std
+                              ? reader.read(log_std, "log_std", mean.dtype, "[A]", mean.shape + 1, 1)
+                              : reader.read(log_std, "log_std", mean.dtype, "[B, A]", mean.shape, 2);
+  params.log_std = view.as<T>();
+  return params;
+}
+
+// Runs cpu(path, args) with scratch where the kernel needs some, or cuda(args, device, stream).
+template <typename Args, typename Cpu, typename Cuda>
+void launch(const char* op, Args& args, const TensorReader& reader, bool on_cpu, Cpu cpu, Cuda cuda) {
+  using T = std::remove_pointer_t<decltype(args.log_prob)>;
+  if (on_cpu) {
+    T on_stack[tanh_normal_scratch(kStackWidth)];
+    std::unique_ptr<T[]> on_heap;
+    args.params.scratch = on_stack;
+    if (args.params.shared_log_std && args.params.width > kStackWidth) {
+      on_heap.reset(new T[tanh_normal_scratch(args.params.width)]);
+      args.params.scratch = on_heap.get();
+    }
+    run_kernel(args.params.batch * args.params.width,
+               [&] { dispatch_simd([&](auto path) { cpu(path, args); }); });
+    return;
+  }
+#ifdef OPTIX_FAST_HAS_CUDA
+  if (const char* error = cuda(args, reader.device_id(), reader.cuda_stream())) {
+    throw std::runtime_error(std::string(op) + ": the CUDA kernel " + op + " failed: " + error);
+  }
+#else
+  (void)reader;
+  (void)cuda;
+  throw py::value_error(std::string(op) +
+                        ": mean is on cuda, but this build of optix_fast has no CUDA kernels");
+#endif
+}
+
+template <typename T>
+void log_prob(TensorReader& reader, const TensorView& mean, py::handle log_std, py::handle value,
+              bool squashed, py::handle log_prob, py::handle by_mean, py::handle by_log_std,
+              py::handle by_value) {
+  const auto gradient = [&](py::handle object, const char* name) -> T* {
+    if (object.is_none()) return nullptr;
+    return reader.read(object, name, mean.dtype, "[B, A]", mean.shape, 2).template as<T>();
+  };
+  TanhNormalLogProbArgs<T> args{};
+  args.params = read_params<T>(reader, mean, log_std);
+  args.value = reader.read(value, squashed ? "action" : "pre_tanh", mean.dtype, "[B, A]", mean.shape, 2)
+                   .template as<T>();
+  args.squashed = squashed;
+  args.log_prob = reader.read(log_prob, "log_prob", mean.dtype, "[B]", {args.params.batch}).template as<T>();
+  args.by_mean = gradient(by_mean, "by_mean");
+  args.by_log_std = gradient(by_log_std, "by_log_std");
+  args.by_value = gradient(by_value, "by_value");
+  launch(
+      "tanh_normal_log_prob", args, reader, mean.is_cpu(),
+      [](auto path, auto& a) { tanh_normal_log_prob_cpu<path>(a); },
+      [](auto& a, int device, void* stream) { return tanh_normal_log_prob_cuda(a, device, stream); });
+}
+
+void log_prob_entry(py::handle mean, py::handle log_std, py::handle value, bool squashed,
+                    py::handle log_prob_out, py::handle by_mean, py::handle by_log_std, py::handle by_value) {
+  TensorReader reader("tanh_normal_log_prob");
+  const TensorView first = reader.first(mean, "mean", {DType::f32, DType::f64}, "[B, A]", {2});
+  const auto call = first.dtype == DType::f32 ? &log_prob<float> : &log_prob<double>;
+  call(reader, first, log_std, value, squashed, log_prob_out, by_mean, by_log_std, by_value);
+}
+
+template <typename T>
+void sample(TensorReader& reader, const TensorView& mean, py::handle log_std, uint64_t key, uint64_t offset,
+            py::handle action, py::handle log_prob, py::handle pre_tanh, py::handle slope,
+            py::handle spread) {
+  const auto like_mean = [&](py::handle object, const char* name) {
+    return reader.read(object, name, mean.dtype, "[B, A]", mean.shape, 2).template as<T>();
+  };
+  TanhNormalSampleArgs<T> args{};
+  args.params = read_params<T>(reader, mean, log_std);
+  args.key = key;
+  args.offset = offset;
+  args.action = like_mean(action, "action");
+  args.log_prob = reader.read(log_prob, "log_prob", mean.dtype, "[B]", {args.params.batch}).template as<T>();
+  args.pre_tanh = like_mean(pre_tanh, "pre_tanh");
+  if (!slope.is_none()) {
+    args.slope = like_mean(slope, "slope");
+    args.spread = like_mean(spread, "spread");
+  }
+  launch(
+      "tanh_normal_sample", args, reader, mean.is_cpu(),
+      [](auto path, auto& a) { tanh_normal_sample_cpu<path>(a); },
+      [](auto& a, int device, void* stream) { return tanh_normal_sample_cuda(a, device, stream); });
+}
+
+// Returns the number of blocks of the stream that it consumed.
+uint64_t sample_entry(py::handle mean, py::handle log_std, uint64_t key, uint64_t offset, py::handle action,
+                      py::handle log_prob, py::handle pre_tanh, py::handle slope, py::handle spread) {
+  TensorReader reader("tanh_normal_sample");
+  const TensorView first = reader.first(mean, "mean", {DType::f32, DType::f64}, "[B, A]", {2});
+  const auto call = first.dtype == DType::f32 ? &sample<float> : &sample<double>;
+  call(reader, first, log_std, key, offset, action, log_prob, pre_tanh, slope, spread);
+  return static_cast<uint64_t>((first.numel() + 3) / 4);
+}
+
+template <typename T>
+void scale(TensorReader& reader, const TensorView& first, py::handle by_row, const py::tuple& gradients,
+           const py::tuple& out) {
+  const int64_t batch = first.shape[0], width = first.shape[1];
+  const T* factors = reader.read(by_row, "by_log_prob", first.dtype, "[B]", {batch}).template as<T>();
+  const int64_t count = static_cast<int64_t>(gradients.size());
+  const T* in[kMostGradients];
+  T* to[kMostGradients];
+  for (int64_t k = 0; k < count; ++k) {
+    in[k] = reader.read(gradients[k], "gradients", first.dtype, "[B, A]", first.shape, 2).template as<T>();
+    to[k] = reader.read(out[k], "out", first.dtype, "[B, A]", first.shape, 2).template as<T>();
+  }
+  run_kernel(count * batch * width, [&] {
+    dispatch_simd([&](auto path) { tanh_normal_scale_cpu<path>(batch, width, factors, count, in, to); });
+  });
+}
+
+void scale_entry(py::handle by_row, py::tuple gradients, py::tuple out) {
+  if (gradients.empty() || gradients.size() > kMostGradients || out.size() != gradients.size()) {
+    throw py::value_error("tanh_normal_scale: gradients and out must be as many, 1 to 3");
+  }
+  TensorReader reader("tanh_normal_scale");
+  const TensorView first = reader.first(gradients[0], "gradients", {DType::f32, DType::f64}, "[B, A]", {2});
+  if (!first.is_cpu()) throw py::value_error("tanh_normal_scale: gradients must be on cpu");
+  const auto call = first.dtype == DType::f32 ? &scale<float> : &scale<double>;
+  call(reader, first, by_row, gradients, out);
+}
+
+}  // namespace
+
+void bind_tanh_normal(py::module_& m) {
+  m.def("tanh_normal_log_prob", &log_prob_entry);
+  m.def("tanh_normal_sample", &sample_entry);
+  m.def("tanh_normal_scale", &scale_entry);
+}
+
+}  // namespace optix_fast

@@ -46,7 +46,6 @@ py::dict build_info() {
 PYBIND11_MODULE(_C, m) {
   using namespace optix_fast;
   m.doc() = "The compiled core of optix_fast; use the public functions in optix_fast.ops.";
-  load_exchange_api();
   m.def("build_info", &build_info);
   m.def("select_simd", &select_simd);  // std::invalid_argument becomes ValueError
   bind_gae(m);

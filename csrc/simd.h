@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 #ifdef __AVX2__
 #include <immintrin.h>
@@ -90,6 +91,16 @@ struct Simd {
   // True where the flag byte is not zero.
   static Mask load_flags(const uint8_t* p) { return widen_bytes<Mask, Int>(p) != 0; }
   static Vec select(Mask mask, Vec a, Vec b) { return mask ? a : b; }
+  // Lane i takes lane i + Count of v, the last Count lanes come from `fill`.
+  template <size_t Count, typename V>
+  static V shift_down(V v, V fill) {
+    return shuffle<Count, 2 * lanes>(v, fill, std::make_index_sequence<lanes>());
+  }
+  // Lane i takes lane i mod Period.
+  template <size_t Period>
+  static Vec repeat(Vec v) {
+    return shuffle<0, Period>(v, v, std::make_index_sequence<lanes>());
+  }
   // Elementwise; where the comparison is false, b: a NaN in b stays.
   static Vec min(Vec a, Vec b) { return a < b ? a : b; }
   static Vec max(Vec a, Vec b) { return a > b ? a : b; }
@@ -102,6 +113,17 @@ struct Simd {
     Vec v;
     __builtin_memcpy(&v, &m, sizeof v);
     return v;
+  }
+
+ private:
+  // Lane i takes lane (i + Offset) mod Period of a ‖ b.
+  template <size_t Offset, size_t Period, typename V, size_t... I>
+  static V shuffle(V a, V b, std::index_sequence<I...>) {
+#ifdef __clang__
+    return __builtin_shufflevector(a, b, ((I + Offset) % Period)...);
+#else
+    return __builtin_shuffle(a, b, Mask{static_cast<Int>((I + Offset) % Period)...});
+#endif
   }
 };
 

@@ -1,8 +1,9 @@
 // exp, log and the sine and cosine of a turn, on the vectors of simd.h.
 //
-// Each reduces its argument to a short interval and sums a series long enough that what it leaves out is below a
-// tenth of a unit in the last place; the error is then that of the rounding, about one unit for float and for
-// double. A NaN stays a NaN. tests/test_random.py and tests/ops/test_ppo_loss.py hold them against torch.
+// Each reduces its argument to a short interval and sums a series long enough that what it leaves out is
+// below a tenth of a unit in the last place; the error is then that of the rounding, about one unit for float
+// and for double. A NaN stays a NaN. tests/test_random.py and tests/ops/test_ppo_loss.py hold them against
+// torch.
 #pragma once
 
 #include "simd.h"

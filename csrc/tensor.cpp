@@ -5,10 +5,24 @@
 namespace optix_fast {
 namespace {
 
-const dlpack::ExchangeApi* g_api = nullptr;
-dlpack::Version g_version{0, 0};
-PyObject* g_tensor_type = nullptr;  // torch.Tensor, held for the life of the process
-PyObject* g_is_neg = nullptr;       // the unbound torch.Tensor.is_neg
+// What the module needs of torch, held for the life of the process. Fetched by the first tensor that crosses,
+// not by the import of the module: `import optix_fast` must not import torch.
+struct Torch {
+  const dlpack::ExchangeApi* api = nullptr;
+  dlpack::Version version{0, 0};
+  PyObject* tensor_type = nullptr;  // torch.Tensor
+  PyObject* is_neg = nullptr;       // the unbound torch.Tensor.is_neg
+  PyObject* empty_like = nullptr;   // torch.empty_like
+};
+Torch g_torch;
+
+void fetch_torch();
+
+// Called with the interpreter lock held, as everything here.
+const Torch& torch() {
+  if (g_torch.api == nullptr) fetch_torch();
+  return g_torch;
+}
 
 DType dtype_of(dlpack::DataType t) {
   if (t.lanes != 1) return DType::other;
@@ -70,13 +84,15 @@ bool is_contiguous(const dlpack::Tensor& t) {
 }
 
 dlpack::Tensor exchange(const char* op, const char* name, py::handle object) {
-  if (PyObject_IsInstance(object.ptr(), g_tensor_type) != 1) {
+  const Torch& torch = optix_fast::torch();
+  if (PyObject_IsInstance(object.ptr(), torch.tensor_type) != 1) {
     PyErr_Clear();
     throw py::type_error(std::string(op) + ": " + name + " must be a torch.Tensor, got " +
                          Py_TYPE(object.ptr())->tp_name);
   }
   dlpack::Tensor t{};
-  if (g_api->dltensor_from_py_object_no_sync(object.ptr(), &t) != 0) fail_with_python_error(op, name, object);
+  if (torch.api->dltensor_from_py_object_no_sync(object.ptr(), &t) != 0)
+    fail_with_python_error(op, name, object);
   if (t.data == nullptr) {
     int64_t numel = 1;
     for (int32_t i = 0; i < t.ndim; ++i) numel *= t.shape[i];
@@ -85,7 +101,7 @@ dlpack::Tensor exchange(const char* op, const char* name, py::handle object) {
   // The exchange drops the lazy negation bit, which would silently flip the sign of every element. (Its
   // companion, lazy conjugation, exists for complex numbers only, and those fail the type check.)
   if (t.dtype.code == dlpack::kFloat) {
-    PyObject* negated = PyObject_CallOneArg(g_is_neg, object.ptr());
+    PyObject* negated = PyObject_CallOneArg(torch.is_neg, object.ptr());
     if (negated == nullptr) throw py::error_already_set();
     Py_DECREF(negated);
     if (negated == Py_True) {
@@ -176,18 +192,22 @@ TensorView TensorReader::read(py::handle object, const char* name, DType dtype, 
 TensorView TensorReader::read_vector_or_scalar(py::handle object, const char* name, DType dtype,
                                                const char* dims, int64_t n) {
   const bool scalar =
-      PyObject_IsInstance(object.ptr(), g_tensor_type) == 1 && py::cast<int>(object.attr("ndim")) == 0;
+      PyObject_IsInstance(object.ptr(), torch().tensor_type) == 1 && py::cast<int>(object.attr("ndim")) == 0;
   return read(object, name, dtype, scalar ? "[]" : dims, &n, scalar ? 0 : 1);
 }
 
 void* TensorReader::cuda_stream() const {
   void* stream = nullptr;
-  if (g_api->current_work_stream(device_.type, device_.id, &stream) != 0) throw py::error_already_set();
+  if (torch().api->current_work_stream(device_.type, device_.id, &stream) != 0) throw py::error_already_set();
   return stream;
 }
 
-void load_exchange_api() {
-  const py::object tensor_type = py::module_::import("torch").attr("Tensor");
+namespace {
+
+void fetch_torch() {
+  Torch found;
+  const py::module_ module = py::module_::import("torch");
+  const py::object tensor_type = module.attr("Tensor");
   if (!py::hasattr(tensor_type, "__dlpack_c_exchange_api__")) {
     throw py::import_error("torch has no DLPack exchange API; torch 2.10 or newer is needed");
   }
@@ -201,16 +221,33 @@ void load_exchange_api() {
     throw py::import_error("torch speaks DLPack version " + std::to_string(newest) +
                            ", this build of optix_fast version " + std::to_string(dlpack::kMajorVersion));
   }
-  g_version = header->version;
-  g_api = reinterpret_cast<const dlpack::ExchangeApi*>(header);
-  if (g_api->dltensor_from_py_object_no_sync == nullptr || g_api->current_work_stream == nullptr) {
+  found.version = header->version;
+  found.api = reinterpret_cast<const dlpack::ExchangeApi*>(header);
+  if (found.api->dltensor_from_py_object_no_sync == nullptr || found.api->current_work_stream == nullptr) {
     throw py::import_error("torch's DLPack exchange API lacks the non-owning exchange");
   }
-  g_tensor_type = py::object(tensor_type).release().ptr();
-  g_is_neg = tensor_type.attr("is_neg").cast<py::object>().release().ptr();
+  const auto keep = [](py::object object) { return object.release().ptr(); };
+  found.tensor_type = keep(tensor_type);
+  found.is_neg = keep(tensor_type.attr("is_neg"));
+  found.empty_like = keep(module.attr("empty_like"));
+  g_torch = found;
 }
 
-dlpack::Version exchange_api_version() { return g_version; }
+}  // namespace
+
+dlpack::Version exchange_api_version() { return torch().version; }
+
+py::object empty_like(py::handle tensor) {
+  PyObject* made = PyObject_CallOneArg(torch().empty_like, tensor.ptr());
+  if (made == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(made);
+}
+
+void* data_of(const py::object& fresh) {
+  dlpack::Tensor t{};
+  if (torch().api->dltensor_from_py_object_no_sync(fresh.ptr(), &t) != 0) throw py::error_already_set();
+  return static_cast<char*>(t.data) + t.byte_offset;
+}
 
 ArrayView::ArrayView(const char* op, py::handle object, const char* name, DType dtype, bool writable) {
   if (!PyObject_CheckBuffer(object.ptr())) {

@@ -79,10 +79,13 @@ class TensorReader {
 
 const char* dtype_name(DType dtype);
 
-// Looks up the exchange table of torch.Tensor; throws ImportError when torch has none that fits. Called once,
-// when the module is imported.
-void load_exchange_api();
+// The version of torch's exchange table. The first call of this, or the first tensor that crosses, imports
+// torch and looks the table up; ImportError when torch has none that fits.
 dlpack::Version exchange_api_version();
+
+// torch.empty_like(tensor), and the memory of what it made, which needs no check.
+py::object empty_like(py::handle tensor);
+void* data_of(const py::object& fresh);
 
 // A numpy array (or anything with the buffer protocol) as a writable, contiguous one-dimensional block, for
 // the calls that fill arrays instead of tensors. Throws like TensorReader.

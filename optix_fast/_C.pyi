@@ -16,9 +16,9 @@ def gae(
     final_values: torch.Tensor | None,
     gamma: float,
     gae_lambda: float,
-    advantages: torch.Tensor,
-    returns: torch.Tensor,
-) -> None: ...
+    out: tuple[torch.Tensor, torch.Tensor] | None,
+    /,
+) -> tuple[torch.Tensor, torch.Tensor]: ...
 def ppo_loss(
     dist: str,
     params: torch.Tensor,

@@ -65,7 +65,6 @@ def _load() -> tuple[ModuleType | None, str]:
 
 
 core, _reason = _load()
-_cuda_compiled = core is not None and bool(core.build_info()["cuda"])
 
 
 def backend() -> Backend:
@@ -78,7 +77,7 @@ def build_info() -> dict[str, Any]:
 
     Keys: ``backend``, ``reason`` (why the core is not in use, else empty) and, with the core, ``version``,
     ``compiler``, ``compiler_flags``, ``simd`` (in use), ``simd_compiled``, ``cuda``, ``cuda_architectures``,
-    ``cuda_toolkit``, ``dlpack``.
+    ``cuda_toolkit``, ``dlpack`` (the version torch speaks; asking for it imports torch).
     """
     info: dict[str, Any] = {"backend": backend(), "reason": _reason}
     if core is not None:

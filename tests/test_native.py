@@ -88,6 +88,18 @@ def test_a_chosen_pure_install_gives_no_warning(tmp_path):
 
 
 @needs_core
+def test_torch_without_the_exchange_is_named_when_the_first_tensor_would_cross(tmp_path):
+    old_torch = (
+        "import sys, types; t = types.ModuleType('torch'); t.Tensor = type('Tensor', (), {}); "
+        "t.__spec__ = None; sys.modules['torch'] = t; "
+    )
+    ran = python(old_torch + "import optix_fast; print(optix_fast.backend())", tmp_path)
+    assert ran.stdout == "native\n"
+    ran = python(old_torch + "import optix_fast; optix_fast.build_info()", tmp_path)
+    assert "ImportError: torch has no DLPack exchange API; torch 2.10 or newer is needed" in ran.stderr
+
+
+@needs_core
 def test_unknown_simd_path(tmp_path):
     ran = python(REPORT, tmp_path, OPTIX_FAST_SIMD="sse9")
     assert ran.returncode == 1

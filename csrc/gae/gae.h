@@ -14,10 +14,11 @@
 // environment (stride 1), or one for all (stride 0), or is null and last_scalar holds it.
 //
 // CPU: environments are independent and adjacent in memory, so a tile of columns goes backwards through time
-// with A and V_{t+1} in registers: every array is read once or written once. Few environments would leave the
-// vectors empty; there δ is formed over the flat array first and only A's recurrence runs in scalars. CUDA:
-// one thread per environment; neighbouring threads read neighbouring addresses. Order of the sums: fixed by
-// the recurrence, so the result depends on neither tile nor thread.
+// with A and V_{t+1} in registers: every array is read once or written once. Fewer environments than a vector
+// has lanes, and a divisor of them: several rows lie in one vector, and a scan inside it takes the place of
+// as many dependent steps. CUDA: one thread per environment; neighbouring threads read neighbouring
+// addresses. Order of the sums: fixed by T and N and the instruction set, so that the same call gives the
+// same bits.
 #pragma once
 
 #include <cstdint>

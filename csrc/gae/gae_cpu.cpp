@@ -48,58 +48,135 @@ void tile(const GaeArgs<T>& a, int64_t col) {
   }
 }
 
-// δ of `S::lanes` adjacent elements of the flat [T·N] array whose successors are all inside it.
-template <typename S, bool Truncation, typename T>
-void flat_delta(const GaeArgs<T>& a, int64_t at) {
-  using Vec = typename S::Vec;
-  const Vec zero = S::broadcast(T(0));
-  Vec successor = S::load(a.values + at + a.envs);
-  if (Truncation) {
-    successor = S::select(S::load_flags(a.truncated + at), S::load(a.final_values + at), successor);
-  }
-  successor = S::select(S::load_flags(a.terminated + at), zero, successor);
-  const Vec gamma = S::broadcast(static_cast<T>(a.gamma));
-  S::store(a.advantages + at, S::load(a.rewards + at) + gamma * successor - S::load(a.values + at));
-}
+// Adjacent elements of the flat [T·N] array, one per lane, with the values one row later.
+template <typename T>
+struct Block {
+  const T *rewards, *values, *successors, *final_values;
+  const uint8_t *terminated, *truncated;
+  T *advantages, *returns;
+};
 
-// Envs (1 to 3) columns that fill no vector: δ over the flat array, then the recurrence in scalars, then
-// returns.
-template <int Envs, bool Truncation, typename T>
-void few(const GaeArgs<T>& a) {
-  using Wide = Simd<T>;
-  const T decay = static_cast<T>(a.gamma * a.gae_lambda);
-  const int64_t inner = (a.steps - 1) * Envs;  // all rows but the last
-  int64_t at = 0;
-  for (; at + int64_t(Wide::lanes) <= inner; at += Wide::lanes) flat_delta<Wide, Truncation>(a, at);
-  for (; at < inner; ++at) flat_delta<Single<T>, Truncation>(a, at);
-  T advantage[Envs];
-  for (int e = 0; e < Envs; ++e) {
-    at = inner + e;
-    T successor = last_value_of(a, e);
-    if (Truncation && a.truncated[at]) successor = a.final_values[at];
-    if (a.terminated[at]) successor = T(0);
-    advantage[e] = a.rewards[at] + static_cast<T>(a.gamma) * successor - a.values[at];
-    a.advantages[at] = advantage[e];
+// Environments that divide the lanes: a vector holds lanes / Envs rows, and the recurrence runs inside it as
+// a scan. After the step of width k, x holds the sum of its own δ and those of the rows up to 2k/Envs later
+// that the same episode reaches; only the last term, what comes from the block behind, waits for another
+// block.
+template <typename S, int Envs, bool Truncation>
+class Scan {
+ public:
+  using T = typename S::Scalar;
+  using Vec = typename S::Vec;
+
+  explicit Scan(const GaeArgs<T>& a) : a_(a), gamma_(S::broadcast(static_cast<T>(a.gamma))) {
+    const double decay = a.gamma * a.gae_lambda;
+    T powers[S::lanes];
+    double power = 1.0;
+    for (int64_t i = S::lanes - 1; i >= 0; --i) {
+      if (i % Envs == Envs - 1) power *= decay;
+      powers[i] = static_cast<T>(power);
+    }
+    powers_ = S::load(powers);
+    power = decay;
+    for (int i = 0; i < kSteps; ++i, power *= power) decays_[i] = static_cast<T>(power);
   }
-  for (int64_t row = inner - Envs; row >= 0; row -= Envs) {
-    for (int e = 0; e < Envs; ++e) {
-      bool done = a.terminated[row + e] != 0;
-      if (Truncation) done = done | (a.truncated[row + e] != 0);
-      const T keep = done ? T(0) : advantage[e];
-      advantage[e] = a.advantages[row + e] + decay * keep;
-      a.advantages[row + e] = advantage[e];
+
+  void run() const {
+    constexpr int64_t lanes = S::lanes;
+    const int64_t total = a_.steps * Envs;
+    const int64_t tail = total % lanes == 0 ? lanes : total % lanes;
+    int64_t at = total - tail;
+    Vec next = last(at, tail);
+    for (at -= lanes; at >= 0; at -= lanes) {
+      const bool cut = Truncation;
+      next =
+          block({a_.rewards + at, a_.values + at, a_.values + at + Envs, cut ? a_.final_values + at : nullptr,
+                 a_.terminated + at, cut ? a_.truncated + at : nullptr, a_.advantages + at, a_.returns + at},
+                next);
     }
   }
-  const int64_t total = a.steps * Envs;
-  for (int64_t i = 0; i < total; ++i) a.returns[i] = a.advantages[i] + a.values[i];
+
+ private:
+  static constexpr int steps_of(size_t width) { return width < S::lanes ? 1 + steps_of(2 * width) : 0; }
+  static constexpr int kSteps = steps_of(Envs);
+
+  template <size_t Width, int Step = 0>
+  void scan(Vec& x, typename S::Mask& reach) const {
+    if constexpr (Width < S::lanes) {
+      const Vec zero = S::broadcast(T(0));
+      const auto everywhere = typename S::Mask{} == 0;
+      x = x + decays_[Step] * S::select(reach, S::template shift_down<Width>(x, zero), zero);
+      reach = reach & S::template shift_down<Width>(reach, everywhere);
+      scan<2 * Width, Step + 1>(x, reach);
+    }
+  }
+
+  Vec block(const Block<T>& b, Vec next) const {
+    const Vec zero = S::broadcast(T(0));
+    const Vec value = S::load(b.values);
+    const auto terminated = S::load_flags(b.terminated);
+    auto done = terminated;
+    Vec successor = S::load(b.successors);
+    if (Truncation) {
+      const auto truncated = S::load_flags(b.truncated);
+      successor = S::select(truncated, S::load(b.final_values), successor);
+      done = done | truncated;
+    }
+    successor = S::select(terminated, zero, successor);
+    Vec advantage = S::load(b.rewards) + gamma_ * successor - value;
+    auto reach = ~done;
+    scan<Envs>(advantage, reach);
+    advantage = advantage + powers_ * S::select(reach, S::template repeat<Envs>(next), zero);
+    S::store(b.advantages, advantage);
+    S::store(b.returns, advantage + value);
+    return advantage;
+  }
+
+  // The last n elements, in a block of their own: the rest of it is a reward of 0 after the end.
+  Vec last(int64_t at, int64_t n) const {
+    constexpr int64_t lanes = S::lanes;
+    T rewards[lanes] = {}, values[lanes] = {}, successors[lanes] = {}, final_values[lanes] = {};
+    T advantages[lanes], returns[lanes];
+    uint8_t terminated[lanes] = {}, truncated[lanes] = {};
+    for (int64_t i = 0; i < n; ++i) {
+      rewards[i] = a_.rewards[at + i];
+      values[i] = a_.values[at + i];
+      successors[i] = i + Envs < n ? a_.values[at + i + Envs] : last_value_of(a_, i + Envs - n);
+      terminated[i] = a_.terminated[at + i];
+      if (Truncation) {
+        truncated[i] = a_.truncated[at + i];
+        final_values[i] = a_.final_values[at + i];
+      }
+    }
+    const Vec next =
+        block({rewards, values, successors, final_values, terminated, truncated, advantages, returns},
+              S::broadcast(T(0)));
+    for (int64_t i = 0; i < n; ++i) {
+      a_.advantages[at + i] = advantages[i];
+      a_.returns[at + i] = returns[i];
+    }
+    return next;
+  }
+
+  const GaeArgs<T>& a_;
+  const Vec gamma_;
+  Vec powers_;                          // decay to the number of rows to the block behind
+  T decays_[kSteps == 0 ? 1 : kSteps];  // decay to the number of rows of each step
+};
+
+// Whether N environments were few enough for a scan.
+template <int Envs, bool Truncation, typename T>
+bool scanned(const GaeArgs<T>& a) {
+  if constexpr (Envs < Simd<T>::lanes) {
+    if (a.envs != Envs) return scanned<2 * Envs, Truncation>(a);
+    Scan<Simd<T>, Envs, Truncation>(a).run();
+    return true;
+  }
+  return false;
 }
 
 template <bool Truncation, typename T>
 void run(const GaeArgs<T>& a) {
   if (a.steps == 0) return;
-  if (a.envs == 1) return few<1, Truncation>(a);
-  if (a.envs == 2) return few<2, Truncation>(a);
-  if (a.envs == 3) return few<3, Truncation>(a);
+  if (scanned<1, Truncation>(a)) return;
   // From wide tiles to single columns, so that 13 environments are one vector of 8, one of 4 and one column.
   using Wide = Simd<T>;
   using Half = Simd<T, (kVectorBytes > 16 ? kVectorBytes / 2 : 16)>;
@@ -110,6 +187,7 @@ void run(const GaeArgs<T>& a) {
   for (; fits(Wide::lanes); col += Wide::lanes) tile<Wide, 1, Truncation>(a, col);
   for (; fits(Half::lanes); col += Half::lanes) tile<Half, 1, Truncation>(a, col);
   for (; fits(Narrow::lanes); col += Narrow::lanes) tile<Narrow, 1, Truncation>(a, col);
+  for (; fits(3); col += 3) tile<Single<T>, 3, Truncation>(a, col);
   for (; fits(1); ++col) tile<Single<T>, 1, Truncation>(a, col);
 }
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from torch.compiler import is_compiling
 
 from optix_fast import _native, reference
 from optix_fast.ops._dispatch import register, serves
+from optix_fast.reference.gae import require_out
 
-_core = _native.core
+_core: Any = _native.core
 
 
 def _gae_native(
@@ -20,20 +24,10 @@ def _gae_native(
     gamma: float,
     gae_lambda: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    advantages, returns = torch.empty_like(rewards), torch.empty_like(rewards)
-    _core.gae(  # type: ignore[union-attr]
-        rewards,
-        values,
-        last_value,
-        terminated,
-        truncated,
-        final_values,
-        gamma,
-        gae_lambda,
-        advantages,
-        returns,
+    pair: tuple[torch.Tensor, torch.Tensor] = _core.gae(
+        rewards, values, last_value, terminated, truncated, final_values, gamma, gae_lambda, None
     )
-    return advantages, returns
+    return pair
 
 
 def _gae_shapes(
@@ -68,6 +62,7 @@ def gae(
     *,
     gamma: float = 0.99,
     gae_lambda: float = 0.95,
+    out: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Advantages and returns of a rollout, telling the two ways an episode ends apart.
 
@@ -92,14 +87,17 @@ def gae(
             truncated.
         gamma: discount γ in [0, 1].
         gae_lambda: λ in [0, 1].
+        out: (advantages, returns) to write into and to return, each like rewards, sharing no memory with the
+            inputs. Saves the allocation, which for a large rollout costs more than the arithmetic: the
+            system hands fresh memory out page by page (docs/performance.md).
 
     Returns:
-        (advantages, returns), each like rewards. They carry no gradient: inputs are taken as data. A NaN in
-        the data stays within its own episode.
+        (advantages, returns), each like rewards, or out. They carry no gradient: inputs are taken as data. A
+        NaN in the data stays within its own episode.
 
     Raises:
         ValueError, TypeError: an argument of another shape, type or device, or not contiguous; γ or λ outside
-            [0, 1]; truncated without final_values, or the reverse.
+            [0, 1]; truncated without final_values, or the reverse; an out that requires a gradient.
 
     Source: Schulman et al., "High-dimensional continuous control using generalized advantage estimation",
     2016.
@@ -111,6 +109,8 @@ def gae(
     if (truncated is None) != (final_values is None):
         given, missing = ("final_values", "truncated") if truncated is None else ("truncated", "final_values")
         raise ValueError(f"gae: {given} needs {missing}, got None")
+    if out is not None:
+        require_out(out)
     if not serves(rewards, cuda=True):
         return reference.gae(
             rewards,
@@ -121,12 +121,18 @@ def gae(
             final_values,
             gamma=gamma,
             gae_lambda=gae_lambda,
+            out=out,
         )
-    if torch.compiler.is_compiling():
+    if is_compiling():
         if not isinstance(last_value, torch.Tensor):
             last_value = torch.full((), last_value, dtype=rewards.dtype, device=rewards.device)
         compiled: tuple[torch.Tensor, torch.Tensor] = torch.ops.optix_fast.gae(
             rewards, values, last_value, terminated, truncated, final_values, gamma, gae_lambda
         )
-        return compiled
-    return _gae_native(rewards, values, last_value, terminated, truncated, final_values, gamma, gae_lambda)
+        return compiled if out is None else (out[0].copy_(compiled[0]), out[1].copy_(compiled[1]))
+    pair: tuple[torch.Tensor, torch.Tensor] = _core.gae(
+        rewards, values, last_value, terminated, truncated, final_values, gamma, gae_lambda, out
+    )
+    if out is not None:
+        torch.autograd.graph.increment_version(out)
+    return pair

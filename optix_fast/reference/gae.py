@@ -7,6 +7,14 @@ import torch
 from optix_fast.reference.checks import check_first, check_like, require_tensor
 
 
+def require_out(out: object) -> None:
+    if not isinstance(out, tuple) or len(out) != 2:
+        raise TypeError(f"gae: out must be a tuple (advantages, returns), got {type(out).__name__}")
+    advantages, returns = out
+    if getattr(advantages, "requires_grad", False) or getattr(returns, "requires_grad", False):
+        raise ValueError("gae: out must not require a gradient")
+
+
 def gae(
     rewards: torch.Tensor,
     values: torch.Tensor,
@@ -17,6 +25,7 @@ def gae(
     *,
     gamma: float = 0.99,
     gae_lambda: float = 0.95,
+    out: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The recurrence of :func:`optix_fast.ops.gae`, one time step per line of Python."""
     rewards = check_first("gae", "rewards", rewards, "[T, N] or [T]", (2, 1)).detach()
@@ -44,9 +53,15 @@ def gae(
     zero = torch.zeros((), dtype=dtype, device=device)
     deltas = rewards + gamma * torch.where(terminated, zero, successors) - values
 
+    if out is not None:
+        require_out(out)
+        check_like("gae", "advantages", out[0], dtype, dims, shape, device)
+        check_like("gae", "returns", out[1], dtype, dims, shape, device)
     advantages = torch.empty_like(rewards)
     running = torch.zeros(shape[1:], dtype=dtype, device=device)
     for t in range(shape[0] - 1, -1, -1):
         running = deltas[t] + gamma * gae_lambda * torch.where(done[t], zero, running)
         advantages[t] = running
-    return advantages, advantages + values
+    if out is None:
+        return advantages, advantages + values
+    return out[0].copy_(advantages), out[1].copy_(advantages + values)

@@ -18,7 +18,8 @@ needs_core = pytest.mark.skipif(backend() != "native", reason="needs the compile
 
 SHAPES = [
     (0, 3), (3, 0), (0,), (1,), (2,), (5,), (2048,), (1, 1), (2, 1), (17, 1), (7, 2), (300, 2), (6, 3),
-    (1, 4), (5, 5), (3, 13), (128, 8), (4, 31), (33, 64), (16, 67), (9, 130), (2, 257),
+    (1, 4), (5, 4), (64, 4), (9, 8), (1000, 4), (1001, 2), (5, 5), (5, 7), (3, 13), (128, 8),
+    (4, 31), (33, 64), (16, 67), (9, 130), (2, 257),
 ]  # fmt: skip
 # Relative to the largest advantage: rounding accumulates over at most 1/(1 − γλ) ≈ 17 steps.
 TOLERANCE = {torch.float32: 3e-6, torch.float64: 1e-14}
@@ -141,6 +142,53 @@ def test_cuda_runs_on_the_current_stream():
         got = ops.gae(*scaled)
     stream.synchronize()
     assert_close([t.cpu() for t in got], reference.gae(*(t.cpu() for t in scaled)), torch.float32)
+
+
+# ---- out= ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (5,), (2048, 1), (17, 4), (9, 130)], ids=str)
+def test_out_is_written_and_returned(shape):
+    inputs = rollout(shape)
+    out = (torch.empty(shape), torch.empty(shape))
+    versions = [t._version for t in out]
+    got = ops.gae(*inputs, out=out)
+    assert got[0] is out[0] and got[1] is out[1]
+    expected = ops.gae(*inputs)
+    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+    assert all(t._version > v for t, v in zip(out, versions, strict=True))
+
+
+@needs_core
+@pytest.mark.parametrize("name", ["rewards", "values", "terminated", "final_values"])
+def test_out_must_not_share_memory_with_an_input(name):
+    inputs = dict(zip(ARGUMENTS, rollout((64, 4)), strict=True))
+    shared = inputs[name] if name != "terminated" else None
+    out = torch.empty(64, 4)
+    if shared is None:
+        shared = out
+        inputs[name] = out.view(torch.uint8).view(-1)[:256].view(torch.bool).view(64, 4)
+    with pytest.raises(ValueError, match="gae: out must not share memory"):
+        ops.gae(**inputs, out=(shared, torch.empty(64, 4)))
+    with pytest.raises(ValueError, match="gae: out must not share memory"):
+        ops.gae(**dict(zip(ARGUMENTS, rollout((64, 4)), strict=True)), out=(out, out))
+
+
+@pytest.mark.parametrize(
+    ("out", "error", "message"),
+    [
+        (torch.zeros(2, 128, 8), TypeError, "out must be a tuple"),
+        ((torch.zeros(128, 8),), TypeError, "out must be a tuple"),
+        ((torch.zeros(128, 7), torch.zeros(128, 8)), ValueError, r"advantages must be float32 \[T, N\]"),
+        ((torch.zeros(128, 8), torch.zeros(8, 128).T), ValueError, "returns must be contiguous"),
+        ((torch.zeros(128, 8, requires_grad=True),) * 2, ValueError, "out must not require a gradient"),
+        (("a", "b"), TypeError, "advantages must be a torch.Tensor, got str"),
+    ],
+    ids=["tensor", "single", "shape", "strides", "gradient", "text"],
+)
+def test_out_without_meaning(out, error, message):
+    with pytest.raises(error, match=f"gae: {message}"):
+        call_with(out=out)
 
 
 # ---- properties ---------------------------------------------------------------------------------------

@@ -18,11 +18,14 @@
 // CUDA included, use these orders: the same tree gives the same indices everywhere.
 //
 // CPU: a batch descends level by level, so the cache misses of all its members overlap, and each member
-// prefetches its next line. An update writes its leaves, then goes up level by level over the distinct
-// parents, which a bit per node marks. What bounds both is the two lines per member that lie outside the
-// first-level cache (leaf and lowest sum) and about ten instructions per level. CUDA: a thread per member;
-// a duplicate is resolved by the greatest position (atomicMax), parents are recomputed by every member below
-// them to the same bits, and the levels of at most 1024 nodes by one block.
+// prefetches its next line; on the upper levels, where members share lines, a line's prefix sums are made
+// once. An update writes its leaves, then goes up level by level over the distinct parents, which a bit per
+// node marks. What bounds both, for 2²⁰ leaves and a batch of 256, is the two lines per member that lie
+// outside the first-level cache (leaves and lowest sums; cold caches double the time) and about 25
+// instructions per member and level; benchmarks/bench_sum_tree.py has the figures. Huge pages changed
+// nothing. CUDA: a thread per member; a duplicate is resolved by the greatest position (atomicMax), parents
+// are recomputed by every member below them to the same bits, and the levels of at most 1024 nodes by one
+// block.
 #pragma once
 
 #include <cstdint>
@@ -67,13 +70,21 @@ int64_t sum_tree_update_cpu(const SumTreeView& tree, const SumTreeBatch& batch, 
 template <SimdPath Path>
 int64_t sum_tree_rebuild_cpu(const SumTreeView& tree);
 
-// The leaves of n masses in [0, Σp], which are consumed. The total is positive.
+// The leaves of n masses in [0, Σp], which are consumed. The total is positive. scratch: prefix_scratch(n)
+// bytes, aligned to a line.
 template <SimdPath Path>
-void sum_tree_find_cpu(const SumTreeView& tree, int64_t n, double* mass, int64_t* indices, float* priorities);
+void sum_tree_find_cpu(const SumTreeView& tree, int64_t n, double* mass, int64_t* indices, float* priorities,
+                       void* scratch);
 
-// mass[k] = (k + bits[k]·2⁻⁵³)·(total / n), for 53 random bits each.
+// What a batch of n needs for the prefix sums of the levels that its members share: at most n / 2 lines on
+// the lowest of them and an eighth on each one above.
+constexpr int64_t kTreePrefixBytes = 128;
+constexpr int64_t prefix_scratch(int64_t n) { return (n + kMaxTreeLevels) * kTreePrefixBytes; }
+
+// mass[k] = (k + u_k)·(total / n); u_k = ⌊W·2⁻¹¹⌋·2⁻⁵³ with the 64-bit words W of the random stream
+// (random.h), two to a block.
 template <SimdPath Path>
-void sum_tree_strata_cpu(double total, int64_t n, const int64_t* bits, double* mass);
+void sum_tree_strata_cpu(double total, uint64_t key, uint64_t offset, int64_t n, double* mass);
 
 // weights[k] = (min priorities / priorities[k])^β, for positive priorities.
 template <SimdPath Path>

@@ -5,14 +5,11 @@
 #include <mutex>
 #include <vector>
 
-#include "random/random.h"
-
 namespace optix_fast {
 namespace {
 
 // One member of a batch costs about thirty times an element of a streaming kernel.
 constexpr int64_t kReleaseGilFromBatch = kReleaseGilFrom / 32;
-constexpr uint64_t kFractionBits = uint64_t(1) << 53;
 
 // β as a float that stays finite: 0 · ∞ would make the greatest weight a NaN.
 float weight_power(double beta) { return static_cast<float>(beta < 1e30 ? beta : 1e30); }
@@ -104,7 +101,7 @@ class SumTree {
       reserve(n);
       std::memcpy(mass_.data(), masses.as<double>(), size_t(n) * sizeof(double));
       dispatch_simd([&](auto path) {
-        sum_tree_find_cpu<path>(tree_, n, mass_.data(), index.as<int64_t>(), found_.data());
+        sum_tree_find_cpu<path>(tree_, n, mass_.data(), index.as<int64_t>(), found_.data(), prefix_.get());
       });
     });
     require_positive(limit);
@@ -130,9 +127,8 @@ class SumTree {
       reserve(n);
       dispatch_simd([&](auto path) {
         int64_t* at = index.as<int64_t>();
-        random_integers_cpu<path>(key_, offset_, 0, kFractionBits, n, at);
-        sum_tree_strata_cpu<path>(limit, n, at, mass_.data());
-        sum_tree_find_cpu<path>(tree_, n, mass_.data(), at, priority.as<float>());
+        sum_tree_strata_cpu<path>(limit, key_, offset_, n, mass_.data());
+        sum_tree_find_cpu<path>(tree_, n, mass_.data(), at, priority.as<float>(), prefix_.get());
         if (weight != nullptr)
           sum_tree_weights_cpu<path>(n, priority.as<float>(), weight_power(beta), weight);
       });
@@ -203,6 +199,8 @@ class SumTree {
     nodes_.resize(size_t(n));
     mass_.resize(size_t(n));
     found_.resize(size_t(n));
+    prefix_.reset(std::aligned_alloc(kTreeLineBytes, size_t(prefix_scratch(n))));
+    if (prefix_ == nullptr) throw std::bad_alloc();
   }
 
   double total_here() const { return tree_.sums[tree_.levels - 1][0]; }
@@ -232,6 +230,7 @@ class SumTree {
   std::vector<int64_t> nodes_;  // scratch, as long as the longest batch so far
   std::vector<double> mass_;
   std::vector<float> found_;
+  std::unique_ptr<void, Free> prefix_;
   std::mutex mutex_;
 };
 

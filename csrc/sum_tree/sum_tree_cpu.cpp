@@ -1,6 +1,7 @@
 #include "sum_tree.h"
 
 #include "simd_math.h"
+#include "sum_tree/fractions.h"
 
 namespace optix_fast {
 namespace {
@@ -26,11 +27,92 @@ double line_sum(const float* line) {
   return add_lanes((load4(line) + load4(line + 8)) + (load4(line + 4) + load4(line + 12)));
 }
 
-// Where a mass x falls in a line: the first child whose inclusive prefix sum exceeds it, and the sum before.
-struct Place {
-  int child;
-  double before;
+// Eight children of a line and their inclusive prefix sums, by pairs, fours and eights on every path.
+#if defined(__AVX512F__)
+
+using Eight = __m512d;
+
+Eight load8(const double* p) { return _mm512_load_pd(p); }
+Eight load8(const float* p) { return _mm512_cvtps_pd(_mm256_load_ps(p)); }
+void store8(double* p, Eight a) { _mm512_store_pd(p, a); }
+
+Eight prefix_sums(Eight a) {
+  const Eight pairs = _mm512_add_pd(a, _mm512_maskz_movedup_pd(0xAA, a));
+  const Eight fours = _mm512_add_pd(pairs, _mm512_maskz_permutex_pd(0xCC, pairs, 0x55));
+  return _mm512_add_pd(fours, _mm512_maskz_permutexvar_pd(0xF0, _mm512_set1_epi64(3), fours));
+}
+Eight add_last(Eight a, Eight before) {
+  return _mm512_add_pd(a, _mm512_permutexvar_pd(_mm512_set1_epi64(7), before));
+}
+// A bit for each that exceeds x.
+uint32_t exceeding(Eight a, double x) { return _mm512_cmp_pd_mask(a, _mm512_set1_pd(x), _CMP_GT_OQ); }
+
+#elif defined(__AVX2__)
+
+struct Eight {
+  __m256d low, high;
 };
+
+Eight load8(const double* p) { return {_mm256_load_pd(p), _mm256_load_pd(p + 4)}; }
+Eight load8(const float* p) { return {_mm256_cvtps_pd(_mm_load_ps(p)), _mm256_cvtps_pd(_mm_load_ps(p + 4))}; }
+void store8(double* p, Eight a) {
+  _mm256_store_pd(p, a.low);
+  _mm256_store_pd(p + 4, a.high);
+}
+
+__m256d prefix_of_four(__m256d a) {
+  const __m256d zero = _mm256_setzero_pd();
+  const __m256d pairs = _mm256_add_pd(a, _mm256_blend_pd(zero, _mm256_movedup_pd(a), 0xA));
+  return _mm256_add_pd(pairs, _mm256_blend_pd(zero, _mm256_permute4x64_pd(pairs, 0x55), 0xC));
+}
+Eight prefix_sums(Eight a) {
+  const __m256d low = prefix_of_four(a.low);
+  return {low, _mm256_add_pd(prefix_of_four(a.high), _mm256_permute4x64_pd(low, 0xFF))};
+}
+Eight add_last(Eight a, Eight before) {
+  const __m256d last = _mm256_permute4x64_pd(before.high, 0xFF);
+  return {_mm256_add_pd(a.low, last), _mm256_add_pd(a.high, last)};
+}
+uint32_t exceeding(Eight a, double x) {
+  const __m256d wanted = _mm256_set1_pd(x);
+  return static_cast<uint32_t>(_mm256_movemask_pd(_mm256_cmp_pd(a.low, wanted, _CMP_GT_OQ)) |
+                               _mm256_movemask_pd(_mm256_cmp_pd(a.high, wanted, _CMP_GT_OQ)) << 4);
+}
+
+#else
+
+struct Eight {
+  double a[8];
+};
+
+template <typename T>
+Eight load8(const T* p) {
+  Eight e;
+  for (int c = 0; c < 8; ++c) e.a[c] = p[c];
+  return e;
+}
+void store8(double* p, Eight e) { __builtin_memcpy(p, e.a, sizeof e.a); }
+
+Eight prefix_sums(Eight e) {
+  for (int c = 0; c < 8; c += 2) e.a[c + 1] += e.a[c];
+  for (int c = 2; c < 8; c += 4) {
+    e.a[c] += e.a[c - 1];
+    e.a[c + 1] += e.a[c - 1];
+  }
+  for (int c = 4; c < 8; ++c) e.a[c] += e.a[3];
+  return e;
+}
+Eight add_last(Eight e, const Eight& before) {
+  for (int c = 0; c < 8; ++c) e.a[c] += before.a[7];
+  return e;
+}
+uint32_t exceeding(const Eight& e, double x) {
+  uint32_t bits = 0;
+  for (int c = 0; c < 8; ++c) bits |= uint32_t(e.a[c] > x) << c;
+  return bits;
+}
+
+#endif
 
 // Where x lies behind the last prefix sum, by rounding.
 template <typename T>
@@ -40,71 +122,28 @@ __attribute__((noinline, cold)) int last_positive(const T* line, int children) {
   return child;
 }
 
-#ifdef __AVX512F__
-
-__m512d prefix_of_eight(__m512d a) {
-  const __m512d pairs = _mm512_add_pd(a, _mm512_maskz_movedup_pd(0xAA, a));
-  const __m512d fours = _mm512_add_pd(pairs, _mm512_maskz_permutex_pd(0xCC, pairs, 0x55));
-  return _mm512_add_pd(fours, _mm512_maskz_permutexvar_pd(0xF0, _mm512_set1_epi64(3), fours));
+template <typename T>
+int first_child(uint32_t exceeding_bits, const T* line, int children) {
+  return __builtin_expect(exceeding_bits == 0, 0) ? last_positive(line, children)
+                                                  : __builtin_ctz(exceeding_bits);
 }
 
-Place place_of(const double* line, double x) {
-  const __m512d prefix = prefix_of_eight(_mm512_load_pd(line));
-  const __mmask8 behind = _mm512_cmp_pd_mask(prefix, _mm512_set1_pd(x), _CMP_GT_OQ);
-  if (__builtin_expect(behind == 0, 0)) {
-    const int child = last_positive(line, 8);
-    double q[8];
-    _mm512_storeu_pd(q, prefix);
-    return {child, child == 0 ? 0.0 : q[child - 1]};
+// The prefix sums of a line, after a zero: sum[7 + c] is what lies before child c, sum[8 + c] includes it.
+struct alignas(64) PrefixLine {
+  double sum[16];
+
+  void of(const double* line) {
+    sum[7] = 0.0;
+    store8(sum + 8, prefix_sums(load8(line)));
   }
-  const __m512i shifted = _mm512_alignr_epi64(_mm512_castpd_si512(prefix), _mm512_setzero_si512(), 7);
-  const __m512d first = _mm512_maskz_compress_pd(behind, _mm512_castsi512_pd(shifted));
-  return {__builtin_ctz(behind), _mm512_cvtsd_f64(first)};
-}
+};
+static_assert(sizeof(PrefixLine) == kTreePrefixBytes, "the size that the caller's scratch is made of");
 
 int leaf_of(const float* line, double x) {
-  const __m512 leaves = _mm512_load_ps(line);
-  const __m512d low = prefix_of_eight(_mm512_cvtps_pd(_mm512_castps512_ps256(leaves)));
-  __m512d high = prefix_of_eight(_mm512_cvtps_pd(_mm512_extractf32x8_ps(leaves, 1)));
-  high = _mm512_add_pd(high, _mm512_permutexvar_pd(_mm512_set1_epi64(7), low));
-  const __m512d wanted = _mm512_set1_pd(x);
-  const uint32_t behind = _mm512_cmp_pd_mask(low, wanted, _CMP_GT_OQ) |
-                          uint32_t(_mm512_cmp_pd_mask(high, wanted, _CMP_GT_OQ)) << 8;
-  return __builtin_expect(behind == 0, 0) ? last_positive(line, 16) : __builtin_ctz(behind);
+  const Eight low = prefix_sums(load8(line));
+  const Eight high = add_last(prefix_sums(load8(line + 8)), low);
+  return first_child(exceeding(low, x) | exceeding(high, x) << 8, line, 16);
 }
-
-#else
-
-// Writes the inclusive prefix sums of four children to prefix[0..3], without and with those before them.
-template <typename T>
-void prefix_of_four(const T* line, double* prefix) {
-  prefix[0] = line[0];
-  prefix[1] = double(line[0]) + double(line[1]);
-  prefix[2] = prefix[1] + double(line[2]);
-  prefix[3] = prefix[1] + (double(line[2]) + double(line[3]));
-}
-
-// The same sums as in the vector form: by pairs, fours, eights.
-template <typename T, int Children>
-Place place_in(const T* line, double x) {
-  double prefix[Children + 1];
-  prefix[0] = 0.0;
-  double* q = prefix + 1;
-  for (int four = 0; four < Children; four += 4) prefix_of_four(line + four, q + four);
-  for (int eight = 0; eight < Children; eight += 8) {
-    for (int c = 4; c < 8; ++c) q[eight + c] += q[eight + 3];
-  }
-  for (int c = 8; c < Children; ++c) q[c] += q[7];
-  int child = 0;
-  for (int c = 0; c < Children; ++c) child += q[c] > x ? 0 : 1;
-  if (__builtin_expect(child == Children, 0)) child = last_positive(line, Children);
-  return {child, prefix[child]};
-}
-
-Place place_of(const double* line, double x) { return place_in<double, 8>(line, x); }
-int leaf_of(const float* line, double x) { return place_in<float, 16>(line, x).child; }
-
-#endif
 
 void prefetch(const void* lines, int64_t line) {
   __builtin_prefetch(static_cast<const char*>(lines) + line * kTreeLineBytes);
@@ -113,17 +152,32 @@ void prefetch(const void* lines, int64_t line) {
 // How many members go down together: their lines of one level stay in the first-level cache.
 constexpr int64_t kTogether = 256;
 
-void descend(const SumTreeView& tree, int64_t n, double* mass, int64_t* indices, float* priorities) {
+// shared: the prefix lines of the levels from `from_shared` up, lowest level first.
+void descend(const SumTreeView& tree, int from_shared, const PrefixLine* shared, int64_t n, double* mass,
+             int64_t* indices, float* priorities) {
   for (int64_t i = 0; i < n; ++i) indices[i] = 0;
   for (int level = tree.levels - 2; level >= 0; --level) {
     const double* sums = tree.sums[level];
     const void* below = level > 0 ? static_cast<const void*>(tree.sums[level - 1]) : tree.leaves;
-    for (int64_t i = 0; i < n; ++i) {
-      const Place place = place_of(sums + indices[i] * kSumsPerLine, mass[i]);
-      const int64_t child = indices[i] * kSumsPerLine + place.child;
-      prefetch(below, child);
-      indices[i] = child;
-      mass[i] -= place.before;
+    const auto step = [=](int64_t i, const PrefixLine& prefix, uint32_t bits) {
+      const int child = first_child(bits, sums + indices[i] * kSumsPerLine, kSumsPerLine);
+      mass[i] -= prefix.sum[7 + child];
+      indices[i] = indices[i] * kSumsPerLine + child;
+      prefetch(below, indices[i]);
+    };
+    if (level >= from_shared) {
+      const PrefixLine* lines = shared;
+      for (int l = from_shared; l < level; ++l) lines += tree.lines[l + 1];
+      for (int64_t i = 0; i < n; ++i) {
+        const PrefixLine& prefix = lines[indices[i]];
+        step(i, prefix, exceeding(load8(prefix.sum + 8), mass[i]));
+      }
+    } else {
+      for (int64_t i = 0; i < n; ++i) {
+        PrefixLine prefix;
+        prefix.of(sums + indices[i] * kSumsPerLine);
+        step(i, prefix, exceeding(load8(prefix.sum + 8), mass[i]));
+      }
     }
   }
   for (int64_t i = 0; i < n; ++i) {
@@ -223,18 +277,35 @@ int64_t sum_tree_rebuild_cpu(const SumTreeView& tree) {
 }
 
 template <SimdPath Path>
-void sum_tree_find_cpu(const SumTreeView& tree, int64_t n, double* mass, int64_t* indices,
-                       float* priorities) {
+void sum_tree_find_cpu(const SumTreeView& tree, int64_t n, double* mass, int64_t* indices, float* priorities,
+                       void* scratch) {
+  // Levels with fewer lines than half the members: their prefix sums are made once, not once a member.
+  auto* shared = static_cast<PrefixLine*>(scratch);
+  int from_shared = tree.levels - 1;
+  while (from_shared > 0 && tree.lines[from_shared] <= n / 2) --from_shared;
+  PrefixLine* next = shared;
+  for (int level = from_shared; level + 1 < tree.levels; ++level) {
+    for (int64_t line = 0; line < tree.lines[level + 1]; ++line) {
+      (next++)->of(tree.sums[level] + line * kSumsPerLine);
+    }
+  }
   for (int64_t i = 0; i < n; i += kTogether) {
-    descend(tree, n - i < kTogether ? n - i : kTogether, mass + i, indices + i, priorities + i);
+    descend(tree, from_shared, shared, n - i < kTogether ? n - i : kTogether, mass + i, indices + i,
+            priorities + i);
   }
 }
 
 template <SimdPath Path>
-void sum_tree_strata_cpu(double total, int64_t n, const int64_t* bits, double* mass) {
+void sum_tree_strata_cpu(double total, uint64_t key, uint64_t offset, int64_t n, double* mass) {
+  constexpr int64_t at_once = 2 * kBlocksAtOnce;
   const double step = total / static_cast<double>(n);
-  for (int64_t i = 0; i < n; ++i) {
-    mass[i] = (static_cast<double>(i) + static_cast<double>(bits[i]) * 0x1p-53) * step;
+  for (int64_t i = 0; i < n; i += at_once) {
+    int64_t bits[at_once];
+    fractions_of_blocks(key, offset + static_cast<uint64_t>(i / 2), bits);
+    const int64_t here = n - i < at_once ? n - i : at_once;
+    for (int64_t j = 0; j < here; ++j) {
+      mass[i + j] = (static_cast<double>(i + j) + static_cast<double>(bits[j]) * 0x1p-53) * step;
+    }
   }
 }
 
@@ -267,8 +338,8 @@ void sum_tree_weights_cpu(int64_t n, const float* priorities, float beta, float*
 template int64_t sum_tree_first_fault_cpu<kPath>(const SumTreeView&, const SumTreeBatch&);
 template int64_t sum_tree_update_cpu<kPath>(const SumTreeView&, const SumTreeBatch&, int64_t*);
 template int64_t sum_tree_rebuild_cpu<kPath>(const SumTreeView&);
-template void sum_tree_find_cpu<kPath>(const SumTreeView&, int64_t, double*, int64_t*, float*);
-template void sum_tree_strata_cpu<kPath>(double, int64_t, const int64_t*, double*);
+template void sum_tree_find_cpu<kPath>(const SumTreeView&, int64_t, double*, int64_t*, float*, void*);
+template void sum_tree_strata_cpu<kPath>(double, uint64_t, uint64_t, int64_t, double*);
 template void sum_tree_weights_cpu<kPath>(int64_t, const float*, float, float*);
 
 }  // namespace optix_fast

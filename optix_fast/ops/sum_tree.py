@@ -79,6 +79,9 @@ class SumTree:
             self._leaves = storage[start : start + 4 * capacity].view(torch.float32)
         else:
             self._reference = reference.SumTree(capacity, self.device, stream)
+        # What new_empty makes outputs like: a microsecond less for each batch than naming type and device.
+        self._int64 = torch.empty(0, dtype=torch.int64, device=self.device)
+        self._float32 = torch.empty(0, dtype=torch.float32, device=self.device)
 
     def update(
         self,
@@ -108,7 +111,7 @@ class SumTree:
         """p at each of the indices, int64 [B] → float32 [B]."""
         if self._reference is not None:
             return self._reference.priorities(indices)
-        out = self._empty(_length(indices), torch.float32)
+        out = self._float32.new_empty(_length(indices))
         self._tree.priorities(indices, out)
         return out
 
@@ -120,7 +123,7 @@ class SumTree:
         """
         if self._reference is not None:
             return self._reference.find(mass)
-        out = self._empty(_length(mass), torch.int64)
+        out = self._int64.new_empty(_length(mass))
         self._tree.find(mass, out)
         return out
 
@@ -133,7 +136,7 @@ class SumTree:
         n = _count(n)
         if self._reference is not None:
             return self._reference.sample(n)
-        indices, priorities = self._empty(n, torch.int64), self._empty(n, torch.float32)
+        indices, priorities = self._int64.new_empty(n), self._float32.new_empty(n)
         self._tree.sample(indices, priorities, None, 0.0)
         return indices, priorities
 
@@ -154,8 +157,8 @@ class SumTree:
             raise ValueError(f"SumTree: beta must be finite and not negative, got {beta}")
         if self._reference is not None:
             return self._reference.sample_weighted(n, beta)
-        indices, priorities = self._empty(n, torch.int64), self._empty(n, torch.float32)
-        weights = self._empty(n, torch.float32)
+        indices, priorities = self._int64.new_empty(n), self._float32.new_empty(n)
+        weights = self._float32.new_empty(n)
         self._tree.sample(indices, priorities, weights, beta)
         return indices, priorities, weights
 
@@ -175,7 +178,7 @@ class SumTree:
             key, offset = self._tree.save()
             priorities = self._leaves.clone()
         else:
-            priorities = self._empty(self.capacity, torch.float32)
+            priorities = self._float32.new_empty(self.capacity)
             key, offset = self._tree.save(priorities)
         return {"priorities": priorities, "stream": {"key": key, "offset": offset}}
 
@@ -206,9 +209,6 @@ class SumTree:
 
     def __repr__(self) -> str:
         return f"SumTree(capacity={self.capacity}, device={str(self.device)!r})"
-
-    def _empty(self, n: int, dtype: torch.dtype) -> torch.Tensor:
-        return torch.empty(n, dtype=dtype, device=self.device)
 
 
 def _integer(name: str, value: object) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,21 +12,16 @@ import torch
 
 from optix_fast.reference.checks import check_like
 
+if TYPE_CHECKING:
+    from optix_fast.random import RandomStream
+
 _OP = "SumTree"
-
-
-class Stream(Protocol):
-    """What a tree needs of :class:`optix_fast.random.RandomStream`."""
-
-    def integers(self, low: int, high: int, shape: int, /) -> npt.NDArray[np.int64]: ...
-    def state_dict(self) -> dict[str, int]: ...
-    def load_state_dict(self, state: Mapping[str, int], /) -> None: ...
 
 
 class SumTree:
     """The tree of :class:`optix_fast.ops.SumTree`; its random numbers come from ``stream``."""
 
-    def __init__(self, capacity: int, device: torch.device | str, stream: Stream) -> None:
+    def __init__(self, capacity: int, device: torch.device | str, stream: RandomStream) -> None:
         self._capacity = capacity
         self._device = torch.device(device)
         self._stream = stream

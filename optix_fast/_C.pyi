@@ -42,6 +42,26 @@ def ppo_loss(
     grad_params: torch.Tensor | None,
     grad_values: torch.Tensor | None,
 ) -> None: ...
+# (weight, bias, activation, its parameter)
+_Layer = tuple[torch.Tensor, torch.Tensor | None, int, float]
+
+def mlp(
+    layers: list[_Layer],
+    head: bool,
+    few: bool,
+    input: torch.Tensor,
+    output: torch.Tensor,
+    grad_output: torch.Tensor | None,
+    grads: list[tuple[torch.Tensor, torch.Tensor]],
+    grad_input: torch.Tensor | None,
+) -> None: ...
+def ppo_update(
+    networks: tuple[list[_Layer], list[_Layer], list[_Layer]],
+    parameters: list[tuple[Any, ...]],
+    rows: dict[str, torch.Tensor | None],
+    permutations: torch.Tensor,
+    options: dict[str, Any],
+) -> tuple[str | None, int, list[float]]: ...
 def philox(counter: Sequence[int], key: Sequence[int]) -> list[int]: ...
 def tanh_normal_log_prob(
     mean: torch.Tensor,

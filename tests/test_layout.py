@@ -30,9 +30,25 @@ RANK = {part: len(LAYERS) - i for i, layer in enumerate(LAYERS) for part in laye
 SIDEWAYS = {("pipelines", "envs")}
 CONFIG_USERS = {"cli", "training", "trials", "loop"}
 
-# The random stream's public face is a module beside types.py, because every layer may use it.
-PUBLIC = {"random": "optix_fast/random.py"}
-TESTS = {"random": "tests/test_random.py"}
+# The random stream's public face is a module beside types.py, because every layer may use it; that of the
+# learners and of their dense layers is in agents/, where the torch path beside them is the reference.
+PUBLIC = {
+    "random": "optix_fast/random.py",
+    "mlp": "optix_fast/agents/native_nets.py",
+    "ppo_update": "optix_fast/agents/native_ppo.py",
+    "act": "optix_fast/agents/native_act.py",
+}
+REFERENCE = {
+    "mlp": "optix_fast/networks/mlp.py",
+    "ppo_update": "optix_fast/agents/ppo.py",
+    "act": "optix_fast/agents/actor_critic.py",
+}
+TESTS = {
+    "random": "tests/test_random.py",
+    "mlp": "tests/agents/test_native_mlp.py",
+    "ppo_update": "tests/agents/test_native_ppo.py",
+    "act": "tests/agents/test_native_act.py",
+}
 
 
 def part_of(path: pathlib.Path) -> str:
@@ -106,7 +122,7 @@ def test_row_is_complete(op):
         f"csrc/{op}/{op}_cpu.cpp",
         f"csrc/{op}/{op}_bind.cpp",
         PUBLIC.get(op, f"optix_fast/ops/{op}.py"),
-        f"optix_fast/reference/{op}.py",
+        REFERENCE.get(op, f"optix_fast/reference/{op}.py"),
         TESTS.get(op, f"tests/ops/test_{op}.py"),
         f"benchmarks/bench_{op}.py",
     ]

@@ -1,0 +1,128 @@
+// Dense layers, in place on the weights of the user's own modules: forward, backward, Adam.
+//
+//   Z = X·Wᵀ + b,   Y = f(Z)                  X [B, in], W [out, in], b [out], Y [B, out]
+//   dZ = dY∘f'(Z),  db = Σ_rows dZ,  dW = dZᵀ·X,  dX = dZ·W
+//
+// A Stack is a sequence of such layers. Its work memory comes from an arena (mlp_bind.h) that each
+// thread keeps, so nothing is allocated once it is large enough. Rows of work matrices are padded with zeros
+// to whole cache lines (padded()), which leaves the kernels without ragged columns; W itself stays torch's,
+// [out, in] without padding.
+//
+// All three products run on one kernel, C[M, N] = start + A[M, K]·B[K, N] (gemm.h), which wants the rows of B
+// adjacent in memory. dX takes W as it lies; the forward pass takes a transposed copy of it, made anew by
+// stack_refresh_cpu whenever the weights have changed, and kept no longer than the caller's call; dW reads A
+// = dZᵀ by strides. Activation and derivative are applied to each block of results while it is in the first
+// cache.
+//
+// CPU: one thread. The order of every sum depends on shapes and instruction set alone: the same bits at every
+// call.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "simd_path.h"
+
+namespace optix_fast {
+
+// The numbers are those of optix_fast/agents/native_nets.py.
+enum class Activation : uint8_t { identity, tanh, relu, leaky_relu, elu, silu, gelu, gelu_tanh };
+
+// Where f' is computed from Z instead of from Y.
+constexpr bool keeps_input(Activation a) {
+  return a == Activation::silu || a == Activation::gelu || a == Activation::gelu_tanh;
+}
+
+// (Forced inline, as the small members below: a kernel file may leave no copy of a shared function, see
+// simd_path.h.)
+template <typename T>
+[[gnu::always_inline]] constexpr int64_t padded(int64_t n) {
+  constexpr int64_t line = 64 / sizeof(T);
+  return (n + line - 1) / line * line;
+}
+
+template <typename T>
+struct Layer {
+  int64_t in = 0, out = 0;
+  Activation activation = Activation::identity;
+  T parameter = 0;            // LeakyReLU's slope, ELU's α
+  const T* weight = nullptr;  // [out, in]
+  const T* bias = nullptr;    // [out], or null
+
+  // Work memory, from stack_place.
+  int64_t stride = 0;              // of the rows of `output`, `before` and of the gradient by them
+  T* weight_transposed = nullptr;  // [in, padded(out)]; null where `narrow`
+  const T* weight_rows =
+      nullptr;                 // [out, padded(in)]: `weight` itself where in is a multiple of a cache line
+  T* weight_padded = nullptr;  // what weight_rows points to otherwise
+  T* bias_row = nullptr;       // [padded(out)]
+  T* output = nullptr;         // [B, stride]
+  T* before = nullptr;         // Z, where keeps_input(activation)
+  T* grad_weight = nullptr;    // [out, in]
+  T* grad_bias = nullptr;      // [out]
+
+  // A last layer of few outputs: its rows are not padded, and each output is a dot product.
+  [[gnu::always_inline]] bool narrow() const { return weight_transposed == nullptr; }
+};
+
+constexpr int64_t kNarrowOutputs = 8;  // at most so many
+
+template <typename T>
+struct Stack {
+  Layer<T>* layers = nullptr;
+  int64_t n = 0;
+  bool head = false;  // its last layer may be narrow
+
+  [[gnu::always_inline]] Layer<T>& last() const { return layers[n - 1]; }
+};
+
+// What the stacks of one call share while they run backwards.
+template <typename T>
+struct Scratch {
+  T* delta[2] = {nullptr, nullptr};  // gradients by layer inputs, in turns
+  T* wide_grad = nullptr;            // a weight gradient with padded rows
+};
+
+// The copies of weights and biases, from the parameters as they are now.
+template <SimdPath Path, typename T>
+void stack_refresh_cpu(const Stack<T>& stack);
+
+// Every layer's output for input [rows, input_stride], whose columns from `in` to padded(in) are zero. Space
+// for whole sixteens of rows is expected, what is in the surplus rows does not matter.
+template <SimdPath Path, typename T>
+void stack_forward_cpu(const Stack<T>& stack, const T* input, int64_t input_stride, int64_t rows);
+
+// Every layer's grad_weight and grad_bias, from the gradient by the last output, [rows, last().stride], which
+// is overwritten. grad_input [rows, input_stride], null if not wanted, is added to where `accumulate` is set.
+template <SimdPath Path, typename T>
+void stack_backward_cpu(const Stack<T>& stack, const Scratch<T>& scratch, const T* input,
+                        int64_t input_stride, int64_t rows, T* grad_output, T* grad_input, bool accumulate);
+
+// Outputs of one or a few rows without any prepared copy: out [rows, last().out]; line: two scratch rows of
+// padded(widest). Reads in, out, activation, parameter, weight and bias of the layers.
+template <SimdPath Path, typename T>
+void stack_forward_few_cpu(const Stack<T>& stack, const T* input, int64_t input_stride, int64_t rows, T* line,
+                           int64_t line_stride, T* out);
+
+// One parameter tensor, with torch's own optimizer state.
+template <typename T>
+struct AdamParameter {
+  T* value;
+  T* exp_avg;
+  T* exp_avg_sq;
+  float* step;
+  const T* grad;
+  int64_t size;
+  double lr, beta1, beta2, eps, weight_decay;
+  bool decoupled;  // AdamW's weight decay
+};
+
+// Σ g² over all elements, in double.
+template <SimdPath Path, typename T>
+double squared_norm_cpu(const T* values, int64_t n);
+
+// torch.optim.Adam's and AdamW's step on grad·scale (Kingma & Ba 2015; Loshchilov & Hutter 2019).
+template <SimdPath Path, typename T>
+void adam_step_cpu(const AdamParameter<T>& parameter, T scale);
+
+}  // namespace optix_fast

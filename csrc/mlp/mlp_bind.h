@@ -1,0 +1,106 @@
+// From Python's description of networks to Stacks: for the bindings of everything that runs on mlp.h.
+//
+// A layer is a tuple (weight [out, in], bias [out] or None, activation number, its parameter), see
+// optix_fast/agents/native_nets.py. The tensors are the user's own; the views borrow (tensor.h).
+#pragma once
+
+#include <vector>
+
+#include "mlp.h"
+#include "tensor.h"
+
+namespace optix_fast {
+
+// Hands out pieces of one block of memory, each on its own cache lines. Without a block it only counts.
+class Arena {
+ public:
+  explicit Arena(unsigned char* base) : base_(base) {}
+  template <typename T>
+  T* take(int64_t n) {
+    T* piece = base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + used_);
+    used_ += (static_cast<size_t>(n) * sizeof(T) + 63) / 64 * 64;
+    return piece;
+  }
+  size_t used() const { return used_; }
+
+ private:
+  unsigned char* base_;
+  size_t used_ = 0;
+};
+
+// `bytes` of zeroed memory on a cache line, which belong to the calling thread until it asks again.
+unsigned char* thread_memory(size_t bytes);
+
+// Calls place(arena) twice: to count, then with the memory of the calling thread.
+template <typename Place>
+void place_in_thread_memory(Place place) {
+  Arena counting(nullptr);
+  place(counting);
+  Arena arena(thread_memory(counting.used()));
+  place(arena);
+}
+
+// Work matrices have room for whole sixteens of rows.
+inline int64_t whole_rows(int64_t rows) { return (rows + 15) / 16 * 16; }
+
+// Reads the layers; their widths must fit to one another and to `in`, and the last one's is returned.
+template <typename T>
+int64_t read_layers(TensorReader& reader, DType dtype, const py::list& described, int64_t in,
+                    std::vector<Layer<T>>& layers) {
+  for (py::handle item : described) {
+    const auto parts = py::cast<py::tuple>(item);
+    Layer<T> layer;
+    const auto weight = py::reinterpret_borrow<py::object>(parts[0]);
+    layer.in = in;
+    layer.out = py::cast<int64_t>(weight.attr("shape")[py::int_(0)]);
+    layer.weight = reader.read(weight, "weight", dtype, "[out, in]", {layer.out, in}).template as<T>();
+    if (!parts[1].is_none()) {
+      layer.bias = reader.read(parts[1], "bias", dtype, "[out]", {layer.out}).template as<T>();
+    }
+    layer.activation = static_cast<Activation>(py::cast<int>(parts[2]));
+    layer.parameter = static_cast<T>(py::cast<double>(parts[3]));
+    layers.push_back(layer);
+    in = layer.out;
+  }
+  return in;
+}
+
+template <typename T>
+Stack<T> stack_of(std::vector<Layer<T>>& layers, bool head) {
+  return {layers.data(), static_cast<int64_t>(layers.size()), head};
+}
+
+template <typename T>
+int64_t widest(const Stack<T>& stack) {
+  int64_t width = 1;
+  for (int64_t i = 0; i < stack.n; ++i) {
+    for (int64_t n : {stack.layers[i].in, stack.layers[i].out}) width = n > width ? n : width;
+  }
+  return width;
+}
+
+// Takes the work memory of the layers for batches of at most `rows`.
+template <typename T>
+void stack_place(const Stack<T>& stack, int64_t rows, Arena& arena) {
+  for (int64_t i = 0; i < stack.n; ++i) {
+    Layer<T>& l = stack.layers[i];
+    const bool narrow = stack.head && i + 1 == stack.n && l.out <= kNarrowOutputs;
+    l.stride = narrow ? l.out : padded<T>(l.out);
+    if (!narrow) l.weight_transposed = arena.take<T>(l.in * padded<T>(l.out));
+    if (l.in != padded<T>(l.in)) l.weight_padded = arena.take<T>(l.out * padded<T>(l.in));
+    l.weight_rows = l.weight_padded == nullptr ? l.weight : l.weight_padded;
+    l.bias_row = arena.take<T>(padded<T>(l.out));
+    l.output = arena.take<T>(whole_rows(rows) * l.stride);
+    if (keeps_input(l.activation)) l.before = arena.take<T>(whole_rows(rows) * l.stride);
+    l.grad_weight = arena.take<T>(l.out * l.in);
+    l.grad_bias = arena.take<T>(l.out);
+  }
+}
+
+template <typename T>
+void scratch_place(Scratch<T>& scratch, int64_t rows, int64_t width, Arena& arena) {
+  for (T*& delta : scratch.delta) delta = arena.take<T>(whole_rows(rows) * padded<T>(width));
+  scratch.wide_grad = arena.take<T>(padded<T>(width) * padded<T>(width));
+}
+
+}  // namespace optix_fast

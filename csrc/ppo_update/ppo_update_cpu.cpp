@@ -1,0 +1,244 @@
+#include "ppo_update.h"
+
+#include "simd.h"
+
+namespace optix_fast {
+namespace {
+
+constexpr double kInfinity = __builtin_inf();
+
+bool finite(double x) { return x - x == 0.0; }
+
+template <typename T>
+void copy(const T* from, int64_t n, T* to) {
+  __builtin_memcpy(to, from, n * sizeof(T));
+}
+
+// Parameters and optimizer state to the snapshot, or back.
+template <typename T>
+void exchange_snapshot(const PpoUpdateArgs<T>& a, bool restore) {
+  T* saved = a.snapshot;
+  for (int64_t i = 0; i < a.n_parameters; ++i) {
+    const AdamParameter<T>& p = a.parameters[i];
+    T* const tensors[] = {p.value, p.exp_avg, p.exp_avg_sq};
+    for (T* live : tensors) {
+      restore ? copy<T>(saved, p.size, live) : copy<T>(live, p.size, saved);
+      saved += p.size;
+    }
+    restore ? copy<float>(a.step_snapshot + i, 1, p.step) : copy<float>(p.step, 1, a.step_snapshot + i);
+  }
+}
+
+template <typename T>
+void gather(const PpoUpdateArgs<T>& a, const int64_t* order, int64_t n) {
+  const Minibatch<T>& b = a.batch;
+  const int64_t stride = padded<T>(a.features), width = a.loss.actions_width;
+  for (int64_t i = 0; i < n; ++i) {
+    const int64_t row = order[i];
+    copy(a.observations + row * a.features, a.features, b.observations + i * stride);
+    b.old_log_probs[i] = a.old_log_probs[row];
+    b.old_values[i] = a.values[row];
+    b.advantages[i] = a.advantages[row];
+    b.returns[i] = a.returns[row];
+    if (a.loss.kind == PolicyKind::categorical) {
+      b.discrete_actions[i] = a.discrete_actions[row];
+      if (a.action_mask != nullptr) copy(a.action_mask + row * width, width, b.action_mask + i * width);
+    } else {
+      copy(a.continuous_actions + row * width, width, b.continuous_actions + i * width);
+    }
+  }
+}
+
+template <typename T>
+struct Input {
+  const T* data;
+  int64_t stride;
+};
+
+// What actor and critic stacks see.
+template <typename T>
+Input<T> trunk_output(const PpoUpdateArgs<T>& a) {
+  if (a.trunk.n == 0) return {a.batch.observations, padded<T>(a.features)};
+  return {a.trunk.last().output, a.trunk.last().stride};
+}
+
+template <typename T>
+T clamped_log_std(T x) {
+  return x < T(kLogStdMin) ? T(kLogStdMin) : x > T(kLogStdMax) ? T(kLogStdMax) : x;
+}
+
+template <typename T>
+bool inside(T x) {
+  return x >= T(kLogStdMin) && x <= T(kLogStdMax);
+}
+
+// Network outputs → the distribution's parameters and the values, without the padding of rows.
+template <typename T>
+void read_outputs(const PpoUpdateArgs<T>& a, int64_t n) {
+  const Minibatch<T>& b = a.batch;
+  const Layer<T>& policy = a.actor.last();
+  const int64_t width = a.loss.actions_width;
+  for (int64_t i = 0; i < n; ++i) {
+    const T* out = policy.output + i * policy.stride;
+    b.values[i] = a.critic.last().output[i * a.critic.last().stride];
+    if (a.loss.kind == PolicyKind::categorical) {
+      copy(out, width, b.params + i * width);
+      continue;
+    }
+    T* params = b.params + i * 2 * width;
+    copy(out, width, params);
+    for (int64_t j = 0; j < width; ++j) {
+      params[width + j] = clamped_log_std(a.log_std != nullptr ? a.log_std[j] : out[width + j]);
+    }
+  }
+}
+
+// The way back.
+template <typename T>
+void write_output_gradients(const PpoUpdateArgs<T>& a, int64_t n) {
+  const Minibatch<T>& b = a.batch;
+  const Layer<T>& policy = a.actor.last();
+  const int64_t width = a.loss.actions_width;
+  for (int64_t i = 0; i < n; ++i) {
+    b.grad_critic[i * a.critic.last().stride] = b.grad_values[i];
+    T* by_output = b.grad_actor + i * policy.stride;
+    if (a.loss.kind == PolicyKind::categorical) {
+      copy(b.grad_params + i * width, width, by_output);
+      continue;
+    }
+    const T* gradient = b.grad_params + i * 2 * width;
+    copy(gradient, width, by_output);
+    if (a.log_std != nullptr) continue;
+    const T* log_std = policy.output + i * policy.stride + width;
+    for (int64_t j = 0; j < width; ++j)
+      by_output[width + j] = inside(log_std[j]) ? gradient[width + j] : T(0);
+  }
+  if (a.log_std == nullptr) return;
+  for (int64_t j = 0; j < width; ++j) {
+    T sum = 0;
+    for (int64_t i = 0; i < n; ++i) sum += b.grad_params[i * 2 * width + width + j];
+    a.grad_log_std[j] = inside(a.log_std[j]) ? sum : T(0);
+  }
+}
+
+template <SimdPath Path, typename T>
+void refresh(const PpoUpdateArgs<T>& a) {
+  stack_refresh_cpu<Path, T>(a.trunk);
+  stack_refresh_cpu<Path, T>(a.actor);
+  stack_refresh_cpu<Path, T>(a.critic);
+}
+
+template <SimdPath Path, typename T>
+void forward(const PpoUpdateArgs<T>& a, int64_t n) {
+  stack_forward_cpu<Path, T>(a.trunk, a.batch.observations, padded<T>(a.features), n);
+  const Input<T> shared = trunk_output(a);
+  stack_forward_cpu<Path, T>(a.actor, shared.data, shared.stride, n);
+  stack_forward_cpu<Path, T>(a.critic, shared.data, shared.stride, n);
+}
+
+template <SimdPath Path, typename T>
+void backward(const PpoUpdateArgs<T>& a, int64_t n) {
+  const Minibatch<T>& b = a.batch;
+  const Input<T> shared = trunk_output(a);
+  T* grad_shared = a.trunk.n == 0 ? nullptr : b.grad_trunk;
+  stack_backward_cpu<Path, T>(a.actor, a.scratch, shared.data, shared.stride, n, b.grad_actor, grad_shared,
+                              false);
+  stack_backward_cpu<Path, T>(a.critic, a.scratch, shared.data, shared.stride, n, b.grad_critic, grad_shared,
+                              true);
+  if (a.trunk.n > 0) {
+    stack_backward_cpu<Path, T>(a.trunk, a.scratch, b.observations, padded<T>(a.features), n, grad_shared,
+                                nullptr, false);
+  }
+}
+
+template <SimdPath Path, typename T>
+double gradient_norm(const PpoUpdateArgs<T>& a) {
+  double squares = 0.0;
+  for (int64_t i = 0; i < a.n_parameters; ++i) {
+    squares += squared_norm_cpu<Path, T>(a.parameters[i].grad, a.parameters[i].size);
+  }
+  return __builtin_sqrt(squares);
+}
+
+template <typename T>
+PpoLossArgs<T> loss_args(const PpoUpdateArgs<T>& a, int64_t n, T* loss, float* stats) {
+  const Minibatch<T>& b = a.batch;
+  PpoLossArgs<T> args = a.loss;
+  args.batch = n;
+  args.params = b.params;
+  args.discrete_actions = b.discrete_actions;
+  args.continuous_actions = b.continuous_actions;
+  args.action_mask = a.action_mask == nullptr ? nullptr : b.action_mask;
+  args.old_log_probs = b.old_log_probs;
+  args.advantages = b.advantages;
+  args.values = b.values;
+  args.returns = b.returns;
+  args.old_values = b.old_values;
+  args.scratch = b.loss_scratch;
+  args.loss = loss;
+  args.stats = stats;
+  args.grad_params = b.grad_params;
+  args.grad_values = b.grad_values;
+  return args;
+}
+
+// One minibatch; false where it ended the call.
+template <SimdPath Path, typename T>
+bool minibatch_step(const PpoUpdateArgs<T>& a, const int64_t* order, int64_t n, PpoUpdateResult& result) {
+  gather(a, order, n);
+  refresh<Path>(a);
+  forward<Path>(a, n);
+  read_outputs(a, n);
+  T loss;
+  float stats[kPpoStatistics + 1];
+  const PpoLossFault fault = ppo_loss_cpu<Path, T>(loss_args(a, n, &loss, stats));
+  if (fault.kind != PpoLossFault::none) {
+    result.failure = PpoUpdateResult::data;
+    result.fault = fault;
+    result.fault.row = order[fault.row];
+    return false;
+  }
+  bool all_finite = finite(loss);
+  for (float x : stats) all_finite = all_finite && finite(x);
+  if (!all_finite) {
+    result.failure = PpoUpdateResult::loss;
+    return false;
+  }
+  write_output_gradients(a, n);
+  backward<Path>(a, n);
+  const double norm = gradient_norm<Path>(a);
+  if (!finite(norm)) {
+    result.failure = PpoUpdateResult::gradient;
+    return false;
+  }
+  const double scale = a.max_norm < kInfinity ? a.max_norm / (norm + 1e-6) : 1.0;
+  for (int64_t i = 0; i < a.n_parameters; ++i) {
+    adam_step_cpu<Path, T>(a.parameters[i], static_cast<T>(scale < 1.0 ? scale : 1.0));
+  }
+  ++result.updates;
+  for (int i = 0; i < kPpoStatistics; ++i) result.sums[i] += stats[i];
+  return !(stats[3] > a.kl_limit);
+}
+
+}  // namespace
+
+template <SimdPath Path, typename T>
+PpoUpdateResult ppo_update_cpu(const PpoUpdateArgs<T>& a) {
+  PpoUpdateResult result;
+  exchange_snapshot(a, false);
+  for (int64_t epoch = 0; epoch < a.epochs; ++epoch) {
+    const int64_t* order = a.permutations + epoch * a.rows;
+    for (int64_t at = 0; at < a.rows; at += a.minibatch_size) {
+      const int64_t n = a.rows - at < a.minibatch_size ? a.rows - at : a.minibatch_size;
+      if (minibatch_step<Path>(a, order + at, n, result)) continue;
+      if (result.failure != PpoUpdateResult::none) exchange_snapshot(a, true);
+      return result;
+    }
+  }
+  return result;
+}
+
+template PpoUpdateResult ppo_update_cpu<kPath, float>(const PpoUpdateArgs<float>&);
+template PpoUpdateResult ppo_update_cpu<kPath, double>(const PpoUpdateArgs<double>&);
+
+}  // namespace optix_fast

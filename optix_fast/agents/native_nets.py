@@ -1,0 +1,281 @@
+"""Which networks and optimizers the compiled learners serve, and their description for the core.
+
+Recognised anew before each window and each update: modules and optimizer stay the user's, who may change them
+at any time.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as nn_module
+from torch.optim import optimizer as optim_module
+
+# The numbers of csrc/mlp/mlp.h.
+_ACTIVATIONS: dict[type[nn.Module], int] = {
+    nn.Identity: 0,
+    nn.Tanh: 1,
+    nn.ReLU: 2,
+    nn.LeakyReLU: 3,
+    nn.ELU: 4,
+    nn.SiLU: 5,
+    nn.GELU: 6,
+}
+_GELU_TANH = 7
+_SERVED = "Linear, Tanh, ReLU, LeakyReLU, ELU, SiLU, GELU and Identity"
+
+_MODULE_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_GLOBAL_MODULE_HOOKS = tuple(f"_global{name}" for name in _MODULE_HOOKS)
+_OPTIMIZER_HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
+_GLOBAL_OPTIMIZER_HOOKS = ("_global_optimizer_pre_hooks", "_global_optimizer_post_hooks")
+_OPTIMIZER_FLAGS = ("amsgrad", "maximize", "capturable", "differentiable")
+_STATE = ("step", "exp_avg", "exp_avg_sq")
+
+
+class UnsupportedError(Exception):
+    """What the core does not serve; the message is the reason, in the user's words."""
+
+
+class Layer(NamedTuple):
+    """A Linear with the activation behind it."""
+
+    linear: nn.Linear
+    activation: int = 0
+    parameter: float = 0.0
+
+    def described(self) -> tuple[Tensor, Tensor | None, int, float]:
+        """For the core."""
+        return self.linear.weight, self.linear.bias, self.activation, self.parameter
+
+
+class Networks(NamedTuple):
+    """Actor and critic as layers: those that both share, and what each has of its own."""
+
+    trunk: list[Layer]
+    actor: list[Layer]
+    critic: list[Layer]
+
+    def described(self) -> tuple[list[Any], ...]:
+        """For the core."""
+        return tuple([layer.described() for layer in part] for part in self)
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Each once, in the order of the layers."""
+        for part in self:
+            for layer in part:
+                yield from layer.linear.parameters()
+
+    @property
+    def outputs(self) -> int:
+        """Width of the actor's outputs."""
+        return self.actor[-1].linear.out_features
+
+
+def networks_of(actor: nn.Module, critic: nn.Module) -> Networks:
+    """Actor and critic as the core sees them.
+
+    Raises:
+        UnsupportedError: with the reason.
+    """
+    for name in _GLOBAL_MODULE_HOOKS:
+        if getattr(nn_module, name):
+            raise UnsupportedError("a global module hook is registered")
+    if torch.is_autocast_enabled("cpu"):
+        raise UnsupportedError("autocast is enabled")
+    actor_layers, critic_layers = layers_of(actor, "actor"), layers_of(critic, "critic")
+    shared = 0
+    for one, other in zip(actor_layers, critic_layers, strict=False):
+        if one != other:
+            break
+        shared += 1
+    networks = Networks(actor_layers[:shared], actor_layers[shared:], critic_layers[shared:])
+    if not networks.actor or not networks.critic:
+        raise UnsupportedError("actor or critic has no layer of its own")
+    seen: set[int] = set()
+    for parameter in networks.parameters():
+        if parameter.data_ptr() in seen:
+            raise UnsupportedError("a parameter is used in more than one place")
+        seen.add(parameter.data_ptr())
+    first = next(networks.parameters())
+    if any(p.dtype != first.dtype for p in networks.parameters()):
+        raise UnsupportedError("the networks mix dtypes")
+    if actor_layers[0].linear.in_features != critic_layers[0].linear.in_features:
+        raise UnsupportedError("actor and critic read observations of different widths")
+    if networks.critic[-1].linear.out_features != 1:
+        raise UnsupportedError("the critic has more than one output")
+    return networks
+
+
+def layers_of(module: nn.Module, name: str) -> list[Layer]:
+    """A Linear, or a Sequential of Linear and activations, as layers.
+
+    Raises:
+        UnsupportedError: with the reason.
+    """
+    layers: list[Layer] = []
+    may_activate = False
+    for part in _flattened(module, name):
+        if isinstance(part, nn.Linear):
+            _check_linear(part, name)
+            layers.append(Layer(part))
+            may_activate = True
+        elif not isinstance(part, nn.Identity):
+            if not may_activate:
+                raise UnsupportedError(f"{name}: {type(part).__name__} does not follow a Linear")
+            layers[-1] = Layer(layers[-1].linear, *_activation(part, name))
+            may_activate = False
+    if not layers:
+        raise UnsupportedError(f"{name} has no Linear layer")
+    for one, following in itertools.pairwise(layers):
+        if one.linear.out_features != following.linear.in_features:
+            raise UnsupportedError(f"{name}: the widths of its layers do not fit together")
+    return layers
+
+
+def _flattened(module: nn.Module, name: str) -> Iterator[nn.Module]:
+    if any(getattr(module, hooks) for hooks in _MODULE_HOOKS):
+        raise UnsupportedError(f"{name}: {type(module).__name__} has a hook")
+    if "forward" in module.__dict__:
+        raise UnsupportedError(f"{name}: {type(module).__name__} has a forward of its own")
+    # Exactly these classes: a subclass, or what parametrizations make of a layer, may compute anything.
+    if type(module) is nn.Sequential:
+        for child in module.children():
+            yield from _flattened(child, name)
+    elif type(module) is nn.Linear or type(module) in _ACTIVATIONS:
+        yield module
+    else:
+        raise UnsupportedError(
+            f"{name}: {type(module).__name__} is not served (a Sequential of {_SERVED} is)"
+        )
+
+
+def _activation(module: nn.Module, name: str) -> tuple[int, float]:
+    code, parameter = _ACTIVATIONS[type(module)], 0.0
+    if isinstance(module, nn.LeakyReLU):
+        parameter = module.negative_slope
+    elif isinstance(module, nn.ELU):
+        parameter = module.alpha
+    elif isinstance(module, nn.GELU) and module.approximate == "tanh":
+        code = _GELU_TANH
+    if parameter < 0:
+        raise UnsupportedError(f"{name}: {type(module).__name__} with a negative parameter")
+    return code, parameter
+
+
+def _check_linear(linear: nn.Linear, name: str) -> None:
+    for key in ("weight", "bias"):
+        if key not in linear._parameters:
+            raise UnsupportedError(f"{name}: the {key} of a Linear is computed, not a parameter")
+        parameter = linear._parameters[key]
+        if parameter is not None:
+            check_parameter(parameter, f"{name}: the {key} of a Linear")
+    shape = (linear.out_features, linear.in_features)
+    if linear.weight.shape != shape or linear.out_features < 1 or linear.in_features < 1:
+        raise UnsupportedError(f"{name}: a Linear's weight is not [out_features, in_features]")
+
+
+def check_parameter(parameter: Any, what: str) -> None:
+    """A plain, trainable parameter in the CPU's memory.
+
+    Raises:
+        UnsupportedError: with the reason.
+    """
+    if type(parameter) is not nn.Parameter:
+        raise UnsupportedError(f"{what} is a {type(parameter).__name__}")
+    if parameter.device.type != "cpu":
+        raise UnsupportedError(f"{what} is on {parameter.device}")
+    if parameter.dtype not in (torch.float32, torch.float64):
+        raise UnsupportedError(f"{what} is {str(parameter.dtype).removeprefix('torch.')}")
+    if parameter.layout != torch.strided or not parameter.is_contiguous():
+        raise UnsupportedError(f"{what} is not contiguous")
+    if not parameter.requires_grad:
+        raise UnsupportedError(f"{what} is frozen")
+    if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
+        raise UnsupportedError(f"{what} has a hook")
+
+
+def adam_parameters(
+    optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], create: bool
+) -> list[tuple[Any, ...]]:
+    """Each parameter with its Adam state and its group's numbers, as the core reads them. With `create`,
+    state that is missing is made as torch makes it; without, only the checks are of use.
+
+    Raises:
+        UnsupportedError: with the reason.
+    """
+    if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW):
+        raise UnsupportedError(f"the optimizer is {type(optimizer).__name__} (Adam and AdamW are served)")
+    if any(getattr(optim_module, name) for name in _GLOBAL_OPTIMIZER_HOOKS):
+        raise UnsupportedError("a global optimizer hook is registered")
+    if any(getattr(optimizer, name) for name in _OPTIMIZER_HOOKS):
+        raise UnsupportedError("the optimizer has a step hook")
+    # A learning-rate scheduler wraps step() to note that it was called, see note_step.
+    step = optimizer.__dict__.get("step")
+    if step is not None and not getattr(step, "_wrapped_by_lr_sched", False):
+        raise UnsupportedError("the optimizer has a step() of its own")
+    groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    if any(id(p) not in groups for p in parameters):
+        raise UnsupportedError("the optimizer does not hold every parameter of actor and critic")
+    own = {id(p) for p in parameters}
+    if any(p.requires_grad and id(p) not in own for g in optimizer.param_groups for p in g["params"]):
+        raise UnsupportedError("the optimizer holds parameters that are not the policy's")
+    for group in optimizer.param_groups:
+        _check_group(group)
+    return [(p, *_state(optimizer, p, create), *_numbers(groups[id(p)])) for p in parameters]
+
+
+def note_step(optimizer: torch.optim.Optimizer) -> None:
+    """What a learning-rate scheduler wants to know: that the optimizer has stepped."""
+    if "step" in optimizer.__dict__:
+        optimizer._opt_called = True  # type: ignore[attr-defined]
+
+
+def _check_group(group: dict[str, Any]) -> None:
+    for flag in _OPTIMIZER_FLAGS:
+        if group.get(flag):
+            raise UnsupportedError(f"the optimizer is set to {flag}")
+    for key in ("lr", "eps", "weight_decay"):
+        if isinstance(group[key], Tensor):
+            raise UnsupportedError(f"the optimizer's {key} is a tensor")
+    if any(isinstance(beta, Tensor) for beta in group["betas"]):
+        raise UnsupportedError("the optimizer's betas are tensors")
+
+
+def _numbers(group: dict[str, Any]) -> tuple[Any, ...]:
+    beta1, beta2 = group["betas"]
+    return (
+        float(group["lr"]), float(beta1), float(beta2), float(group["eps"]), float(group["weight_decay"]),
+        bool(group.get("decoupled_weight_decay", False)),
+    )  # fmt: skip
+
+
+def _state(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, create: bool) -> tuple[Tensor, ...]:
+    state = optimizer.state.get(parameter)
+    if not state:
+        if torch.get_default_dtype() != torch.float32:
+            raise UnsupportedError("torch's default dtype is not float32")
+        if not create:
+            return ()
+        state = optimizer.state[parameter]
+        state["step"] = torch.tensor(0.0)
+        state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+    if set(state) != set(_STATE):
+        raise UnsupportedError(f"the optimizer's state holds {', '.join(sorted(state))}")
+    step = state["step"]
+    if not isinstance(step, Tensor) or step.dtype != torch.float32 or step.device.type != "cpu" or step.ndim:
+        raise UnsupportedError("the optimizer's step counter is not a float32 number on the cpu")
+    for key in _STATE[1:]:
+        moment = state[key]
+        if (
+            moment.dtype != parameter.dtype
+            or moment.device != parameter.device
+            or moment.shape != parameter.shape
+            or not moment.is_contiguous()
+        ):
+            raise UnsupportedError(f"the optimizer's {key} is not like its parameter")
+    return step, state["exp_avg"], state["exp_avg_sq"]

@@ -48,7 +48,7 @@ constexpr double factorial(int n) { return n < 2 ? 1.0 : n * factorial(n - 1); }
 
 // e^x = 2^n · e^r with |r| ≤ ln2 / 2.
 template <typename S>
-typename S::Vec exp(typename S::Vec x) {
+[[gnu::always_inline]] inline typename S::Vec exp(typename S::Vec x) {
   using T = typename S::Scalar;
   using C = MathConstants<T>;
   x = S::select(x < S::broadcast(C::exp_lowest), S::broadcast(C::exp_lowest), x);
@@ -68,7 +68,7 @@ typename S::Vec exp(typename S::Vec x) {
 
 // ln x = e·ln2 + 2·artanh(s), s = (m − 1)/(m + 1), with x = 2^e · m and √½ ≤ m < √2.
 template <typename S>
-typename S::Vec log(typename S::Vec x) {
+[[gnu::always_inline]] inline typename S::Vec log(typename S::Vec x) {
   using T = typename S::Scalar;
   using Int = typename S::Int;
   using C = MathConstants<T>;
@@ -131,7 +131,7 @@ struct Folded {
 };
 
 template <typename S>
-Folded<S> fold(typename S::Vec u) {
+[[gnu::always_inline]] inline Folded<S> fold(typename S::Vec u) {
   using T = typename S::Scalar;
   using C = MathConstants<T>;
   Folded<S> result;

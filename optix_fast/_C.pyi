@@ -42,6 +42,7 @@ def ppo_loss(
     grad_params: torch.Tensor | None,
     grad_values: torch.Tensor | None,
 ) -> None: ...
+
 # (weight, bias, activation, its parameter)
 _Layer = tuple[torch.Tensor, torch.Tensor | None, int, float]
 
@@ -85,7 +86,13 @@ def tanh_normal_sample(
     spread: torch.Tensor | None,
 ) -> int: ...
 def tanh_normal_scale(
-    by_log_prob: torch.Tensor, gradients: tuple[torch.Tensor, ...], out: tuple[torch.Tensor, ...]
+    by_log_prob: torch.Tensor,
+    by_mean: torch.Tensor,
+    by_log_std: torch.Tensor,
+    by_value: torch.Tensor | None,
+    out_mean: torch.Tensor,
+    out_log_std: torch.Tensor,
+    out_value: torch.Tensor | None,
 ) -> None: ...
 def random_words(key: int, offset: int, out: npt.NDArray[np.uint32]) -> int: ...
 def random_uniform(key: int, offset: int, out: npt.NDArray[np.float32]) -> int: ...

@@ -119,32 +119,39 @@ uint64_t sample_entry(py::handle mean, py::handle log_std, uint64_t key, uint64_
   return static_cast<uint64_t>((first.numel() + 3) / 4);
 }
 
+// The gradients of a log-probability, and where their products go; the last may be None.
+struct ScaleCall {
+  py::handle by_row, gradients[kMostGradients], out[kMostGradients];
+};
+
 template <typename T>
-void scale(TensorReader& reader, const TensorView& first, py::handle by_row, const py::tuple& gradients,
-           const py::tuple& out) {
+void scale(TensorReader& reader, const TensorView& first, const ScaleCall& call) {
   const int64_t batch = first.shape[0], width = first.shape[1];
-  const T* factors = reader.read(by_row, "by_log_prob", first.dtype, "[B]", {batch}).template as<T>();
-  const int64_t count = static_cast<int64_t>(gradients.size());
+  const T* factors = reader.read(call.by_row, "by_log_prob", first.dtype, "[B]", {batch}).template as<T>();
   const T* in[kMostGradients];
   T* to[kMostGradients];
-  for (int64_t k = 0; k < count; ++k) {
-    in[k] = reader.read(gradients[k], "gradients", first.dtype, "[B, A]", first.shape, 2).template as<T>();
-    to[k] = reader.read(out[k], "out", first.dtype, "[B, A]", first.shape, 2).template as<T>();
+  int64_t count = 0;
+  for (size_t k = 0; k < kMostGradients; ++k) {
+    if (call.gradients[k].is_none()) continue;
+    const auto read = [&](py::handle object, const char* name) {
+      return reader.read(object, name, first.dtype, "[B, A]", first.shape, 2).template as<T>();
+    };
+    in[count] = read(call.gradients[k], "gradient");
+    to[count++] = read(call.out[k], "out");
   }
   run_kernel(count * batch * width, [&] {
     dispatch_simd([&](auto path) { tanh_normal_scale_cpu<path>(batch, width, factors, count, in, to); });
   });
 }
 
-void scale_entry(py::handle by_row, py::tuple gradients, py::tuple out) {
-  if (gradients.empty() || gradients.size() > kMostGradients || out.size() != gradients.size()) {
-    throw py::value_error("tanh_normal_scale: gradients and out must be as many, 1 to 3");
-  }
+void scale_entry(py::handle by_row, py::handle by_mean, py::handle by_log_std, py::handle by_value,
+                 py::handle out_mean, py::handle out_log_std, py::handle out_value) {
+  const ScaleCall call{by_row, {by_mean, by_log_std, by_value}, {out_mean, out_log_std, out_value}};
   TensorReader reader("tanh_normal_scale");
-  const TensorView first = reader.first(gradients[0], "gradients", {DType::f32, DType::f64}, "[B, A]", {2});
-  if (!first.is_cpu()) throw py::value_error("tanh_normal_scale: gradients must be on cpu");
-  const auto call = first.dtype == DType::f32 ? &scale<float> : &scale<double>;
-  call(reader, first, by_row, gradients, out);
+  const TensorView first = reader.first(by_mean, "by_mean", {DType::f32, DType::f64}, "[B, A]", {2});
+  if (!first.is_cpu()) throw py::value_error("tanh_normal_scale: by_mean must be on cpu");
+  const auto run = first.dtype == DType::f32 ? &scale<float> : &scale<double>;
+  run(reader, first, call);
 }
 
 }  // namespace

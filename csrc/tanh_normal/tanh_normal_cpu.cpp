@@ -30,14 +30,34 @@ class Rows {
       column_ = 0;
       ++row_;
     }
-    for (; from + width_ <= n; from += width_) part(row_++, from, width_, true);
+    switch (width_) {
+      case 2:
+        return whole<2>(from, n, part);
+      case 3:
+        return whole<3>(from, n, part);
+      case 4:
+        return whole<4>(from, n, part);
+      case 6:
+        return whole<6>(from, n, part);
+      case 8:
+        return whole<8>(from, n, part);
+      default:
+        return whole<0>(from, n, part);
+    }
+  }
+
+ private:
+  // Whole rows of Width columns, known to the compiler (0: not), then the beginning of one more.
+  template <int Width, typename Part>
+  void whole(int64_t from, int64_t n, Part part) {
+    const int64_t width = Width == 0 ? width_ : Width;
+    for (; from + width <= n; from += width) part(row_++, from, width, true);
     if (from < n) {
       column_ = n - from;
       part(row_, from, column_, true);
     }
   }
 
- private:
   const int64_t width_;
   int64_t row_ = 0, column_ = 0;
 };

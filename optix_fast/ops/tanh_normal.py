@@ -25,30 +25,28 @@ def _refuse_second_derivative(op: str) -> None:
 # ---- log_prob --------------------------------------------------------------------------------------------
 
 
-# Written out rather than looped: at a batch of 64 the interpreter takes longer than the kernel.
+# All of this is written out, not looped: at a batch of 64 the interpreter takes longer than the kernel.
 
 
 def _log_prob_native(
     mean: torch.Tensor, log_std: torch.Tensor, value: torch.Tensor, squashed: bool, wanted: int
 ) -> list[torch.Tensor]:
     """log_prob [B]; its gradients [B, A]: ``wanted`` 0 none, 2 by mean and log_std, 3 by value too."""
-    log_prob = mean.new_empty(mean.shape[:1])
-    if wanted == 0:
-        _core.tanh_normal_log_prob(mean, log_std, value, squashed, log_prob, None, None, None)
-        return [log_prob]
-    by_mean, by_log_std = torch.empty_like(mean), torch.empty_like(mean)
-    if wanted == 2:
-        _core.tanh_normal_log_prob(mean, log_std, value, squashed, log_prob, by_mean, by_log_std, None)
-        return [log_prob, by_mean, by_log_std]
-    by_value = torch.empty_like(mean)
+    log_prob = mean.new_empty(mean.size(0) if mean.dim() else 0)
+    by_mean = torch.empty_like(mean) if wanted else None
+    by_log_std = torch.empty_like(mean) if wanted else None
+    by_value = torch.empty_like(mean) if wanted == 3 else None
     _core.tanh_normal_log_prob(mean, log_std, value, squashed, log_prob, by_mean, by_log_std, by_value)
-    return [log_prob, by_mean, by_log_std, by_value]
+    return [t for t in (log_prob, by_mean, by_log_std, by_value) if t is not None]
 
 
 def _log_prob_shapes(
     mean: torch.Tensor, log_std: torch.Tensor, value: torch.Tensor, squashed: bool, wanted: int
 ) -> list[torch.Tensor]:
-    return [mean.new_empty(mean.shape[:1]), *(torch.empty_like(mean) for _ in range(wanted))]
+    return [
+        mean.new_empty(mean.size(0) if mean.dim() else 0),
+        *(torch.empty_like(mean) for _ in range(wanted)),
+    ]
 
 
 register(
@@ -59,39 +57,47 @@ register(
 )
 
 
-def _launch(
-    mean: torch.Tensor, log_std: torch.Tensor, value: torch.Tensor, squashed: bool, wanted: int
-) -> list[torch.Tensor]:
-    if torch.compiler.is_compiling():
-        outputs: list[torch.Tensor] = torch.ops.optix_fast.tanh_normal_log_prob(
-            mean, log_std, value, squashed, wanted
-        )
-        return outputs
-    return _log_prob_native(mean, log_std, value, squashed, wanted)
-
-
 class _LogProb(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, mean: torch.Tensor, log_std: torch.Tensor, value: torch.Tensor, squashed: bool, wanted: int
+        ctx: Any, mean: torch.Tensor, log_std: torch.Tensor, value: torch.Tensor, squashed: bool
     ) -> torch.Tensor:
-        log_prob, *gradients = _launch(mean, log_std, value, squashed, wanted)
-        ctx.save_for_backward(*gradients)
         ctx.shared_log_std = log_std.ndim == 1
-        return log_prob
+        by_value = None
+        if torch.compiler.is_compiling():
+            wanted = 3 if ctx.needs_input_grad[2] else 2
+            outputs = torch.ops.optix_fast.tanh_normal_log_prob(mean, log_std, value, squashed, wanted)
+            log_prob, by_mean, by_log_std = outputs[:3]
+            if wanted == 3:
+                by_value = outputs[3]
+        else:
+            log_prob = mean.new_empty(mean.size(0) if mean.dim() else 0)
+            by_mean, by_log_std = torch.empty_like(mean), torch.empty_like(mean)
+            if ctx.needs_input_grad[2]:
+                by_value = torch.empty_like(mean)
+            _core.tanh_normal_log_prob(
+                mean, log_std, value, squashed, log_prob, by_mean, by_log_std, by_value
+            )
+        ctx.save_for_backward(by_mean, by_log_std, by_value)
+        return log_prob  # type: ignore[no-any-return]
 
     @staticmethod
     def backward(ctx: Any, by_log_prob: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         _refuse_second_derivative("tanh_normal_log_prob")
-        gradients: tuple[torch.Tensor, ...] = ctx.saved_tensors
-        if torch.compiler.is_compiling() or by_log_prob.device.type != "cpu":
+        by_mean, by_log_std, by_value = ctx.saved_tensors
+        if torch.compiler.is_compiling() or not by_log_prob.is_cpu:
             column = by_log_prob.unsqueeze(1)
-            scaled = tuple(gradient * column for gradient in gradients)
+            out_mean, out_log_std = by_mean * column, by_log_std * column
+            out_value = None if by_value is None else by_value * column
         else:
-            scaled = tuple(map(torch.empty_like, gradients))
-            _core.tanh_normal_scale(by_log_prob.contiguous(), gradients, scaled)
-        by_log_std = scaled[1].sum(dim=0) if ctx.shared_log_std else scaled[1]
-        return scaled[0], by_log_std, scaled[2] if len(scaled) == 3 else None, None, None
+            out_mean, out_log_std = torch.empty_like(by_mean), torch.empty_like(by_mean)
+            out_value = None if by_value is None else torch.empty_like(by_mean)
+            _core.tanh_normal_scale(
+                by_log_prob.contiguous(), by_mean, by_log_std, by_value, out_mean, out_log_std, out_value
+            )
+        if ctx.shared_log_std:
+            out_log_std = out_log_std.sum(dim=0)
+        return out_mean, out_log_std, out_value, None
 
 
 def tanh_normal_log_prob(
@@ -135,12 +141,18 @@ def tanh_normal_log_prob(
         return reference.tanh_normal_log_prob(mean, log_std, action, pre_tanh)
     squashed = pre_tanh is None
     value: Any = action if squashed else pre_tanh
-    if torch.is_grad_enabled():
-        if getattr(value, "requires_grad", False):
-            return _LogProb.apply(mean, log_std, value, squashed, 3)  # type: ignore[no-any-return,no-untyped-call]
-        if mean.requires_grad or getattr(log_std, "requires_grad", False):
-            return _LogProb.apply(mean, log_std, value, squashed, 2)  # type: ignore[no-any-return,no-untyped-call]
-    return _launch(mean, log_std, value, squashed, 0)[0]
+    if torch.is_grad_enabled() and (
+        mean.requires_grad
+        or getattr(log_std, "requires_grad", False)
+        or getattr(value, "requires_grad", False)
+    ):
+        return _LogProb.apply(mean, log_std, value, squashed)  # type: ignore[no-any-return,no-untyped-call]
+    if torch.compiler.is_compiling():
+        compiled: list[torch.Tensor] = torch.ops.optix_fast.tanh_normal_log_prob(
+            mean, log_std, value, squashed, 0
+        )
+        return compiled[0]
+    return _log_prob_native(mean, log_std, value, squashed, 0)[0]
 
 
 # ---- sample ----------------------------------------------------------------------------------------------

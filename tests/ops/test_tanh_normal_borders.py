@@ -81,12 +81,13 @@ def call_with(name, value):
     ("value", "error", "message"),
     [
         (torch.zeros(3, 4, 2), ValueError, r"must be .*, got float32 \[3, 4, 2\]"),
+        (torch.tensor(0.0), ValueError, r"must be .*, got float32 \[\]"),
         (torch.zeros(64, 3, dtype=torch.int32), ValueError, r"must be .*, got int32 \[64, 3\]"),
         (torch.zeros(64, 3, dtype=torch.float16), ValueError, r"must be .*, got float16 \[64, 3\]"),
         (torch.zeros(3, 64).T, ValueError, r"must be contiguous, got one with strides \[1, 64\]"),
         ([[0.0] * 3] * 64, TypeError, "must be a torch.Tensor, got list"),
     ],
-    ids=["shape", "int32", "float16", "strides", "list"],
+    ids=["shape", "scalar", "int32", "float16", "strides", "list"],
 )
 def test_wrong_argument_is_named(name, value, error, message):
     for op, call in call_with(name, value):

@@ -1,8 +1,8 @@
-// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011): 128 bits of counter and 64
-// bits of key make 128 random bits, in ten rounds, without any state.
+// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011): 128 bits of counter and
+// 64 bits of key make 128 random bits, in ten rounds, without any state.
 //
-// One block of a stream is philox_block(offset, key): the 64-bit offset fills the low half of the counter, the high
-// half stays zero.
+// One block of a stream is philox_block(offset, key): the 64-bit offset fills the low half of the counter,
+// the high half stays zero.
 #pragma once
 
 #include <cstdint>
@@ -29,10 +29,9 @@ OPTIX_FAST_HOST_DEVICE inline PhiloxBlock philox_rounds(PhiloxBlock counter, uin
   for (int round = 0; round < 10; ++round) {
     const uint64_t product0 = multiplier0 * counter.word[0];
     const uint64_t product1 = multiplier1 * counter.word[2];
-    counter = {{static_cast<uint32_t>(product1 >> 32) ^ counter.word[1] ^ key0,
-                static_cast<uint32_t>(product1),
-                static_cast<uint32_t>(product0 >> 32) ^ counter.word[3] ^ key1,
-                static_cast<uint32_t>(product0)}};
+    counter = {
+        {static_cast<uint32_t>(product1 >> 32) ^ counter.word[1] ^ key0, static_cast<uint32_t>(product1),
+         static_cast<uint32_t>(product0 >> 32) ^ counter.word[3] ^ key1, static_cast<uint32_t>(product0)}};
     key0 += weyl0;
     key1 += weyl1;
   }

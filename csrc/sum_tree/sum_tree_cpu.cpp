@@ -145,8 +145,10 @@ int leaf_of(const float* line, double x) {
   return first_child(exceeding(low, x) | exceeding(high, x) << 8, line, 16);
 }
 
+// Any line: one outside the tree is only an address that nothing is fetched from.
 void prefetch(const void* lines, int64_t line) {
-  __builtin_prefetch(static_cast<const char*>(lines) + line * kTreeLineBytes);
+  const auto start = reinterpret_cast<uintptr_t>(lines);
+  __builtin_prefetch(reinterpret_cast<const void*>(start + static_cast<uintptr_t>(line) * kTreeLineBytes));
 }
 
 // How many members go down together: their lines of one level stay in the first-level cache.
@@ -227,7 +229,6 @@ int64_t sum_tree_first_fault_cpu(const SumTreeView& tree, const SumTreeBatch& ba
   };
   bool any = false;
   for (int64_t i = 0; i < batch.n; ++i) {
-    // Outside the tree this is only an address that is not fetched.
     prefetch(tree.leaves, batch.indices[i] >> 4);
     any |= fault(i);
   }

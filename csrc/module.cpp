@@ -10,10 +10,10 @@ namespace optix_fast {
 void bind_gae(py::module_& m);
 void bind_ppo_loss(py::module_& m);
 void bind_random(py::module_& m);
-void bind_mlp(py::module_& m);
-void bind_ppo_update(py::module_& m);
 void bind_tanh_normal(py::module_& m);
 void bind_sum_tree(py::module_& m);
+void bind_mlp(py::module_& m);
+void bind_ppo_update(py::module_& m);
 
 namespace {
 
@@ -53,8 +53,8 @@ PYBIND11_MODULE(_C, m) {
   bind_gae(m);
   bind_ppo_loss(m);
   bind_random(m);
-  bind_mlp(m);
-  bind_ppo_update(m);
   bind_tanh_normal(m);
   bind_sum_tree(m);
+  bind_mlp(m);
+  bind_ppo_update(m);
 }

@@ -101,6 +101,8 @@ struct Simd {
   static Vec repeat(Vec v) {
     return shuffle<0, Period>(v, v, std::make_index_sequence<lanes>());
   }
+  // Rows to columns: lane j of vector i changes places with lane i of vector j.
+  static void transpose(Vec (&rows)[lanes]) { transpose_from<1>(rows, std::make_index_sequence<lanes>()); }
   // Elementwise; where the comparison is false, b: a NaN in b stays.
   static Vec min(Vec a, Vec b) { return a < b ? a : b; }
   static Vec max(Vec a, Vec b) { return a > b ? a : b; }
@@ -124,6 +126,25 @@ struct Simd {
 #else
     return __builtin_shuffle(a, b, Mask{static_cast<Int>((I + Offset) % Period)...});
 #endif
+  }
+  // Exchanges the bit `Step` of the row with that of the lane, then the higher bits.
+  template <size_t Step, size_t... I>
+  static void transpose_from(Vec (&rows)[lanes], std::index_sequence<I...> indices) {
+    if constexpr (Step < lanes) {
+#pragma GCC unroll 16
+      for (size_t i = 0; i < lanes; ++i) {
+        if (i & Step) continue;
+        const Vec a = rows[i], b = rows[i + Step];
+#ifdef __clang__
+        rows[i] = __builtin_shufflevector(a, b, (I & Step ? I - Step + lanes : I)...);
+        rows[i + Step] = __builtin_shufflevector(a, b, (I & Step ? I + lanes : I + Step)...);
+#else
+        rows[i] = __builtin_shuffle(a, b, Mask{static_cast<Int>(I & Step ? I - Step + lanes : I)...});
+        rows[i + Step] = __builtin_shuffle(a, b, Mask{static_cast<Int>(I & Step ? I + lanes : I + Step)...});
+#endif
+      }
+      transpose_from<2 * Step>(rows, indices);
+    }
   }
 };
 

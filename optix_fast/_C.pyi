@@ -20,7 +20,8 @@ def gae(
     /,
 ) -> tuple[torch.Tensor, torch.Tensor]: ...
 def ppo_loss(
-    dist: str,
+    kind: int,
+    nvec: Sequence[int],
     params: torch.Tensor,
     actions: torch.Tensor,
     old_log_probs: torch.Tensor,
@@ -39,9 +40,9 @@ def ppo_loss(
     normalize_advantages: bool,
     loss: torch.Tensor,
     stats: torch.Tensor,
-    grad_params: torch.Tensor | None,
-    grad_values: torch.Tensor | None,
-) -> None: ...
+    want_gradients: bool,
+    /,
+) -> tuple[torch.Tensor, torch.Tensor] | None: ...
 
 # (weight, bias, activation, its parameter)
 _Layer = tuple[torch.Tensor, torch.Tensor | None, int, float]

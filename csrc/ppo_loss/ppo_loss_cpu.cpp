@@ -5,43 +5,6 @@
 namespace optix_fast {
 namespace {
 
-// A sum over the batch: vectors of T for some blocks, then double, so that rounding does not grow with the
-// batch.
-template <typename S>
-class BatchSum {
- public:
-  void add(typename S::Vec term, typename S::Mask valid) {
-    partial_ = partial_ + S::select(valid, term, S::broadcast(0));
-    if (++pending_ == 16) flush();
-  }
-  double total() {
-    flush();
-    return total_;
-  }
-
- private:
-  void flush() {
-    for (size_t i = 0; i < S::lanes; ++i) total_ += partial_[i];
-    partial_ = typename S::Vec{};
-    pending_ = 0;
-  }
-  typename S::Vec partial_{};
-  int pending_ = 0;
-  double total_ = 0.0;
-};
-
-// Calls block(row, rows, valid) for every block of samples; valid marks the lanes that hold one.
-template <typename S, typename Block>
-void each_block(int64_t batch, Block block) {
-  typename S::Mask lane;
-  for (size_t i = 0; i < S::lanes; ++i) lane[i] = i;
-  for (int64_t row = 0; row < batch; row += S::lanes) {
-    const int64_t left = batch - row;
-    const size_t rows = left < int64_t(S::lanes) ? left : S::lanes;
-    block(row, rows, lane < static_cast<typename S::Int>(rows));
-  }
-}
-
 // Normalised A = (A − shift)·scale; the identity where nothing is to be normalised.
 struct Normalisation {
   double shift = 0.0, scale = 1.0;
@@ -99,16 +62,26 @@ PpoLossFault run(const PpoLossArgs<T>& a) {
   const Normalisation advantage_of = normalisation<S>(a);
   Policy policy(a);
 
-  // What one nat of mean entropy takes off the loss.
-  double entropy_weight = a.entropy_coef[0];
+  const auto sum_entropies = [&](auto valid) {
+    for (int64_t k = 0; k < policy.components(); ++k) {
+      policy.component(k).sum.add(policy.component(k).entropy, valid);
+    }
+  };
   if (a.entropy_floor != nullptr) {
-    BatchSum<S> entropies;
     each_block<S>(a.batch, [&](int64_t row, size_t rows, auto valid) {
-      Vec log_prob, entropy;
-      policy.forward(row, rows, log_prob, entropy);
-      entropies.add(entropy, valid);
+      policy.forward(row, rows);
+      sum_entropies(valid);
     });
-    if (entropies.total() / batch < a.entropy_floor[0]) entropy_weight += a.entropy_floor_coef[0];
+  }
+  for (int64_t k = 0; k < policy.components(); ++k) {
+    auto& component = policy.component(k);
+    // What one nat of mean entropy takes off the loss.
+    double weight = a.entropy_coef[k];
+    if (a.entropy_floor != nullptr && component.sum.total() / batch < a.entropy_floor[k]) {
+      weight += a.entropy_floor_coef[k];
+    }
+    component.by_entropy = S::broadcast(static_cast<T>(-weight / batch));
+    component.sum = BatchSum<S>{};
   }
 
   const Vec zero = S::broadcast(T(0));
@@ -116,16 +89,13 @@ PpoLossFault run(const PpoLossArgs<T>& a) {
   const Vec epsilon = S::broadcast(static_cast<T>(a.clip_ratio));
   const Vec low = S::broadcast(static_cast<T>(1.0 - a.clip_ratio));
   const Vec high = S::broadcast(static_cast<T>(1.0 + a.clip_ratio));
-  const Vec by_entropy = S::broadcast(static_cast<T>(-entropy_weight / batch));
   const T per_sample = static_cast<T>(-1.0 / batch);
   const T value_scale = static_cast<T>(a.vf_coef / batch);
   const T shift = static_cast<T>(advantage_of.shift), scale = static_cast<T>(advantage_of.scale);
 
-  BatchSum<S> surrogates, values, entropies, kl, clipped_count;
+  BatchSum<S> surrogates, values, kl, clipped_count;
   each_block<S>(a.batch, [&](int64_t row, size_t rows, auto valid) {
-    Vec log_prob, entropy;
-    policy.forward(row, rows, log_prob, entropy);
-    const Vec log_ratio = log_prob - S::load_first(a.old_log_probs + row, rows);
+    const Vec log_ratio = policy.forward(row, rows) - S::load_first(a.old_log_probs + row, rows);
     const Vec ratio = exp<S>(log_ratio);
     const Vec advantage = (S::load_first(a.advantages + row, rows) - shift) * scale;
     const Vec plain = ratio * advantage;
@@ -134,12 +104,12 @@ PpoLossFault run(const PpoLossArgs<T>& a) {
     // A clipped sample pulls at the policy no more. (A NaN fails the comparison and stays visible.)
     const auto stopped = outside & (clipped < plain);
     surrogates.add(S::min(clipped, plain), valid);
-    entropies.add(entropy, valid);
+    sum_entropies(valid);
     kl.add((ratio - one) - log_ratio, valid);
     const Vec distance = S::max(ratio - one, one - ratio);
     clipped_count.add(S::select(distance > epsilon, one, zero), valid);
     if (a.grad_params != nullptr) {
-      policy.backward(row, rows, S::select(stopped, zero, plain) * per_sample, by_entropy);
+      policy.backward(row, rows, S::select(stopped, zero, plain) * per_sample);
     }
     const Value<S, T> value = value_loss<S>(a, row, rows);
     values.add(value.loss, valid);
@@ -148,15 +118,21 @@ PpoLossFault run(const PpoLossArgs<T>& a) {
 
   const double policy_loss = -surrogates.total() / batch;
   const double mean_value_loss = values.total() / batch;
-  const double entropy = entropies.total() / batch;
-  double loss = policy_loss + a.vf_coef * mean_value_loss - a.entropy_coef[0] * entropy;
-  if (a.entropy_floor != nullptr && entropy < a.entropy_floor[0]) {
-    loss += a.entropy_floor_coef[0] * (a.entropy_floor[0] - entropy);
+  double loss = policy_loss + a.vf_coef * mean_value_loss;
+  double total_entropy = 0.0;
+  for (int64_t k = 0; k < policy.components(); ++k) {
+    const double entropy = policy.component(k).sum.total() / batch;
+    total_entropy += entropy;
+    loss -= a.entropy_coef[k] * entropy;
+    if (a.entropy_floor != nullptr && entropy < a.entropy_floor[k]) {
+      loss += a.entropy_floor_coef[k] * (a.entropy_floor[k] - entropy);
+    }
+    a.stats[kPpoStatistics + k] = static_cast<float>(entropy);
   }
   *a.loss = static_cast<T>(loss);
-  const double stats[] = {
-      policy_loss, mean_value_loss, entropy, kl.total() / batch, clipped_count.total() / batch, entropy};
-  for (int i = 0; i < kPpoStatistics + 1; ++i) a.stats[i] = static_cast<float>(stats[i]);
+  const double stats[] = {policy_loss, mean_value_loss, total_entropy, kl.total() / batch,
+                          clipped_count.total() / batch};
+  for (int i = 0; i < kPpoStatistics; ++i) a.stats[i] = static_cast<float>(stats[i]);
   return policy.fault();
 }
 
@@ -165,8 +141,14 @@ PpoLossFault run(const PpoLossArgs<T>& a) {
 template <SimdPath Path, typename T>
 PpoLossFault ppo_loss_cpu(const PpoLossArgs<T>& args) {
   using S = Simd<T>;
-  if (args.kind == PolicyKind::categorical) return run<CategoricalPolicy<S>, S>(args);
-  return run<NormalPolicy<S>, S>(args);
+  switch (args.kind) {
+    case PolicyKind::normal:
+      return run<Policy<S, false, true>, S>(args);
+    case PolicyKind::hybrid:
+      return run<Policy<S, true, true>, S>(args);
+    default:
+      return run<Policy<S, true, false>, S>(args);
+  }
 }
 
 template PpoLossFault ppo_loss_cpu<kPath, float>(const PpoLossArgs<float>&);

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
+from torch.compiler import is_compiling
 
 from optix_fast import _native, reference
 from optix_fast.ops._dispatch import register, serves
-from optix_fast.reference.distributions import Categorical, Distribution, Normal
+from optix_fast.reference.distributions import Categorical, Distribution, Hybrid, MultiDiscrete, Normal
 from optix_fast.reference.ppo_loss import PPOLoss, per_component
 
 _core: Any = _native.core
+_DISTRIBUTIONS = (Categorical, MultiDiscrete, Normal, Hybrid)
 _CLIP_MODES = {"max": 1, "clipped": 2}
+_CUDA_COMPONENTS = 32
 
 
 class _Options(NamedTuple):
@@ -29,8 +33,40 @@ class _Options(NamedTuple):
     normalize_advantages: bool
 
 
-def _ppo_loss_native(
-    dist: str,
+@functools.cache
+def _results(components: int, dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tensors like loss and stats: one is made faster like another than from its description."""
+    return (
+        torch.empty((), dtype=dtype, device=device),
+        torch.empty(5 + components, dtype=torch.float32, device=device),
+    )
+
+
+def _call_core(
+    params: torch.Tensor,
+    values: torch.Tensor,
+    dist: Distribution,
+    data: tuple[Any, ...],
+    options: _Options,
+    gradients: bool,
+) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, torch.Tensor] | None]:
+    """(loss, stats, (∂loss/∂params, ∂loss/∂values) where wanted)."""
+    actions, old_log_probs, advantages, returns, old_values, action_mask = data
+    like_loss, like_stats = _results(dist.components, params.dtype, params.device)
+    loss, stats = torch.empty_like(like_loss), torch.empty_like(like_stats)
+    found: tuple[torch.Tensor, torch.Tensor] | None = _core.ppo_loss(
+        dist.kind, dist.nvec, params, actions, old_log_probs, advantages, values, returns, old_values,
+        action_mask, *options, loss, stats, gradients,
+    )  # fmt: skip
+    return loss, stats, found
+
+
+# ---- the registered op, which torch.compile sees ------------------------------------------------------
+
+
+def _ppo_loss_registered(
+    kind: int,
+    nvec: Sequence[int],
     params: torch.Tensor,
     actions: torch.Tensor,
     old_log_probs: torch.Tensor,
@@ -39,65 +75,59 @@ def _ppo_loss_native(
     returns: torch.Tensor,
     old_values: torch.Tensor | None,
     action_mask: torch.Tensor | None,
-    clip_ratio: float,
-    value_clip_mode: int,
-    value_clip: float,
-    vf_coef: float,
-    entropy_coef: Sequence[float],
-    entropy_floor: Sequence[float],
-    entropy_floor_coef: Sequence[float],
-    normalize_advantages: bool,
+    *options: Any,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """(loss, stats, ∂loss/∂params, ∂loss/∂values)."""
-    outputs = _ppo_loss_shapes(params, len(entropy_coef))
-    loss, stats, grad_params, grad_values = outputs
-    # fmt: off
-    _core.ppo_loss(
-        dist, params, actions, old_log_probs, advantages, values, returns, old_values, action_mask,
-        clip_ratio, value_clip_mode, value_clip, vf_coef, entropy_coef, entropy_floor, entropy_floor_coef,
-        normalize_advantages, loss, stats, grad_params, grad_values,
-    )
-    # fmt: on
-    return outputs
+    loss, stats = (torch.empty_like(t) for t in _results(len(options[4]), params.dtype, params.device))
+    found = _core.ppo_loss(
+        kind, nvec, params, actions, old_log_probs, advantages, values, returns, old_values,
+        action_mask, *options, loss, stats, True,
+    )  # fmt: skip
+    return loss, stats, *found
 
 
 def _ppo_loss_shapes(
-    params: torch.Tensor, components: int
+    kind: int, nvec: Sequence[int], params: torch.Tensor, *others: Any
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    entropy_coef: Sequence[float] = others[-4]
     return (
         torch.empty((), dtype=params.dtype, device=params.device),
-        torch.empty(5 + components, dtype=torch.float32, device=params.device),
+        torch.empty(5 + len(entropy_coef), dtype=torch.float32, device=params.device),
         torch.empty_like(params),
         torch.empty(params.shape[:1], dtype=params.dtype, device=params.device),
     )
 
 
-def _ppo_loss_fake(
-    dist: str, params: torch.Tensor, *others: Any
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    entropy_coef: Sequence[float] = others[-4]
-    return _ppo_loss_shapes(params, len(entropy_coef))
-
-
 register(
-    "ppo_loss(str dist, Tensor params, Tensor actions, Tensor old_log_probs, Tensor advantages, "
+    "ppo_loss(int kind, int[] nvec, Tensor params, Tensor actions, Tensor old_log_probs, Tensor advantages, "
     "Tensor values, Tensor returns, Tensor? old_values, Tensor? action_mask, float clip_ratio, "
     "int value_clip_mode, float value_clip, float vf_coef, float[] entropy_coef, float[] entropy_floor, "
     "float[] entropy_floor_coef, bool normalize_advantages) -> (Tensor, Tensor, Tensor, Tensor)",
-    _ppo_loss_native,
-    _ppo_loss_fake,
+    _ppo_loss_registered,
+    _ppo_loss_shapes,
+    cuda=True,
 )
 
 
 def _loss_and_gradients(
-    params: torch.Tensor, values: torch.Tensor, dist: str, data: tuple[Any, ...], options: _Options
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    params: torch.Tensor,
+    values: torch.Tensor,
+    dist: Distribution,
+    data: tuple[Any, ...],
+    options: _Options,
+    gradients: bool = True,
+) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, torch.Tensor] | None]:
+    if not is_compiling():
+        return _call_core(params, values, dist, data, options, gradients)
     actions, old_log_probs, advantages, returns, old_values, action_mask = data
-    launcher = torch.ops.optix_fast.ppo_loss if torch.compiler.is_compiling() else _ppo_loss_native
-    outputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor] = launcher(
-        dist, params, actions, old_log_probs, advantages, values, returns, old_values, action_mask, *options
-    )
-    return outputs
+    loss, stats, by_params, by_values = torch.ops.optix_fast.ppo_loss(
+        dist.kind, dist.nvec, params, actions, old_log_probs, advantages, values, returns, old_values,
+        action_mask, *options,
+    )  # fmt: skip
+    return loss, stats, (by_params, by_values)
+
+
+# ---- autograd and the public function -----------------------------------------------------------------
 
 
 class _PPOLossFunction(torch.autograd.Function):
@@ -106,12 +136,12 @@ class _PPOLossFunction(torch.autograd.Function):
         ctx: Any,
         params: torch.Tensor,
         values: torch.Tensor,
-        dist: str,
+        dist: Distribution,
         data: tuple[Any, ...],
         options: _Options,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        loss, stats, grad_params, grad_values = _loss_and_gradients(params, values, dist, data, options)
-        ctx.save_for_backward(grad_params, grad_values)
+        loss, stats, gradients = _loss_and_gradients(params, values, dist, data, options)
+        ctx.save_for_backward(*gradients)  # type: ignore[misc]
         ctx.mark_non_differentiable(stats)
         ctx.set_materialize_grads(False)
         return loss, stats
@@ -119,7 +149,7 @@ class _PPOLossFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, by_loss: torch.Tensor | None, by_stats: None) -> tuple[torch.Tensor | None, ...]:
         # Asked for with create_graph: the gradients below would silently count as constants there.
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        if torch.is_grad_enabled() and not is_compiling():
             raise RuntimeError(
                 "ppo_loss: differentiable once only; optix_fast.reference.ppo_loss has second derivatives"
             )
@@ -128,7 +158,7 @@ class _PPOLossFunction(torch.autograd.Function):
         grad_params, grad_values = ctx.saved_tensors
         # loss.backward() sends a 1, and then the gradients are already right. Only the CPU is asked: reading
         # the number from a GPU would wait for it.
-        if torch.compiler.is_compiling() or by_loss.device.type != "cpu" or by_loss.item() != 1.0:
+        if is_compiling() or not by_loss.is_cpu or by_loss.item() != 1.0:
             grad_params, grad_values = grad_params * by_loss, grad_values * by_loss
         return grad_params, grad_values, None, None, None
 
@@ -167,13 +197,16 @@ def ppo_loss(
                       + Σ_k (floor_coef_k·max(0, floor_k − H_k) − entropy_coef_k·H_k)
         approx_kl   = mean((ratio − 1) − log ratio);  clip_fraction = mean[|ratio − 1| > ε]
 
-    H_k is the mean entropy of component k of the action; a Categorical and a Normal have one component each,
-    the Normal's being the sum over its dimensions.
+    H_k is the mean entropy of component k of the action. A Categorical and a Normal have one component each,
+    the Normal's being the sum over its dimensions; a MultiDiscrete has one per variable, a Hybrid those and
+    then its Gaussian. log π sums over the components.
 
     Args:
-        dist: Categorical() or Normal().
-        params: float32 or float64, logits [B, K] or mean ‖ log_std [B, 2A]. Differentiable.
-        actions: int64 [B] for Categorical, like params [B, A] for Normal (before any squashing).
+        dist: Categorical(), MultiDiscrete(nvec), Normal() or Hybrid(nvec).
+        params: float32 or float64 [B, D], differentiable: logits [B, K]; the logits of all components side
+            by side [B, sum of nvec]; mean ‖ log_std [B, 2A]; logits ‖ mean ‖ log_std [B, sum of nvec + 2A].
+        actions: int64 [B]; int64 [B, C]; like params [B, A] (before any squashing); like params [B, C + A],
+            the discrete ones as whole numbers.
         old_log_probs: [B], log-probability of the actions under the policy that took them.
         advantages: [B].
         values: [B], V of the current critic. Differentiable.
@@ -187,7 +220,8 @@ def ppo_loss(
         entropy_floor: entropy below which a penalty sets in, a number or one per component.
         entropy_floor_coef: what a nat below the floor costs, a number or one per component. The default 1
             leaves the penalty in the units of the floor; it is not multiplied by entropy_coef.
-        action_mask: bool [B, K], False where an action is impossible: it gets probability and gradient 0.
+        action_mask: bool [B, K] or [B, sum of nvec], laid out like the logits, False where an action is
+            impossible: it gets probability and gradient 0.
         normalize_advantages: (A − mean)/(std + 1e-8), std unbiased; a batch of one is left alone.
 
     Returns:
@@ -198,13 +232,17 @@ def ppo_loss(
     Raises:
         ValueError, TypeError: an argument of another shape, type or device, not contiguous, or empty; an
             action outside [0, K) or forbidden by the mask; a mask that forbids every action of a row;
-            options that contradict each other.
+            options that contradict each other. On CUDA, where looking at the data would wait for the device,
+            an impossible action or row makes the loss NaN instead.
 
     Source: Schulman et al., "Proximal policy optimization algorithms", 2017; the entropy floor is that of
     adaptive entropy control for hybrid policies.
     """
-    if not isinstance(dist, (Categorical, Normal)):
-        raise TypeError(f"ppo_loss: dist must be Categorical() or Normal(), got {dist!r}")
+    if not isinstance(dist, _DISTRIBUTIONS):
+        raise TypeError(
+            "ppo_loss: dist must be Categorical(), MultiDiscrete(nvec), Normal() or Hybrid(nvec), "
+            f"got {dist!r}"
+        )
     if not clip_ratio > 0.0:
         raise ValueError(f"ppo_loss: clip_ratio must be above 0, got {clip_ratio}")
     if value_clip_mode not in _CLIP_MODES:
@@ -217,13 +255,13 @@ def ppo_loss(
     if not 0.0 <= vf_coef < float("inf"):
         raise ValueError(f"ppo_loss: vf_coef must be 0 or more and finite, got {vf_coef}")
     if action_mask is not None and isinstance(dist, Normal):
-        raise ValueError("ppo_loss: action_mask needs Categorical actions, got Normal()")
+        raise ValueError("ppo_loss: action_mask needs discrete actions, got Normal()")
     components = dist.components
     entropy_coef = per_component("entropy_coef", entropy_coef, components)
     floors = () if entropy_floor is None else per_component("entropy_floor", entropy_floor, components)
     floor_coefs = per_component("entropy_floor_coef", entropy_floor_coef, components)
 
-    if not serves(params):
+    if not serves(params, cuda=components <= _CUDA_COMPONENTS):
         return reference.ppo_loss(
             dist,
             params,
@@ -253,11 +291,10 @@ def ppo_loss(
         floor_coefs,
         normalize_advantages,
     )
-    kind = "normal" if isinstance(dist, Normal) else "categorical"
     data = (actions, old_log_probs, advantages, returns, old_values, action_mask)
     if torch.is_grad_enabled() and (params.requires_grad or getattr(values, "requires_grad", False)):
         apply: Any = _PPOLossFunction.apply
-        loss, stats = apply(params, values, kind, data, options)
+        loss, stats = apply(params, values, dist, data, options)
     else:
-        loss, stats = _loss_and_gradients(params, values, kind, data, options)[:2]
-    return PPOLoss.from_stats(loss, stats)
+        loss, stats, _ = _loss_and_gradients(params, values, dist, data, options, gradients=False)
+    return PPOLoss(loss, stats)

@@ -1,17 +1,32 @@
-"""How an action is distributed: the descriptions that :func:`optix_fast.ops.ppo_loss` takes."""
+"""How an action is distributed: the descriptions that :func:`optix_fast.ops.ppo_loss` takes.
+
+``kind`` is the number by which the core knows the distribution, ``nvec`` the sizes of its discrete components
+where the distribution itself fixes them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
+
+
+def _sizes(owner: str, nvec: Sequence[int]) -> tuple[int, ...]:
+    sizes = tuple(int(n) for n in nvec)
+    if not sizes or min(sizes) < 1:
+        raise ValueError(
+            f"{owner}: nvec must hold one number of actions, 1 or more, per component, got {nvec}"
+        )
+    return sizes
 
 
 @dataclass(frozen=True)
 class Categorical:
     """One of K actions: params are logits [B, K], actions int64 [B]."""
 
-    @property
-    def components(self) -> int:
-        return 1
+    kind: ClassVar[int] = 0
+    components: ClassVar[int] = 1
+    nvec: ClassVar[tuple[int, ...]] = ()
 
 
 @dataclass(frozen=True)
@@ -21,9 +36,48 @@ class Normal:
     For a squashed Gaussian the actions are those before the tanh: its Jacobian cancels in the ratio.
     """
 
+    kind: ClassVar[int] = 1
+    components: ClassVar[int] = 1
+    nvec: ClassVar[tuple[int, ...]] = ()
+
+
+@dataclass(frozen=True)
+class MultiDiscrete:
+    """C independent categorical components of sizes nvec.
+
+    params: logits [B, sum of nvec], those of the first component, then of the second, ...
+    actions: int64 [B, C].
+    """
+
+    nvec: tuple[int, ...]
+    kind: ClassVar[int] = 2
+
+    def __init__(self, nvec: Sequence[int]) -> None:
+        object.__setattr__(self, "nvec", _sizes("MultiDiscrete", nvec))
+
     @property
     def components(self) -> int:
-        return 1
+        return len(self.nvec)
 
 
-Distribution = Categorical | Normal
+@dataclass(frozen=True)
+class Hybrid:
+    """C categorical components of sizes nvec and, as component C, A Gaussian dimensions.
+
+    params: [B, sum of nvec + 2A], MultiDiscrete's logits ‖ mean ‖ log_std; A follows from the width.
+    actions: [B, C + A] of the type of params: the indices as whole numbers, then the Gaussian's sample before
+        any squashing. One array, because a rollout stores one; float32 holds indices up to 2²⁴ exactly.
+    """
+
+    nvec: tuple[int, ...]
+    kind: ClassVar[int] = 3
+
+    def __init__(self, nvec: Sequence[int]) -> None:
+        object.__setattr__(self, "nvec", _sizes("Hybrid", nvec))
+
+    @property
+    def components(self) -> int:
+        return len(self.nvec) + 1
+
+
+Distribution = Categorical | Normal | MultiDiscrete | Hybrid

@@ -9,34 +9,52 @@ from typing import NamedTuple
 import torch
 
 from optix_fast.reference.checks import check_first, check_like
-from optix_fast.reference.distributions import Categorical, Distribution, Normal
+from optix_fast.reference.distributions import Categorical, Distribution, Hybrid, MultiDiscrete, Normal
 
 
 class PPOLoss(NamedTuple):
     """The loss, which carries the gradient, and its statistics, which do not.
 
     ``stats`` is one float32 tensor [5 + components] that holds policy_loss, value_loss, entropy, approx_kl,
-    clip_fraction and the entropies; the fields of these names are views of it.
+    clip_fraction and the entropies of the components; the properties of these names are views of it.
     """
 
     loss: torch.Tensor
-    policy_loss: torch.Tensor
-    value_loss: torch.Tensor
-    entropy: torch.Tensor
-    approx_kl: torch.Tensor
-    clip_fraction: torch.Tensor
-    entropies: torch.Tensor
     stats: torch.Tensor
 
-    @staticmethod
-    def from_stats(loss: torch.Tensor, stats: torch.Tensor) -> PPOLoss:
-        policy_loss, value_loss, entropy, approx_kl, clip_fraction, *_ = stats.unbind()
-        return PPOLoss(loss, policy_loss, value_loss, entropy, approx_kl, clip_fraction, stats[5:], stats)
+    @property
+    def policy_loss(self) -> torch.Tensor:
+        return self.stats[0]
+
+    @property
+    def value_loss(self) -> torch.Tensor:
+        return self.stats[1]
+
+    @property
+    def entropy(self) -> torch.Tensor:
+        return self.stats[2]
+
+    @property
+    def approx_kl(self) -> torch.Tensor:
+        return self.stats[3]
+
+    @property
+    def clip_fraction(self) -> torch.Tensor:
+        return self.stats[4]
+
+    @property
+    def entropies(self) -> torch.Tensor:
+        return self.stats[5:]
 
 
 def per_component(name: str, value: float | Sequence[float], components: int) -> tuple[float, ...]:
     """``value`` once for every component of the action; a number stands for all of them."""
-    numbers = (float(value),) * components if isinstance(value, (int, float)) else tuple(map(float, value))
+    if isinstance(value, (int, float)):
+        numbers: tuple[float, ...] = (float(value),) * components
+    elif isinstance(value, (list, tuple)) and all(isinstance(number, (int, float)) for number in value):
+        numbers = tuple(map(float, value))
+    else:
+        raise TypeError(f"ppo_loss: {name} must be a number or one per component, got {type(value).__name__}")
     if len(numbers) != components:
         raise ValueError(
             f"ppo_loss: {name} must be a number or one per component, {components} here, got {len(numbers)}"
@@ -67,25 +85,99 @@ def _normal(params: torch.Tensor, actions: torch.Tensor) -> tuple[torch.Tensor, 
     return log_prob, (log_std + half_log_2pi + 0.5).sum(dim=1)
 
 
-def _check_actions(actions: torch.Tensor, n: int, action_mask: torch.Tensor | None) -> None:
+def _check_actions(
+    actions: torch.Tensor, n: int, action_mask: torch.Tensor | None, where: str = "", whole: str = ""
+) -> None:
     """Data that no loss can be computed from. Skipped while compiling: it reads the data on the host."""
     if torch.compiler.is_compiling():
         return
-    outside = (actions < 0) | (actions >= n)
+    outside = ~((actions >= 0) & (actions < n) & (actions == actions.trunc()))
     fault = outside
     if action_mask is not None:
         empty = ~action_mask.any(dim=1)
-        masked = ~action_mask.gather(1, actions.clamp(0, n - 1).unsqueeze(1)).squeeze(1)
+        indices = torch.where(outside, torch.zeros_like(actions), actions).long()
+        masked = ~action_mask.gather(1, indices.unsqueeze(1)).squeeze(1)
         fault = outside | empty | masked
     if not bool(fault.any()):
         return
     row = int(fault.int().argmax())
-    action = int(actions[row])
+    at = f"at row {row}{where}"
+    action = f"{actions[row].item():.6f}".removesuffix(".000000")
     if action_mask is not None and bool(empty[row]):
-        raise ValueError(f"ppo_loss: action_mask forbids every action at row {row}")
+        raise ValueError(f"ppo_loss: action_mask forbids every action {at}")
     if bool(outside[row]):
-        raise ValueError(f"ppo_loss: actions must be in [0, K) = [0, {n}), got {action} at row {row}")
-    raise ValueError(f"ppo_loss: action_mask forbids the action taken, {action} at row {row}")
+        raise ValueError(f"ppo_loss: actions must be {whole}in [0, K) = [0, {n}), got {action} {at}")
+    raise ValueError(f"ppo_loss: action_mask forbids the action taken, {action} {at}")
+
+
+def _discrete(
+    nvec: tuple[int, ...],
+    logits: torch.Tensor,
+    actions: torch.Tensor,
+    action_mask: torch.Tensor | None,
+    hybrid: bool,
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """log π(a) and entropy of every row, for each component."""
+    log_probs, entropies = [], []
+    offset = 0
+    for k, n in enumerate(nvec):
+        columns = slice(offset, offset + n)
+        mask = None if action_mask is None else action_mask[:, columns]
+        _check_actions(actions[:, k], n, mask, f", component {k}", "whole numbers " if hybrid else "")
+        log_prob, entropy = _categorical(logits[:, columns], actions[:, k].long(), mask)
+        log_probs.append(log_prob)
+        entropies.append(entropy)
+        offset += n
+    return log_probs, entropies
+
+
+def _evaluate(
+    dist: Distribution, params: torch.Tensor, actions: torch.Tensor, action_mask: torch.Tensor | None
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """log π(a) [B], and the entropies of every component, each [B]. Checks actions and mask."""
+    op = "ppo_loss"
+    (batch, width), dtype, device = params.shape, params.dtype, params.device
+
+    def check_mask(logits: int, dims: str) -> None:
+        if action_mask is not None:
+            check_like(op, "action_mask", action_mask, torch.bool, dims, (batch, logits), device)
+
+    if isinstance(dist, Categorical):
+        actions = check_like(op, "actions", actions, torch.int64, "[B]", (batch,), device)
+        check_mask(width, "[B, K]")
+        _check_actions(actions, width, action_mask)
+        log_prob, entropy = _categorical(params, actions, action_mask)
+        return log_prob, [entropy]
+    if isinstance(dist, Normal):
+        if width % 2:
+            raise ValueError(
+                f"ppo_loss: params of a Normal must be [B, 2A] (mean and log_std), got [{batch}, {width}]"
+            )
+        actions = check_like(op, "actions", actions, dtype, "[B, A]", (batch, width // 2), device)
+        log_prob, entropy = _normal(params, actions.detach())
+        return log_prob, [entropy]
+    logits, parts = sum(dist.nvec), len(dist.nvec)
+    if isinstance(dist, MultiDiscrete):
+        if width != logits:
+            raise ValueError(
+                f"ppo_loss: params of a MultiDiscrete must be [B, sum of nvec] = [B, {logits}], "
+                f"got [{batch}, {width}]"
+            )
+        actions = check_like(op, "actions", actions, torch.int64, "[B, C]", (batch, parts), device)
+        check_mask(logits, "[B, sum of nvec]")
+        log_probs, entropies = _discrete(dist.nvec, params, actions, action_mask, False)
+        return torch.stack(log_probs).sum(dim=0), entropies
+    if width <= logits or (width - logits) % 2:
+        raise ValueError(
+            f"ppo_loss: params of a Hybrid must be [B, sum of nvec + 2A] = [B, {logits} + 2A] "
+            f"(logits, mean and log_std), got [{batch}, {width}]"
+        )
+    dims = (width - logits) // 2
+    actions = check_like(op, "actions", actions, dtype, "[B, C + A]", (batch, parts + dims), device).detach()
+    check_mask(logits, "[B, sum of nvec]")
+    log_probs, entropies = _discrete(dist.nvec, params[:, :logits], actions, action_mask, True)
+    log_prob, entropy = _normal(params[:, logits:], actions[:, parts:])
+    return torch.stack([*log_probs, log_prob]).sum(dim=0), [*entropies, entropy]
 
 
 def _value_loss(
@@ -126,27 +218,14 @@ def ppo_loss(
     """The equations of :func:`optix_fast.ops.ppo_loss`, term by term."""
     op = "ppo_loss"
     params = check_first(op, "params", params, "[B, D]", (2,))
-    batch, width = params.shape
-    dtype, device = params.dtype, params.device
+    batch, dtype, device = params.shape[0], params.dtype, params.device
     if params.numel() == 0:
         raise ValueError("ppo_loss: params must not be empty")
 
     def per_sample(name: str, value: torch.Tensor) -> torch.Tensor:
         return check_like(op, name, value, dtype, "[B]", (batch,), device)
 
-    if isinstance(dist, Normal):
-        if width % 2:
-            raise ValueError(
-                f"ppo_loss: params of a Normal must be [B, 2A] (mean and log_std), got [{batch}, {width}]"
-            )
-        actions = check_like(op, "actions", actions, dtype, "[B, A]", (batch, width // 2), device)
-        log_probs, entropy_rows = _normal(params, actions.detach())
-    else:
-        actions = check_like(op, "actions", actions, torch.int64, "[B]", (batch,), device)
-        if action_mask is not None:
-            check_like(op, "action_mask", action_mask, torch.bool, "[B, K]", (batch, width), device)
-        _check_actions(actions, width, action_mask)
-        log_probs, entropy_rows = _categorical(params, actions, action_mask)
+    log_probs, entropy_rows = _evaluate(dist, params, actions, action_mask)
     old_log_probs = per_sample("old_log_probs", old_log_probs).detach()
     advantages = per_sample("advantages", advantages).detach()
     values = per_sample("values", values)
@@ -161,7 +240,7 @@ def ppo_loss(
     clipped_ratio = ratio.clamp(1.0 - clip_ratio, 1.0 + clip_ratio)
     policy_loss = -torch.minimum(ratio * advantages, clipped_ratio * advantages).mean()
     value_loss = _value_loss(values, returns, old_values, value_clip, value_clip_mode)
-    entropies = entropy_rows.mean().unsqueeze(0)
+    entropies = torch.stack([rows.mean() for rows in entropy_rows])
 
     def weights(name: str, value: float | Sequence[float]) -> torch.Tensor:
         numbers = per_component(name, value, dist.components)
@@ -177,7 +256,7 @@ def ppo_loss(
         clip_fraction = ((ratio - 1.0).abs() > clip_ratio).to(dtype).mean()
         scalars = torch.stack([policy_loss, value_loss, entropies.sum(), approx_kl, clip_fraction])
         stats = torch.cat([scalars, entropies]).float()
-    return PPOLoss.from_stats(loss, stats)
+    return PPOLoss(loss, stats)
 
 
-__all__ = ["Categorical", "Normal", "PPOLoss", "ppo_loss"]
+__all__ = ["Categorical", "Hybrid", "MultiDiscrete", "Normal", "PPOLoss", "ppo_loss"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -23,7 +24,10 @@ def test_unknown_name_is_an_attribute_error() -> None:
         optix_fast.PPO  # noqa: B018
 
 
-def test_importing_the_package_does_not_import_torch_or_gymnasium() -> None:
+def test_importing_the_package_does_not_import_torch_or_gymnasium(tmp_path: Path) -> None:
     code = "import sys, optix_fast; print(sorted({'torch', 'gymnasium', 'matplotlib'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    # Run elsewhere: the source tree would be imported in place of what is installed.
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optix_fast import backend, build_info, ops, random, reference
+from optix_fast import backend, ops, random, reference
 from optix_fast.random import RandomStream
 
 needs_core = pytest.mark.skipif(backend() != "native", reason="needs the compiled core")
@@ -189,24 +186,6 @@ def test_parity_of_log_prob(shape, dtype, shared, name):
 @cases
 def test_parity_of_sample(shape, dtype, shared):
     check_sample(shape, dtype, shared)
-
-
-@needs_core
-@pytest.mark.parametrize("path", ["portable", "avx2", "avx512"])
-def test_parity_on_every_instruction_set(path):
-    if path not in build_info()["simd_compiled"]:
-        pytest.skip(f"{path} is not compiled into this build")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k"]
-    environment = os.environ | {"OPTIX_FAST_SIMD": path}
-    probe = subprocess.run(
-        [sys.executable, "-c", "import optix_fast"], env=environment, capture_output=True, text=True
-    )
-    if "this processor lacks it" in probe.stderr:
-        pytest.skip(f"this processor lacks {path}")
-    run = subprocess.run(
-        [*command, "parity_of or before_tanh or border"], env=environment, capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stdout[-3000:]
 
 
 @pytest.mark.gpu

@@ -90,7 +90,19 @@ def torchrl(inputs):
     return lambda: functional.vec_generalized_advantage_estimate(GAMMA, LAMBDA, *batched)
 
 
-IMPLEMENTATIONS = [native, in_torch, compiled, stable_baselines3, tianshou, torchrl]
+def rlox(inputs):
+    """Its float32 batch form, environment after environment."""
+    module = pytest.importorskip("rlox", reason="rlox is not installed")
+    if inputs[0].device.type != "cpu":
+        pytest.skip("rlox: on the CPU only")
+    rewards, values, last_value, terminated, truncated, _ = (t.numpy() for t in inputs)
+    steps = rewards.shape[0]
+    done = (terminated | truncated).astype(np.float32)
+    flat = [x.T.reshape(-1).copy() for x in (rewards, values, done)]
+    return lambda: module.compute_gae_batched_f32(*flat, last_value, steps, GAMMA, LAMBDA)
+
+
+IMPLEMENTATIONS = [native, in_torch, compiled, stable_baselines3, tianshou, torchrl, rlox]
 
 
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS, ids=lambda f: f.__name__.replace("in_torch", "reference"))

@@ -1,6 +1,7 @@
 #include "sum_tree_bind.h"
 
 #include <cstdlib>
+#include <algorithm>
 #include <cstring>
 #include <mutex>
 #include <vector>
@@ -99,7 +100,7 @@ class SumTree {
         if (!(masses.as<double>()[fault] >= 0.0 && masses.as<double>()[fault] <= limit)) return;
       }
       reserve(n);
-      std::memcpy(mass_.data(), masses.as<double>(), size_t(n) * sizeof(double));
+      std::copy_n(masses.as<double>(), n, mass_.data());
       dispatch_simd([&](auto path) {
         sum_tree_find_cpu<path>(tree_, n, mass_.data(), index.as<int64_t>(), found_.data(), prefix_.get());
       });

@@ -16,9 +16,8 @@
 // CPU: environments are independent and adjacent in memory, so a tile of columns goes backwards through time
 // with A and V_{t+1} in registers: every array is read once or written once. Fewer environments than a vector
 // has lanes, and a divisor of them: several rows lie in one vector, and a scan inside it takes the place of
-// as many dependent steps. CUDA: one thread per environment; neighbouring threads read neighbouring
-// addresses. Order of the sums: fixed by T and N and the instruction set, so that the same call gives the
-// same bits.
+// as many dependent steps. CUDA: tiles of 32 rows and 32 environments, scanned over time, see gae_cuda.cu.
+// Order of the sums: fixed by T and N and the instruction set, so that the same call gives the same bits.
 #pragma once
 
 #include <cstdint>

@@ -1,7 +1,7 @@
 #include "sum_tree_bind.h"
 
-#include <cstdlib>
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <mutex>
 #include <vector>

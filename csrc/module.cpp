@@ -14,6 +14,7 @@ void bind_tanh_normal(py::module_& m);
 void bind_sum_tree(py::module_& m);
 void bind_mlp(py::module_& m);
 void bind_ppo_update(py::module_& m);
+void bind_act(py::module_& m);
 
 namespace {
 
@@ -57,4 +58,5 @@ PYBIND11_MODULE(_C, m) {
   bind_sum_tree(m);
   bind_mlp(m);
   bind_ppo_update(m);
+  bind_act(m);
 }

@@ -249,6 +249,18 @@ void* data_of(const py::object& fresh) {
   return static_cast<char*>(t.data) + t.byte_offset;
 }
 
+void* memory_of(py::handle known, DType dtype, const int64_t* shape, int32_t ndim) {
+  dlpack::Tensor t{};
+  if (torch().api->dltensor_from_py_object_no_sync(known.ptr(), &t) != 0) {
+    PyErr_Clear();
+    return nullptr;
+  }
+  bool same =
+      dtype_of(t.dtype) == dtype && t.ndim == ndim && t.device.type == dlpack::kCpu && is_contiguous(t);
+  for (int32_t i = 0; same && i < ndim; ++i) same = t.shape[i] == shape[i];
+  return same ? static_cast<char*>(t.data) + t.byte_offset : nullptr;
+}
+
 ArrayView::ArrayView(const char* op, py::handle object, const char* name, DType dtype, bool writable) {
   if (!PyObject_CheckBuffer(object.ptr())) {
     throw py::type_error(std::string(op) + ": " + name + " must be an array of " + dtype_name(dtype) +

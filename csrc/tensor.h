@@ -87,6 +87,10 @@ dlpack::Version exchange_api_version();
 py::object empty_like(py::handle tensor);
 void* data_of(const py::object& fresh);
 
+// The memory of a tensor that a TensorReader has read before, for a caller that looks at it again and again;
+// null where type, shape, contiguity or device (the CPU) have become others.
+void* memory_of(py::handle known, DType dtype, const int64_t* shape, int32_t ndim);
+
 // A numpy array (or anything with the buffer protocol) as a writable, contiguous one-dimensional block, for
 // the calls that fill arrays instead of tensors. Throws like TensorReader.
 class ArrayView {

@@ -44,6 +44,48 @@ def ppo_loss(
     /,
 ) -> tuple[torch.Tensor, torch.Tensor] | None: ...
 
+class ActPlan:
+    width: int
+    features: int
+    def __init__(
+        self,
+        stacks: tuple[list[tuple[Any, ...]], ...],
+        normal: bool,
+        log_std: torch.Tensor | None,
+        squash: bool,
+        start: int,
+        bounds: tuple[Any, ...] | None,
+        sizes: list[tuple[Any, int]],
+        entries: list[tuple[Any, str, Any]],
+    ) -> None: ...
+    def normalize(self, mean: Any, variance: Any, clip: float) -> None: ...
+    def current(self) -> bool: ...
+
+class ActTargets:
+    def __init__(
+        self,
+        n_steps: int,
+        n_envs: int,
+        width: int,
+        normal: bool,
+        actions: Any,
+        log_probs: Any,
+        values: Any,
+        raw: Any,
+    ) -> None: ...
+
+# The number of random blocks used, negative when an output is not finite; None when the plan is stale.
+def act(
+    plan: ActPlan,
+    targets: ActTargets,
+    t: int,
+    observations: Any,
+    mask: Any,
+    deterministic: bool,
+    key: int,
+    offset: int,
+) -> int | None: ...
+
 # (weight, bias, activation, its parameter)
 _Layer = tuple[torch.Tensor, torch.Tensor | None, int, float]
 
@@ -64,6 +106,52 @@ def ppo_update(
     permutations: torch.Tensor,
     options: dict[str, Any],
 ) -> tuple[str | None, int, list[float]]: ...
+def act(
+    plan: ActPlan,
+    targets: ActTargets,
+    t: int,
+    observations: npt.NDArray[np.float32] | npt.NDArray[np.float64],
+    action_masks: npt.NDArray[np.bool_] | None,
+    deterministic: bool,
+    key: int,
+    offset: int,
+    /,
+) -> int | None: ...
+
+class ActPlan:
+    def __init__(
+        self,
+        networks: tuple[list[tuple[Any, ...]], ...],
+        normal: bool,
+        log_std: torch.Tensor | None,
+        squash: bool,
+        first_action: int,
+        bounds: tuple[npt.NDArray[np.float32], ...] | None,
+        sizes: list[tuple[dict[Any, Any], int]],
+        entries: list[tuple[dict[str, Any], str, Any]],
+    ) -> None: ...
+    def normalize(
+        self, mean: npt.NDArray[np.float64] | None, var: npt.NDArray[np.float64] | None, clip: float
+    ) -> None: ...
+    def current(self) -> bool: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def features(self) -> int: ...
+
+class ActTargets:
+    def __init__(
+        self,
+        steps: int,
+        envs: int,
+        width: int,
+        normal: bool,
+        actions: npt.NDArray[Any],
+        log_probs: npt.NDArray[np.float32],
+        values: npt.NDArray[np.float32] | None,
+        raw: npt.NDArray[np.float32] | None,
+    ) -> None: ...
+
 def philox(counter: Sequence[int], key: Sequence[int]) -> list[int]: ...
 def tanh_normal_log_prob(
     mean: torch.Tensor,

@@ -13,8 +13,9 @@
 //                  normal: they are mean ‖ log_std [B, 2A] or, with a free log_std [A], the mean [B, A];
 //                  log_std is clamped to [−5, 2] and has no gradient outside
 //
-//   ‖g‖ over all parameters; g ← g·min(1, max_norm / (‖g‖ + 1e-6)) as torch's clip_grad_norm_
+//   ‖g‖ over the listed parameters; g ← g·min(1, max_norm / (‖g‖ + 1e-6)) as torch's clip_grad_norm_
 //   the call ends after the minibatch whose approx_kl exceeds kl_limit
+//   parameters that are not listed are frozen: they neither move nor count in ‖g‖
 //
 // Parameters and optimizer state are changed where torch keeps them. A loss or norm that is not finite, or
 // data that no loss can be computed from, ends the call; everything is then put back as it was before the

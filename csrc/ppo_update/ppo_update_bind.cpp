@@ -16,8 +16,8 @@ struct Networks {
   std::vector<Layer<T>> trunk, actor, critic;
 };
 
-// Every parameter with its optimizer state: (tensor, step, exp_avg, exp_avg_sq, lr, beta1, beta2, eps,
-// weight_decay, decoupled).
+// Every trained parameter with its optimizer state: (tensor, step, exp_avg, exp_avg_sq, lr, beta1, beta2,
+// eps, weight_decay, decoupled).
 template <typename T>
 std::vector<AdamParameter<T>> read_parameters(TensorReader& reader, DType dtype, const py::list& described) {
   std::vector<AdamParameter<T>> parameters;

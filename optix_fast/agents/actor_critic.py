@@ -65,7 +65,8 @@ class ActorCriticPolicy:
         """
         params = self.head.params(self.actor(prepared))
         draw = self.head.draw(params, stream, deterministic, action_masks)
-        if not np.isfinite(draw.log_probs).all():
+        # A free log_std keeps the log-probability finite when the mean is not.
+        if not (np.isfinite(draw.log_probs).all() and np.isfinite(draw.raw).all()):
             raise NonFiniteError("policy output while acting")
         return draw
 

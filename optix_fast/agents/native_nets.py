@@ -179,7 +179,7 @@ def _check_linear(linear: nn.Linear, name: str) -> None:
 
 
 def check_parameter(parameter: Any, what: str) -> None:
-    """A plain, trainable parameter in the CPU's memory.
+    """A plain parameter in the CPU's memory.
 
     Raises:
         UnsupportedError: with the reason.
@@ -192,10 +192,26 @@ def check_parameter(parameter: Any, what: str) -> None:
         raise UnsupportedError(f"{what} is {str(parameter.dtype).removeprefix('torch.')}")
     if parameter.layout != torch.strided or not parameter.is_contiguous():
         raise UnsupportedError(f"{what} is not contiguous")
-    if not parameter.requires_grad:
-        raise UnsupportedError(f"{what} is frozen")
     if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
         raise UnsupportedError(f"{what} has a hook")
+
+
+def trained_parameters(networks: Networks, log_std: nn.Parameter | None) -> list[nn.Parameter]:
+    """What an update changes: everything that is not frozen.
+
+    Raises:
+        UnsupportedError: with the reason.
+    """
+    parameters = list(networks.parameters())
+    if log_std is not None:
+        check_parameter(log_std, "log_std")
+        if log_std.dtype != parameters[0].dtype:
+            raise UnsupportedError("log_std has another dtype than the networks")
+        parameters.append(log_std)
+    trained = [p for p in parameters if p.requires_grad]
+    if not trained:
+        raise UnsupportedError("every parameter is frozen")
+    return trained
 
 
 def adam_parameters(

@@ -1,29 +1,160 @@
-"""PPO's updates of one window in one call of the core."""
+"""PPO in the core: all updates of a window in one call, and which backend an agent runs on."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from optix_fast import _native
+from optix_fast.agents.native_act import Acted, NativeActor
 from optix_fast.agents.native_nets import (
     Networks,
     UnsupportedError,
     adam_parameters,
-    check_parameter,
+    networks_of,
     note_step,
+    trained_parameters,
 )
 from optix_fast.agents.ppo_config import PPOConfig
-from optix_fast.types import NonFiniteError
+from optix_fast.networks.heads import NormalHead
+from optix_fast.random import RandomStream
+from optix_fast.types import Array, NonFiniteError
+
+if TYPE_CHECKING:
+    from optix_fast.agents.actor_critic import ActorCriticPolicy
+    from optix_fast.agents.ppo_batch import Batch
 
 _core: Any = _native.core
 _CLIP_MODES = {"max": 1, "clipped": 2}
 
+_NOT_ARRAYS = "observations and masks are not float and bool arrays [N, D] and [N, K]"
+
 STATISTICS = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction")
+
+
+class Backend(str):
+    """ "native" or "torch", with the reason for the latter."""
+
+    reason: str
+
+    def __new__(cls, name: str, reason: str = "") -> Backend:
+        backend = super().__new__(cls, name)
+        backend.reason = reason
+        return backend
+
+
+class NativePPO:
+    """The core's share in one agent: every method returns None or False where torch has to do the work.
+
+    Args:
+        policy, optimizer: of the agent.
+        wanted: "auto"; "native", which makes every refusal an error; "torch", which refuses everything.
+
+    Raises:
+        RuntimeError: wanted is "native" and the core does not serve this agent.
+    """
+
+    def __init__(self, policy: ActorCriticPolicy, optimizer: torch.optim.Optimizer, wanted: str) -> None:
+        self._policy, self._optimizer, self._wanted = policy, optimizer, wanted
+        self._actor = NativeActor(policy)
+        self._require(self.refusal())
+
+    def refusal(self) -> str:
+        """Why the core serves neither acting nor updates at this moment; empty where it serves both."""
+        if self._wanted == "torch":
+            return "backend='torch' was asked for"
+        if not self._actor.ready():
+            return self._actor.reason
+        try:
+            self._adam()
+        except UnsupportedError as error:
+            return str(error)
+        return ""
+
+    def backend(self) -> Backend:
+        """What the next window and the next update run on."""
+        reason = self.refusal()
+        return Backend("torch" if reason else "native", reason)
+
+    # Acting: see NativeActor. Raises RuntimeError where the agent was told to be native and is refused.
+
+    def act(self, observation: Any, deterministic: bool, value: bool, stream: RandomStream) -> Acted | None:
+        if self._wanted == "torch":
+            return None
+        acted = self._actor.act(observation, deterministic, value, stream)
+        if acted is None:
+            self._require(self._actor.reason or _NOT_ARRAYS)
+        return acted
+
+    def act_batch(
+        self, observations: Any, deterministic: bool, masks: Array | None, stream: RandomStream
+    ) -> Array | None:
+        if self._wanted == "torch":
+            return None
+        actions = self._actor.act_batch(observations, deterministic, masks, stream)
+        if actions is None:
+            self._require(self._actor.reason or _NOT_ARRAYS)
+        return actions
+
+    def act_rows(self, observations: Any, rows: Any, t: int, stream: RandomStream) -> bool:
+        if self._wanted == "torch":
+            return False
+        served = self._actor.act_rows(observations, rows, t, stream)
+        if not served:
+            self._require(self._actor.reason or _NOT_ARRAYS)
+        return served
+
+    def _require(self, reason: str) -> None:
+        if self._wanted == "native" and reason:
+            raise RuntimeError(f"backend='native', but {reason}")
+
+    def _adam(self) -> tuple[Networks, nn.Parameter | None]:
+        networks, log_std = networks_of(self._policy.actor, self._policy.critic), self._policy.log_std
+        adam_parameters(self._optimizer, trained_parameters(networks, log_std), create=False)
+        return networks, log_std
+
+    def update(self, batch: Batch, config: PPOConfig, stream: RandomStream) -> Updated | None:
+        """All epochs and minibatches; the stream moves as far as the epochs that were begun.
+
+        Raises:
+            NonFiniteError, ValueError: see ppo_update.
+            RuntimeError: the agent was told to be native, and is refused.
+        """
+        try:
+            if self._wanted == "torch":
+                return None
+            networks, log_std = self._check(batch)
+        except UnsupportedError as error:
+            self._require(str(error))
+            return None
+        rows = Rows(*(None if part is None else part.contiguous() for part in batch))  # type: ignore[arg-type]
+        n_rows = len(rows.returns)
+        order = np.empty((config.n_epochs, n_rows), np.int64)
+        states = []
+        for epoch in range(config.n_epochs):
+            order[epoch] = stream.permutation(n_rows)
+            states.append(stream.state_dict())
+        updated = ppo_update(
+            networks, self._optimizer, rows, torch.from_numpy(order), config,
+            normal=isinstance(self._policy.head, NormalHead), log_std=log_std,
+        )  # fmt: skip
+        begun = -(-updated.n_updates // -(-n_rows // config.minibatch_size))
+        stream.load_state_dict(states[begun - 1])
+        return updated
+
+    def _check(self, batch: Batch) -> tuple[Networks, nn.Parameter | None]:
+        refusal = self.refusal()
+        if refusal:
+            raise UnsupportedError(refusal)
+        observations = batch.observations
+        if type(observations) is not Tensor or observations.dtype != torch.float32 or observations.ndim != 2:
+            raise UnsupportedError("the observations are not one float array [R, D]")
+        return self._adam()
 
 
 class Rows(NamedTuple):
@@ -49,24 +180,6 @@ class Updated(NamedTuple):
     n_updates: int
 
 
-def check_update(
-    networks: Networks, optimizer: torch.optim.Optimizer, log_std: nn.Parameter | None
-) -> list[nn.Parameter]:
-    """The parameters that an update trains.
-
-    Raises:
-        UnsupportedError: the core does not serve this optimizer, or not in this state; with the reason.
-    """
-    parameters = list(networks.parameters())
-    if log_std is not None:
-        check_parameter(log_std, "log_std")
-        if log_std.dtype != parameters[0].dtype:
-            raise UnsupportedError("log_std has another dtype than the networks")
-        parameters.append(log_std)
-    adam_parameters(optimizer, parameters, create=False)
-    return parameters
-
-
 def ppo_update(
     networks: Networks,
     optimizer: torch.optim.Optimizer,
@@ -89,12 +202,11 @@ def ppo_update(
         log_std: a Gaussian's free log_std [A]; None where the actor returns mean ‖ log_std.
 
     Raises:
-        UnsupportedError: see check_update.
+        UnsupportedError: the core does not serve this optimizer, or not in this state; with the reason.
         NonFiniteError: a loss or gradient norm is NaN or infinite; parameters and optimizer are as before.
         ValueError: rows that do not fit the networks, or actions that were impossible.
     """
-    parameters = check_update(networks, optimizer, log_std)
-    adam = adam_parameters(optimizer, parameters, create=True)
+    adam = adam_parameters(optimizer, trained_parameters(networks, log_std), create=True)
     failed, n_updates, sums = _core.ppo_update(
         networks.described(), adam, rows._asdict(), permutations, _options(config, normal, log_std)
     )

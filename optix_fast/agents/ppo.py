@@ -19,6 +19,7 @@ from optix_fast._native import backend as process_backend
 from optix_fast.agents import agent as shared
 from optix_fast.agents.act_queue import ActQueue
 from optix_fast.agents.actor_critic import ActorCriticPolicy
+from optix_fast.agents.native_ppo import STATISTICS, Backend, NativePPO, Updated
 from optix_fast.agents.ppo_batch import Batch, make_batch
 from optix_fast.agents.ppo_config import PPOConfig
 from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer
@@ -54,8 +55,9 @@ class PPOAgent(BaseAgent):
         obs_normalizer: part of the policy; updated after each window, saved with the weights.
         reward_normalizer: scales rewards before GAE.
         seed: of the agent's random streams; None draws one from the operating system.
-        backend: "native" uses the compiled ops and refuses to run without them, "torch" uses the
-            reference, "auto" the compiled ones where they are.
+        backend: "auto" acts and updates in the compiled core where it serves these networks and this
+            optimizer, else in torch with the compiled loss; "native" raises with the reason instead of
+            falling back; "torch" uses the reference. See `backend`.
     """
 
     default_param_bounds = {  # noqa: RUF012 (the documented class attribute)
@@ -82,7 +84,7 @@ class PPOAgent(BaseAgent):
         _check_types(actor, critic, optimizer, obs_normalizer, reward_normalizer)
         self._hyperparams = shared.check_hyperparams(hyperparams, PPOConfig)
         shared.read_config(PPOConfig, hyperparams.params)
-        self._ops, self._backend = _choose_ops(backend)
+        self._ops = _choose_ops(backend)
         self._policy = ActorCriticPolicy(actor, critic, head, shared.resolve_device(device), obs_normalizer)
         self._optimizer = optimizer
         self.reward_normalizer = reward_normalizer
@@ -90,6 +92,7 @@ class PPOAgent(BaseAgent):
         self._streams = {name: root.spawn(name) for name in ("rollout", "evaluation", "update")}
         self._queue = ActQueue()
         self.env_steps = 0
+        self._native = NativePPO(self._policy, optimizer, backend)
         if "learning_rate" in self._hyperparams.params:
             self._set_learning_rate(float(self._hyperparams.params["learning_rate"]))
 
@@ -113,9 +116,13 @@ class PPOAgent(BaseAgent):
         return self._policy.obs_normalizer
 
     @property
-    def backend(self) -> str:
-        """Which implementation of the fused ops this agent's updates call: "native" or "torch"."""
-        return self._backend
+    def backend(self) -> Backend:
+        """What the next window and update run on: "native" or "torch", with the `reason` for the latter.
+
+        Recognised anew before every window and every update, so that it follows what is done to the
+        modules and the optimizer.
+        """
+        return self._native.backend()
 
     # --- acting ---------------------------------------------------------------------------------
 
@@ -138,7 +145,13 @@ class PPOAgent(BaseAgent):
         Raises:
             NonFiniteError: the policy's outputs are NaN or infinite.
         """
-        batch = tree_map(lambda leaf: shared.to_numpy(leaf)[None], observation)
+        observation = tree_map(shared.to_numpy, observation)
+        acted = self._native.act(observation, deterministic, is_recording(), self._stream())
+        if acted is not None:
+            if is_recording():
+                self._queue.push(observation, acted.log_prob, acted.value, acted.raw)
+            return acted.action
+        batch = tree_map(lambda leaf: leaf[None], observation)
         mask = batch.get("action_mask") if isinstance(batch, Mapping) else None
         prepared = self._policy.prepare(batch)
         draw = self._policy.draw(prepared, self._stream(), deterministic, mask)
@@ -153,22 +166,27 @@ class PPOAgent(BaseAgent):
         self, observations: Tree, deterministic: bool = False, action_masks: Array | None = None
     ) -> Array:
         """Actions [N, …] for N observations [N, …]; nothing is recorded."""
+        actions = self._native.act_batch(observations, deterministic, action_masks, self._stream())
+        if actions is not None:
+            return actions
         prepared = self._policy.prepare(observations)
         return self._policy.draw(prepared, self._stream(), deterministic, action_masks).actions
 
     def act_rows(self, observations: Tree, rows: Any, t: int) -> Array:
         """Act for all environments of row t and write actions, log_probs, values and pre_tanh into
         the window (see pipelines.rows.WindowRows); returns the environments' actions."""
+        actions: Array = rows.actions[t]
+        if self._native.act_rows(observations, rows, t, self._stream()):
+            return actions
         masks = None if rows.action_masks is None else rows.action_masks[t]
         prepared = self._policy.prepare(observations)
         draw = self._policy.draw(prepared, self._stream(), False, masks)
-        rows.actions[t] = draw.actions
+        actions[...] = draw.actions
         rows.column("log_probs")[t] = draw.log_probs
         rows.column("values")[t] = self._policy.values(prepared)
         raw_column = self._policy.head.raw_column
         if raw_column is not None:
             rows.column(raw_column, draw.raw.shape[1:])[t] = draw.raw
-        actions: Array = rows.actions[t]
         return actions
 
     def _stream(self) -> RandomStream:
@@ -203,6 +221,17 @@ class PPOAgent(BaseAgent):
         return diagnostics
 
     def _update(self, batch: Batch, config: PPOConfig) -> dict[str, Any]:
+        updated = self._native.update(batch, config, self._streams["update"])
+        if updated is None:
+            updated = self._update_in_torch(batch, config)
+        return {
+            **updated.means,
+            "explained_var": _explained_variance(batch.values, batch.returns),
+            "n_updates": updated.n_updates,
+            "learning_rate": float(self._optimizer.param_groups[0]["lr"]),
+        }
+
+    def _update_in_torch(self, batch: Batch, config: PPOConfig) -> Updated:
         parameters = self._policy.parameters()
         n_rows = int(batch.returns.shape[0])
         collected: list[list[float]] = []
@@ -211,14 +240,9 @@ class PPOAgent(BaseAgent):
             collected.append(stats)
             if config.target_kl is not None and stats[3] > 1.5 * config.target_kl:
                 break
-        names = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction")
-        means = np.mean(np.asarray(collected)[:, : len(names)], axis=0)
-        return {
-            **{name: float(mean) for name, mean in zip(names, means, strict=True)},
-            "explained_var": _explained_variance(batch.values, batch.returns),
-            "n_updates": len(collected),
-            "learning_rate": float(self._optimizer.param_groups[0]["lr"]),
-        }
+        means = np.mean(np.asarray(collected)[:, : len(STATISTICS)], axis=0)
+        named = {name: float(mean) for name, mean in zip(STATISTICS, means, strict=True)}
+        return Updated(named, len(collected))
 
     def _minibatch_step(self, batch: Batch, config: PPOConfig, parameters: list[nn.Parameter]) -> list[float]:
         params, values = self._policy.evaluate(batch.observations)
@@ -375,14 +399,14 @@ def _check_types(
             raise TypeError(f"{name} must be a {kind.__name__}, got {type(value).__name__}")
 
 
-def _choose_ops(backend: str) -> tuple[ModuleType, str]:
+def _choose_ops(backend: str) -> ModuleType:
     if backend not in ("auto", "native", "torch"):
         raise ValueError(f"backend must be 'auto', 'native' or 'torch', got {backend!r}")
     if backend == "native" and process_backend() != "native":
         raise RuntimeError("backend='native': the compiled core is not loaded (optix-fast doctor)")
     if backend == "torch":
-        return reference_ops, "torch"
-    return native_ops, process_backend()
+        return reference_ops
+    return native_ops
 
 
 def _explained_variance(values: Tensor, returns: Tensor) -> float:

@@ -87,6 +87,9 @@ class TorchGaussianPPOAgent(PPOAgent):
         free = None
         if log_std == "free":
             free = nn.Parameter(torch.zeros(action_dim, device=shared.resolve_device(device)))
+            # Before the agent looks at the optimizer, which has to hold every parameter it trains.
+            if isinstance(optimizer, torch.optim.Optimizer):
+                optimizer.add_param_group({"params": [free], "lr": optimizer.param_groups[0]["lr"]})
         head = NormalHead(action_dim, squash, free)
         if action_space is not None:
             head.bind(action_space)
@@ -94,5 +97,3 @@ class TorchGaussianPPOAgent(PPOAgent):
             actor, critic, optimizer, hyperparams, head, device,
             obs_normalizer, reward_normalizer, seed, backend,
         )  # fmt: skip
-        if free is not None:
-            optimizer.add_param_group({"params": [free], "lr": optimizer.param_groups[0]["lr"]})

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from optix_fast.agents.native_nets import UnsupportedError, adam_parameters, networks_of
+from optix_fast.agents.native_nets import UnsupportedError, adam_parameters, networks_of, trained_parameters
 from optix_fast.networks import mlp
 
 
@@ -64,8 +64,6 @@ def test_leading_layers_that_both_use_are_the_trunk() -> None:
         (lambda net: net[1].register_forward_hook(lambda *_: None), "actor: Tanh has a hook"),
         (lambda net: net.register_forward_pre_hook(lambda *_: None), "actor: Sequential has a hook"),
         (lambda net: net[0].weight.register_hook(lambda g: g), "the weight of a Linear has a hook"),
-        (lambda net: net[0].weight.requires_grad_(False), "the weight of a Linear is frozen"),
-        (lambda net: net[2].bias.requires_grad_(False), "the bias of a Linear is frozen"),
         (lambda net: net.bfloat16(), "the weight of a Linear is bfloat16"),
         (lambda net: net.double(), "the networks mix dtypes"),
         (lambda net: net.to("meta"), "the weight of a Linear is on meta"),
@@ -112,6 +110,17 @@ def test_everything_shared_leaves_no_head() -> None:
 def test_a_critic_of_two_outputs() -> None:
     with pytest.raises(UnsupportedError, match="the critic has more than one output"):
         networks_of(mlp([4, 8, 3]), mlp([4, 8, 2]))
+
+
+def test_frozen_parameters_are_left_out() -> None:
+    actor, critic = pair()
+    actor[0].requires_grad_(False)
+    trained = trained_parameters(networks_of(actor, critic), None)
+    assert {id(p) for p in trained} == {id(p) for net in (actor[2:], critic) for p in net.parameters()}
+    for net in (actor, critic):
+        net.requires_grad_(False)
+    with pytest.raises(UnsupportedError, match="every parameter is frozen"):
+        trained_parameters(networks_of(actor, critic), None)
 
 
 def test_hooks_and_autocast_are_noticed_and_forgotten() -> None:

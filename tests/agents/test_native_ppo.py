@@ -128,7 +128,8 @@ def torch_update(
         )  # fmt: skip
         it.optimizer.zero_grad()
         result.loss.backward()
-        nn.utils.clip_grad_norm_(it.parameters, config.max_grad_norm or math.inf)
+        trained = [p for p in it.parameters if p.requires_grad]
+        nn.utils.clip_grad_norm_(trained, config.max_grad_norm or math.inf)
         it.optimizer.step()
         collected.append(result.stats.tolist())
         if config.target_kl is not None and collected[-1][3] > 1.5 * config.target_kl:
@@ -364,6 +365,15 @@ def test_a_replaced_layer_is_seen() -> None:
     it.actor[2] = nn.Linear(64, 64)
     it.optimizer.add_param_group({"params": list(it.actor[2].parameters())})
     assert both_learn(it, it.twin()) < AFTER_10
+
+
+def test_frozen_parameters_stay_and_do_not_count_in_the_norm() -> None:
+    it = learner(shared=True)
+    assert both_learn(it, it.twin()) < AFTER_10
+    it.actor[0][0].weight.requires_grad_(False)
+    before = it.actor[0][0].weight.clone()
+    assert both_learn(it, it.twin()) < AFTER_10
+    assert torch.equal(it.actor[0][0].weight, before)
 
 
 def test_moved_memory_is_seen() -> None:

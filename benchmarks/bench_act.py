@@ -1,0 +1,120 @@
+"""act: from observations to the window's columns, native against the eager reference (eager_ppo.py).
+
+    pytest benchmarks/bench_act.py --benchmark-only -m "" -o python_files='bench_*.py'
+    python benchmarks/bench_act.py        microseconds per call, alternating, and their ratio
+
+`agent` is act_rows as a pipeline calls it, `core` the one native call inside it, `torch` the same agent's torch path.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import eager_ppo
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from optix_fast import _native
+from optix_fast.agents import TorchPPOAgent
+from optix_fast.pipelines.rows import WindowRows
+from optix_fast.types import HyperparamSet
+
+FEATURES, ACTIONS = 4, 2
+# hidden width, environments
+SHAPES = [(64, 1), (64, 8), (64, 64), (256, 1), (256, 64)]
+STEPS = 100
+
+
+def setting(width, n_envs, backend):
+    torch.manual_seed(0)
+    actor, critic = eager_ppo.networks(FEATURES, width, ACTIONS)
+    optimizer = torch.optim.Adam([*actor.parameters(), *critic.parameters()])
+    agent = TorchPPOAgent(
+        actor, critic, optimizer, HyperparamSet({}), device="cpu", seed=0, backend=backend,
+        action_space=spaces.Discrete(ACTIONS),
+    )  # fmt: skip
+    rows = WindowRows(STEPS, n_envs, spaces.Box(-np.inf, np.inf, (FEATURES,)), spaces.Discrete(ACTIONS))
+    rows.observations[...] = np.random.default_rng(0).normal(size=rows.observations.shape)
+    return agent, rows
+
+
+def act_rows(width, n_envs, backend):
+    agent, rows = setting(width, n_envs, backend)
+
+    def steps():
+        for t in range(STEPS):
+            agent.act_rows(rows.observations[t], rows, t)
+
+    return steps
+
+
+def agent(width, n_envs):
+    if _native.core is None:
+        pytest.skip("native: the compiled core is not in use")
+    return act_rows(width, n_envs, "native")
+
+
+def in_torch(width, n_envs):
+    return act_rows(width, n_envs, "torch")
+
+
+def core(width, n_envs):
+    if _native.core is None:
+        pytest.skip("native: the compiled core is not in use")
+    it, rows = setting(width, n_envs, "native")
+    it.act_rows(rows.observations[0], rows, 0)
+    actor = it._native._actor
+    plan, targets, act, observations = actor._plan, actor._targets, _native.core.act, list(rows.observations)
+
+    def steps():
+        for t in range(STEPS):
+            act(plan, targets, t, observations[t], None, False, 1, t)
+
+    return steps
+
+
+def eager(width, n_envs):
+    actor, critic = eager_ppo.networks(FEATURES, width, ACTIONS)
+    observations = np.random.default_rng(0).normal(size=(STEPS, n_envs, FEATURES)).astype(np.float32)
+
+    def steps():
+        for t in range(STEPS):
+            eager_ppo.act(actor, critic, observations[t])
+
+    return steps
+
+
+IMPLEMENTATIONS = [core, agent, in_torch, eager]
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS, ids=lambda f: f.__name__.replace("in_torch", "torch"))
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"{s[0]}x{s[1]}")
+def test_act(benchmark, shape, impl):
+    benchmark.group = f"act-100-steps-{shape[0]}-{shape[0]}x{shape[1]}-cpu"
+    benchmark(impl(*shape))
+
+
+def main():
+    torch.set_num_threads(1)
+    for shape in SHAPES:
+        calls = [impl(*shape) for impl in IMPLEMENTATIONS]
+        times = []
+        for _ in range(12):
+            row = []
+            for call in calls:
+                start = time.perf_counter()
+                call()
+                row.append((time.perf_counter() - start) / STEPS * 1e6)
+            times.append(row)
+        medians = [statistics.median(column) for column in zip(*times[2:], strict=True)]
+        print(
+            f"{shape[0]}-{shape[0]}, {shape[1]} environments: core {medians[0]:.2f} us, agent {medians[1]:.2f}, "
+            f"torch {medians[2]:.0f}, eager {medians[3]:.0f}; eager/agent {medians[3] / medians[1]:.0f}"
+        )
+
+
+if __name__ == "__main__":
+    main()

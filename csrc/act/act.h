@@ -1,0 +1,69 @@
+// From observations to actions in one call: normalise, forward actor and critic, draw, log-probability,
+// value.
+//
+//   x      (o − mean) / √(var + 1e-8) in double, clipped to ±clip, as envs/normalizers.py; or o itself
+//   actor  trunk → actor stack, critic: trunk → critic stack (mlp.h)
+//
+//   categorical  log p = log softmax of the logits, a masked action's being −∞;
+//                action = how many k have cum_k ≤ u·cum_K, u uniform: the first whose cumulative probability
+//                exceeds u. Deterministic: the most probable, the first of equals.
+//   normal       raw = mean + e^log_std·ε, ε normal, log_std clamped to [−5, 2]. Deterministic: the mean.
+//                log-probability: the Gaussian's, summed over A, of raw.
+//                action = clip(tanh(raw)·scale + offset, low, high), or clip(raw, low, high) unsquashed
+//
+// The random numbers are those of random.h for (key, offset): N uniforms, or N·A normals.
+//
+// Memory: rows N, columns as named. Nothing of the networks is kept between calls.
+//
+// CPU: fewer than 8 rows are computed one by one from torch's own weights, as dot products, 16 outputs at a
+// time. From 8 rows on, the transposed copies that the matrix kernel needs pay for themselves.
+#pragma once
+
+#include "mlp/mlp.h"
+#include "ppo_loss/ppo_loss.h"
+
+namespace optix_fast {
+
+constexpr int64_t kFewRows = 8;  // below this many, row by row
+
+struct ActArgs {
+  Stack<float> trunk, actor, critic;
+  PolicyKind kind;
+  int64_t width;  // K of a categorical, A of a normal
+  int64_t rows, features;
+
+  const float* observations;        // [N, D], or null and
+  const double* wide_observations;  // [N, D]
+  const double* mean;               // [D], or null: not normalised
+  const double* variance;           // [D]
+  double clip;                      // 0: none
+  const uint8_t* action_mask;       // [N, K], or null
+
+  const float* log_std;  // [A] free, or null: the actor's second half
+  bool deterministic, squash;
+  const float *scale, *offset, *low, *high;  // [A]
+  uint64_t key, stream_offset;
+
+  int64_t first_action;       // of the Discrete space
+  int64_t* discrete_actions;  // [N]
+  float* actions;             // [N, A], or null and
+  double* wide_actions;       // [N, A]
+  float* raw;                 // [N, A], or null: not wanted
+  float* log_probs;           // [N]
+  float* values;              // [N], or null: not wanted
+
+  // Work memory.
+  float* input;         // [N, padded(D)]
+  float* line;          // 2 rows of line_stride
+  int64_t line_stride;  // padded(widest layer)
+  float* shared;        // [N, padded(trunk outputs)]
+  float* outputs;       // [N, padded(actor outputs)]
+  float* numbers;       // N or N·A random ones, and 2 rows of padded(width)
+};
+
+enum class ActFault : uint8_t { none, non_finite, row_masked };
+
+template <SimdPath Path>
+ActFault act_cpu(const ActArgs& args);
+
+}  // namespace optix_fast

@@ -1,0 +1,364 @@
+#include "act.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <string>
+
+#include "fast_call.h"
+#include "mlp/mlp_bind.h"
+
+namespace optix_fast {
+namespace {
+
+constexpr const char* kOp = "act";
+using View = std::unique_ptr<ArrayView>;
+
+View view_of(py::handle array, const char* name, DType dtype, bool writable, int64_t size) {
+  if (array.is_none()) return nullptr;
+  View view(new ArrayView(kOp, array, name, dtype, writable));
+  if (view->size() != size) {
+    throw py::value_error(std::string(kOp) + ": " + name + " must hold " + std::to_string(size) +
+                          " numbers, got " + std::to_string(view->size()));
+  }
+  return view;
+}
+
+// What must still hold for the description of the networks to be true: sizes and entries of the modules' own
+// dicts. Reading them again costs nanoseconds, so every call does it.
+struct Guards {
+  struct Size {
+    py::dict dict;
+    Py_ssize_t size;
+  };
+  struct Entry {
+    py::dict dict;
+    py::object key, value;  // dict[key] is value; null: it has no such key
+  };
+  std::vector<Size> sizes;
+  std::vector<Entry> entries;
+
+  void read(const py::list& given_sizes, const py::list& given_entries) {
+    for (py::handle item : given_sizes) {
+      const auto pair = py::cast<py::tuple>(item);
+      sizes.push_back({py::cast<py::dict>(pair[0]), py::cast<Py_ssize_t>(pair[1])});
+    }
+    for (py::handle item : given_entries) {
+      const auto triple = py::cast<py::tuple>(item);
+      py::object value = triple[2];
+      if (value.is(py::ellipsis())) value = py::object();
+      entries.push_back({py::cast<py::dict>(triple[0]), triple[1], std::move(value)});
+    }
+  }
+
+  bool hold() const {
+    for (const Size& s : sizes) {
+      if (PyDict_Size(s.dict.ptr()) != s.size) return false;
+    }
+    for (const Entry& e : entries) {
+      PyObject* found = PyDict_GetItemWithError(e.dict.ptr(), e.key.ptr());
+      if (found == nullptr && PyErr_Occurred()) throw py::error_already_set();
+      if (found != e.value.ptr()) return false;
+    }
+    return true;
+  }
+};
+
+// Observations of one call: float32 or float64.
+class Observations {
+ public:
+  explicit Observations(py::handle array) {
+    if (PyObject_GetBuffer(array.ptr(), &buffer_, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT) != 0) {
+      throw py::error_already_set();
+    }
+    const char* format = buffer_.format == nullptr ? "B" : buffer_.format;
+    if (std::strcmp(format, "f") != 0 && std::strcmp(format, "d") != 0) {
+      const std::string got = format;
+      PyBuffer_Release(&buffer_);
+      throw py::value_error("act: observations must be float32 or float64, got an array of format '" + got +
+                            "'");
+    }
+    wide_ = format[0] == 'd';
+  }
+  ~Observations() { PyBuffer_Release(&buffer_); }
+  Observations(const Observations&) = delete;
+  Observations& operator=(const Observations&) = delete;
+
+  int64_t size() const { return buffer_.len / buffer_.itemsize; }
+  const float* narrow() const { return wide_ ? nullptr : static_cast<const float*>(buffer_.buf); }
+  const double* wide() const { return wide_ ? static_cast<const double*>(buffer_.buf) : nullptr; }
+
+ private:
+  Py_buffer buffer_{};
+  bool wide_ = false;
+};
+
+// The columns that rows of actions are written to: [T, N], [T, N, A].
+class ActTargets {
+ public:
+  ActTargets(int64_t steps, int64_t envs, int64_t width, bool normal, py::handle given_actions,
+             py::handle given_log_probs, py::handle given_values, py::handle given_raw)
+      : steps_(steps), envs_(envs), width_(width) {
+    const int64_t n = steps * envs;
+    wide_ = normal && py::cast<int>(given_actions.attr("itemsize")) == 8;
+    const DType kind = !normal ? DType::i64 : wide_ ? DType::f64 : DType::f32;
+    actions_ = view_of(given_actions, "actions", kind, true, normal ? n * width : n);
+    log_probs_ = view_of(given_log_probs, "log_probs", DType::f32, true, n);
+    values_ = view_of(given_values, "values", DType::f32, true, n);
+    raw_ = view_of(given_raw, "pre_tanh", DType::f32, true, n * width);
+  }
+
+  int64_t envs() const { return envs_; }
+
+  void point(int64_t t, ActArgs& args) const {
+    if (t < 0 || t >= steps_) throw py::index_error("act: t must be a row of the window");
+    const int64_t row = t * envs_, from = row * width_;
+    if (args.kind == PolicyKind::categorical) {
+      args.discrete_actions = actions_->as<int64_t>() + row;
+    } else if (wide_) {
+      args.wide_actions = actions_->as<double>() + from;
+    } else {
+      args.actions = actions_->as<float>() + from;
+    }
+    args.log_probs = log_probs_->as<float>() + row;
+    args.values = values_ == nullptr ? nullptr : values_->as<float>() + row;
+    args.raw = raw_ == nullptr ? nullptr : raw_->as<float>() + from;
+  }
+
+ private:
+  int64_t steps_, envs_, width_;
+  bool wide_ = false;
+  View actions_, log_probs_, values_, raw_;
+};
+
+// A policy's shapes, and where its parameters are to be found: in the modules' own dicts, read at every call.
+class ActPlan {
+ public:
+  ActPlan(const py::tuple& networks, bool normal, py::object log_std, bool squash, int64_t first_action,
+          const py::object& bounds, const py::list& sizes, const py::list& entries)
+      : normal_(normal), squash_(squash), first_action_(first_action), log_std_(std::move(log_std)) {
+    for (int i = 0; i < 3; ++i) {
+      for (py::handle item : networks[i]) add_layer(py::cast<py::tuple>(item), layers_[i]);
+      stacks_[i] = stack_of(layers_[i], i > 0);
+    }
+    const Layer<float>& first = layers_[layers_[0].empty() ? 1 : 0].front();
+    features_ = first.in;
+    outputs_ = layers_[1].back().out;
+    width_ = normal_ && log_std_.is_none() ? outputs_ / 2 : outputs_;
+    if (normal_) {
+      const auto given = py::cast<py::tuple>(bounds);
+      for (int i = 0; i < 4; ++i) bounds_[i] = view_of(given[i], "bounds", DType::f32, false, width_);
+    }
+    guards_.read(sizes, entries);
+  }
+
+  int64_t width() const { return width_; }
+  int64_t features() const { return features_; }
+
+  void normalize(py::handle mean, py::handle variance, double clip) {
+    mean_ = view_of(mean, "mean", DType::f64, false, features_);
+    variance_ = view_of(variance, "var", DType::f64, false, features_);
+    clip_ = clip;
+  }
+
+  // False where the description of the networks is no longer true: nothing was done then.
+  bool current() { return guards_.hold() && read_pointers(); }
+
+  // Blocks of the random stream that were used, or −1 where the policy returned NaN or infinity.
+  int64_t run(const ActTargets& targets, int64_t t, py::handle seen, py::handle mask, bool deterministic,
+              uint64_t key, uint64_t offset) {
+    const int64_t rows = targets.envs();
+    const Observations observations(seen);
+    if (observations.size() != rows * features_) {
+      throw py::value_error("act: observations must be [N, D] = [" + std::to_string(rows) + ", " +
+                            std::to_string(features_) + "], got " + std::to_string(observations.size()) +
+                            " numbers");
+    }
+    const View allowed = view_of(mask, "action_masks", DType::b8, false, rows * width_);
+    ActArgs args{};
+    args.kind = normal_ ? PolicyKind::normal : PolicyKind::categorical;
+    args.width = width_;
+    args.rows = rows;
+    args.features = features_;
+    args.observations = observations.narrow();
+    args.wide_observations = observations.wide();
+    if (mean_ != nullptr) {
+      args.mean = mean_->as<double>();
+      args.variance = variance_->as<double>();
+      args.clip = clip_;
+    }
+    args.action_mask = allowed == nullptr ? nullptr : allowed->as<uint8_t>();
+    args.log_std = free_log_std_;
+    args.deterministic = deterministic;
+    args.squash = squash_;
+    if (normal_) {
+      const float** wanted[] = {&args.scale, &args.offset, &args.low, &args.high};
+      for (int i = 0; i < 4; ++i) *wanted[i] = bounds_[i]->as<float>();
+    }
+    args.key = key;
+    args.stream_offset = offset;
+    args.first_action = first_action_;
+    targets.point(t, args);
+    if (rows > room_) make_room(rows);
+    borrow_memory(args);
+    ActFault fault;
+    run_kernel(rows * work_, [&] { fault = dispatch_simd([&](auto path) { return act_cpu<path>(args); }); });
+    if (fault == ActFault::row_masked) throw py::value_error("action_masks: a row allows no action");
+    if (fault == ActFault::non_finite) return -1;
+    if (deterministic) return 0;
+    const int64_t words = normal_ ? rows * width_ + (rows * width_) % 2 : rows;
+    return (words + 3) / 4;
+  }
+
+ private:
+  struct Source {
+    py::dict parameters;
+    bool has_bias;
+    py::object weight, bias;  // as they were when they were last checked in full
+  };
+
+  // (parameters dict, out, in, has bias, activation, its parameter)
+  void add_layer(const py::tuple& item, std::vector<Layer<float>>& layers) {
+    Layer<float> layer;
+    layer.out = py::cast<int64_t>(item[1]);
+    layer.in = py::cast<int64_t>(item[2]);
+    layer.activation = static_cast<Activation>(py::cast<int>(item[4]));
+    layer.parameter = py::cast<float>(item[5]);
+    layers.push_back(layer);
+    sources_.push_back({py::cast<py::dict>(item[0]), py::cast<bool>(item[3]), {}, {}});
+    work_ += layer.in * layer.out / 16;
+  }
+
+  // The parameters' memory as it is now; false where a parameter is not what it was.
+  bool read_pointers() {
+    static const py::str weight_key("weight"), bias_key("bias");
+    size_t at = 0;
+    for (auto& layers : layers_) {
+      for (Layer<float>& l : layers) {
+        Source& source = sources_[at++];
+        l.weight = find(source.parameters, weight_key, source.weight, {l.out, l.in});
+        if (l.weight == nullptr) return false;
+        if (source.has_bias) {
+          l.bias = find(source.parameters, bias_key, source.bias, {l.out});
+          if (l.bias == nullptr) return false;
+        }
+        l.weight_rows = l.weight_padded == nullptr ? l.weight : l.weight_padded;
+      }
+    }
+    if (!log_std_.is_none()) {
+      const int64_t shape[] = {width_};
+      free_log_std_ = static_cast<const float*>(memory_of(log_std_, DType::f32, shape, 1));
+      if (free_log_std_ == nullptr) return false;
+    }
+    return true;
+  }
+
+  // The memory of a module's parameter; null where it is not a float32 tensor of that shape. `known` is the
+  // object that was there last: another one is checked in full.
+  static const float* find(const py::dict& parameters, const py::str& key, py::object& known,
+                           std::initializer_list<int64_t> shape) {
+    PyObject* found = PyDict_GetItemWithError(parameters.ptr(), key.ptr());
+    if (found == nullptr || found == Py_None) {
+      if (PyErr_Occurred()) throw py::error_already_set();
+      return nullptr;
+    }
+    if (found != known.ptr()) {
+      try {
+        TensorReader(kOp).read(found, "parameter", DType::f32, "", shape);
+      } catch (const py::builtin_exception&) {
+        return nullptr;
+      }
+      known = py::reinterpret_borrow<py::object>(found);
+    }
+    return static_cast<const float*>(
+        memory_of(known, DType::f32, shape.begin(), static_cast<int32_t>(shape.size())));
+  }
+
+  // Work memory for so many rows; the layers' own only where the matrix kernel will run.
+  void make_room(int64_t rows) {
+    Arena counting(nullptr);
+    place(rows, counting);
+    memory_.reset(static_cast<unsigned char*>(std::aligned_alloc(64, counting.used())));
+    if (memory_ == nullptr) throw std::bad_alloc();
+    std::memset(memory_.get(), 0, counting.used());
+    Arena arena(memory_.get());
+    place(rows, arena);
+    room_ = rows;
+  }
+
+  void place(int64_t rows, Arena& arena) {
+    line_stride_ = padded<float>(features_);
+    for (const Stack<float>& stack : stacks_) {
+      line_stride_ = std::max(line_stride_, padded<float>(widest(stack)));
+      if (rows >= kFewRows) stack_place(stack, rows, arena);
+    }
+    input_ = arena.take<float>(whole_rows(rows) * padded<float>(features_));
+    line_ = arena.take<float>(2 * line_stride_);
+    shared_ = arena.take<float>(rows * line_stride_);
+    final_ = arena.take<float>(rows * padded<float>(outputs_));
+    numbers_ = arena.take<float>(padded<float>(rows * width_) + 2 * padded<float>(width_));
+  }
+
+  void borrow_memory(ActArgs& args) const {
+    args.trunk = stacks_[0];
+    args.actor = stacks_[1];
+    args.critic = stacks_[2];
+    args.input = input_;
+    args.line = line_;
+    args.line_stride = line_stride_;
+    args.shared = shared_;
+    args.outputs = final_;
+    args.numbers = numbers_;
+  }
+
+  struct Free {
+    void operator()(unsigned char* p) const { std::free(p); }
+  };
+
+  bool normal_, squash_;
+  int64_t first_action_, features_ = 0, outputs_ = 0, width_ = 0, work_ = 1;
+  py::object log_std_;
+  const float* free_log_std_ = nullptr;
+  std::vector<Layer<float>> layers_[3];
+  std::vector<Source> sources_;
+  Stack<float> stacks_[3];
+  Guards guards_;
+  View bounds_[4], mean_, variance_;
+  double clip_ = 0;
+  int64_t room_ = 0, line_stride_ = 0;
+  std::unique_ptr<unsigned char, Free> memory_;
+  float *input_ = nullptr, *line_ = nullptr, *shared_ = nullptr, *final_ = nullptr, *numbers_ = nullptr;
+};
+
+enum ActArgument { kPlan, kTargets, kRow, kObservations, kMask, kDeterministic, kKey, kOffset, kArguments };
+
+// What run() returns, or None where the plan is no longer true.
+py::object act_entry(const Arguments& given) {
+  auto& plan = py::cast<ActPlan&>(given[kPlan]);
+  if (!plan.current()) return py::none();
+  const uint64_t key = PyLong_AsUnsignedLongLong(given[kKey].ptr());
+  const uint64_t offset = PyLong_AsUnsignedLongLong(given[kOffset].ptr());
+  if (PyErr_Occurred()) throw py::error_already_set();
+  return py::int_(plan.run(py::cast<const ActTargets&>(given[kTargets]), read_integer(kOp, "t", given[kRow]),
+                           given[kObservations], given[kMask], given[kDeterministic].ptr() == Py_True, key,
+                           offset));
+}
+
+}  // namespace
+
+void bind_act(py::module_& m) {
+  py::class_<ActPlan>(m, "ActPlan")
+      .def(py::init<const py::tuple&, bool, py::object, bool, int64_t, const py::object&, const py::list&,
+                    const py::list&>())
+      .def("normalize", &ActPlan::normalize)
+      .def("current", &ActPlan::current)
+      .def_property_readonly("width", &ActPlan::width)
+      .def_property_readonly("features", &ActPlan::features);
+  py::class_<ActTargets>(m, "ActTargets")
+      .def(py::init<int64_t, int64_t, int64_t, bool, py::handle, py::handle, py::handle, py::handle>());
+  fast_function<&act_entry, kArguments>(m, "act");
+}
+
+}  // namespace optix_fast

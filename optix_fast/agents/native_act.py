@@ -1,0 +1,292 @@
+"""Acting by one call of the core: from observations to actions, log-probabilities and values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.modules import module as nn_module
+
+from optix_fast import _native
+from optix_fast.agents.native_nets import Layer, UnsupportedError, check_parameter, networks_of
+from optix_fast.envs.normalizers import ObsNormalizer, RunningMeanStd
+from optix_fast.networks.heads import CategoricalHead, NormalHead
+from optix_fast.random import RandomStream
+from optix_fast.types import Array, NonFiniteError
+
+if TYPE_CHECKING:
+    from optix_fast.agents.actor_critic import ActorCriticPolicy
+
+_core: Any = _native.core
+_FORWARD_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+_HEAD_STATE = ("_start", "_scale", "_offset", "_low", "_high", "squash", "log_std", "space")
+_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+class _StaleError(Exception):
+    """The plan no longer describes the policy."""
+
+
+class Acted(NamedTuple):
+    """One action in environment units, and what the policy thought of it."""
+
+    action: Any
+    log_prob: float
+    value: float
+    raw: Array
+
+
+class NativeActor:
+    """Acts for a policy as long as the core can.
+
+    The plan that the core acts by holds shapes and the places where the parameters are found. The core
+    verifies at every call that modules, hooks, parameters and head are still the ones it was made for; when
+    they are not, the plan is made anew, or the reason why there is none is kept.
+
+    Args:
+        policy: whose modules, head and normalizer are used.
+    """
+
+    def __init__(self, policy: ActorCriticPolicy) -> None:
+        self._policy = policy
+        self._plan: Any = None
+        self._statistics: tuple[Any, Any, float] | None = None
+        self._rows: Any = None
+        self._targets: Any = None
+        self._single: dict[bool, tuple[Any, Array, Array, Array, Array | None]] = {}
+        self.reason = ""
+
+    # --- what can be served ---------------------------------------------------------------------
+
+    def ready(self) -> bool:
+        """Whether the core serves the policy as it is now; `reason` says why not."""
+        self.reason = ""
+        try:
+            if torch.is_autocast_enabled("cpu"):
+                raise UnsupportedError("autocast is enabled")
+            if self._plan is None or not self._plan.current():
+                self._make_plan()
+            self._read_normalizer()
+        except UnsupportedError as error:
+            self._forget()
+            self.reason = str(error)
+        return not self.reason
+
+    def _forget(self) -> None:
+        self._plan, self._rows, self._targets, self._statistics = None, None, None, None
+        self._single.clear()
+
+    def _make_plan(self) -> None:
+        policy, head = self._policy, self._policy.head
+        self._forget()
+        if _core is None:
+            raise UnsupportedError("the compiled core is not loaded")
+        if type(head) not in (CategoricalHead, NormalHead):
+            raise UnsupportedError(f"the policy head is a {type(head).__name__}")
+        networks = networks_of(policy.actor, policy.critic)
+        if next(networks.parameters()).dtype != torch.float32:
+            raise UnsupportedError("the networks are not float32")
+        normal = isinstance(head, NormalHead)
+        if isinstance(head, NormalHead):
+            if networks.outputs != head.action_dim * (2 if head.log_std is None else 1):
+                raise UnsupportedError("the actor's outputs do not fit the action space")
+            bounds = (head._scale, head._offset, head._low, head._high)
+            log_std, squash, start = head.log_std, bool(head.squash), 0
+            if log_std is not None:
+                check_parameter(log_std, "log_std")
+        else:
+            if head.space is not None and networks.outputs != head.space.n:
+                raise UnsupportedError("the actor's outputs do not fit the action space")
+            bounds, log_std, squash, start = None, None, False, head._start
+        self._plan = _core.ActPlan(
+            tuple([_described(layer) for layer in part] for part in networks),
+            normal, log_std, squash, start, bounds,
+            [*_sizes(policy.actor), *_sizes(policy.critic)],
+            [*_entries(policy.actor), *_entries(policy.critic), *_own_entries(policy)],
+        )  # fmt: skip
+
+    def _read_normalizer(self) -> None:
+        normalizer = self._policy.obs_normalizer
+        if normalizer is None:
+            return
+        statistics = normalizer.statistics
+        if type(normalizer) is not ObsNormalizer or type(statistics) is not RunningMeanStd:
+            raise UnsupportedError("the observation normalizer is not an ObsNormalizer")
+        known = self._statistics
+        if (
+            known
+            and known[0] is statistics.mean
+            and known[1] is statistics.var
+            and known[2] == normalizer.clip
+        ):
+            return
+        if statistics.mean.shape != (self._plan.features,):
+            raise UnsupportedError("the normalizer's shape is not the networks' input")
+        self._plan.normalize(statistics.mean, statistics.var, normalizer.clip)
+        self._statistics = (statistics.mean, statistics.var, normalizer.clip)
+
+    # --- acting: None or False where the core does not serve the call, see `reason` ----------------
+
+    def act_rows(self, observations: Any, rows: Any, t: int, stream: RandomStream) -> bool:
+        """Act for row t of a window and fill its columns.
+
+        Raises:
+            NonFiniteError: the policy returned NaN or infinite values.
+        """
+        if rows is not self._rows:
+            self._begin(rows)
+        masks = rows.action_masks
+        mask = None if masks is None else masks[t]
+        while self._targets is not None and self._takes(observations, rows.n_envs, mask):
+            if self._run(self._targets, t, observations, mask, False, stream):
+                return True
+            self._begin(rows)  # something was changed in mid-window
+        return False
+
+    def act_batch(
+        self, observations: Any, deterministic: bool, masks: Array | None, stream: RandomStream
+    ) -> Array | None:
+        """Actions [N, …] for observations [N, D]."""
+        if not self.ready() or not self._takes(observations, len(observations), masks):
+            return None
+        mask = None if masks is None else np.ascontiguousarray(masks, np.bool_)
+        targets, actions, *_ = self._new_targets(len(observations), values=False)
+        self._run(targets, 0, observations, mask, deterministic, stream)
+        return self._shaped(actions)
+
+    def act(self, observation: Any, deterministic: bool, value: bool, stream: RandomStream) -> Acted | None:
+        """One action for one observation [D]. The value is 0 where it is not asked for.
+
+        What is not served is not looked at again before the next window or update.
+        """
+        if type(observation) is not np.ndarray or torch.is_autocast_enabled("cpu"):
+            return None
+        observation = observation[None]
+        while not self.reason and (self._plan is not None or self.ready()):
+            if not self._takes(observation, 1, None):
+                return None
+            if value not in self._single:
+                self._single[value] = self._new_targets(1, value)
+            targets, actions, log_probs, values, raw = self._single[value]
+            if self._run(targets, 0, observation, None, deterministic, stream):
+                if raw is None:
+                    sample = self._policy.head.raw_of(actions)[0]
+                    return Acted(int(actions[0]), float(log_probs[0]), float(values[0]), sample)
+                action = self._shaped(actions)[0].copy()
+                return Acted(action, float(log_probs[0]), float(values[0]), raw[0].copy())
+            self.ready()
+        return None
+
+    def _begin(self, rows: Any) -> None:
+        """The columns of a new window."""
+        self._rows, self._targets = rows, None
+        if not self.ready():
+            return
+        self._rows = rows
+        raw = None
+        column = self._policy.head.raw_column
+        if column is not None:
+            raw = rows.column(column, (self._plan.width,))
+        self._targets = _core.ActTargets(
+            rows.n_steps, rows.n_envs, self._plan.width, column is not None,
+            rows.actions, rows.column("log_probs"), rows.column("values"), raw,
+        )  # fmt: skip
+
+    def _takes(self, observations: Any, n: int, mask: Array | None) -> bool:
+        """Whether these are observations [N, D] that the core reads as they are, and no mask forbids it."""
+        if mask is not None and (
+            isinstance(self._policy.head, NormalHead) or mask.shape != (n, self._plan.width)
+        ):
+            return False
+        return (
+            type(observations) is np.ndarray
+            and observations.dtype in _FLOATS
+            and observations.shape == (n, self._plan.features)
+            and n > 0
+            and observations.flags.c_contiguous
+        )
+
+    def _new_targets(self, n: int, values: bool) -> tuple[Any, Array, Array, Array, Array | None]:
+        width = self._plan.width
+        log_probs, value_column = np.empty(n, np.float32), np.zeros(n, np.float32)
+        raw: Array | None = None
+        if isinstance(self._policy.head, NormalHead):
+            actions, raw = np.empty((n, width), np.float32), np.empty((n, width), np.float32)
+        else:
+            actions = np.empty(n, np.int64)
+        targets = _core.ActTargets(
+            1, n, width, raw is not None, actions, log_probs, value_column if values else None, raw
+        )
+        return targets, actions, log_probs, value_column, raw
+
+    def _shaped(self, actions: Array) -> Array:
+        head = self._policy.head
+        return actions.reshape(len(actions), *head._shape) if isinstance(head, NormalHead) else actions
+
+    def _run(
+        self,
+        targets: Any,
+        t: int,
+        observations: Array,
+        mask: Array | None,
+        deterministic: bool,
+        stream: RandomStream,
+    ) -> bool:
+        if self._policy.obs_normalizer is not None:
+            self._read_normalizer()
+
+        def kernel(key: int, offset: int) -> int:
+            blocks = _core.act(self._plan, targets, t, observations, mask, deterministic, key, offset)
+            if blocks is None:
+                raise _StaleError
+            if blocks < 0:
+                raise NonFiniteError("policy output while acting")
+            used: int = blocks
+            return used
+
+        try:
+            stream.draw(kernel)
+        except _StaleError:
+            return False
+        return True
+
+
+def _described(layer: Layer) -> tuple[Any, ...]:
+    linear = layer.linear
+    return (
+        linear._parameters, linear.out_features, linear.in_features, linear.bias is not None,
+        layer.activation, layer.parameter,
+    )  # fmt: skip
+
+
+def _sizes(net: nn.Module) -> Iterator[tuple[dict[Any, Any], int]]:
+    """No hooks; no child more or less."""
+    for name in _FORWARD_HOOKS:
+        yield getattr(nn_module, f"_global{name}"), 0
+    for module in net.modules():
+        for name in _FORWARD_HOOKS:
+            yield getattr(module, name), 0
+        yield module._modules, len(module._modules)
+
+
+def _entries(net: nn.Module) -> Iterator[tuple[dict[str, Any], str, Any]]:
+    """The same children, no forward of their own (`...`), the same numbers in the activations."""
+    for module in net.modules():
+        for key, child in module._modules.items():
+            yield module._modules, key, child
+        yield module.__dict__, "forward", ...
+        for key in ("negative_slope", "alpha", "approximate"):
+            if key in module.__dict__:
+                yield module.__dict__, key, module.__dict__[key]
+
+
+def _own_entries(policy: ActorCriticPolicy) -> Iterator[tuple[dict[str, Any], str, Any]]:
+    for key in ("actor", "critic", "head", "obs_normalizer"):
+        yield policy.__dict__, key, policy.__dict__[key]
+    state = policy.head.__dict__
+    for key in _HEAD_STATE:
+        if key in state:
+            yield state, key, state[key]

@@ -44,48 +44,6 @@ def ppo_loss(
     /,
 ) -> tuple[torch.Tensor, torch.Tensor] | None: ...
 
-class ActPlan:
-    width: int
-    features: int
-    def __init__(
-        self,
-        stacks: tuple[list[tuple[Any, ...]], ...],
-        normal: bool,
-        log_std: torch.Tensor | None,
-        squash: bool,
-        start: int,
-        bounds: tuple[Any, ...] | None,
-        sizes: list[tuple[Any, int]],
-        entries: list[tuple[Any, str, Any]],
-    ) -> None: ...
-    def normalize(self, mean: Any, variance: Any, clip: float) -> None: ...
-    def current(self) -> bool: ...
-
-class ActTargets:
-    def __init__(
-        self,
-        n_steps: int,
-        n_envs: int,
-        width: int,
-        normal: bool,
-        actions: Any,
-        log_probs: Any,
-        values: Any,
-        raw: Any,
-    ) -> None: ...
-
-# The number of random blocks used, negative when an output is not finite; None when the plan is stale.
-def act(
-    plan: ActPlan,
-    targets: ActTargets,
-    t: int,
-    observations: Any,
-    mask: Any,
-    deterministic: bool,
-    key: int,
-    offset: int,
-) -> int | None: ...
-
 # (weight, bias, activation, its parameter)
 _Layer = tuple[torch.Tensor, torch.Tensor | None, int, float]
 

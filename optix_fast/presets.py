@@ -40,12 +40,12 @@ _ENVIRONMENTS: dict[str, Preset] = {
         },
     },
     "Pendulum": {
-        "steps": 200_000,
+        "steps": 300_000,
         "normalize_observations": True,
         "normalize_rewards": True,
         "hyperparams": {
             "learning_rate": 1e-3,
-            "minibatch_size": 128,
+            "minibatch_size": 64,
             "gamma": 0.9,
             "entropy_coef": 0.0,
         },

@@ -3,7 +3,8 @@
     pytest benchmarks/bench_act.py --benchmark-only -m "" -o python_files='bench_*.py'
     python benchmarks/bench_act.py        microseconds per call, alternating, and their ratio
 
-`agent` is act_rows as a pipeline calls it, `core` the one native call inside it, `torch` the same agent's torch path.
+`agent` is act_rows as a pipeline calls it, `core` the one native call inside it, `torch` the same agent in
+torch.
 """
 
 from __future__ import annotations
@@ -111,8 +112,9 @@ def main():
             times.append(row)
         medians = [statistics.median(column) for column in zip(*times[2:], strict=True)]
         print(
-            f"{shape[0]}-{shape[0]}, {shape[1]} environments: core {medians[0]:.2f} us, agent {medians[1]:.2f}, "
-            f"torch {medians[2]:.0f}, eager {medians[3]:.0f}; eager/agent {medians[3] / medians[1]:.0f}"
+            f"{shape[0]}-{shape[0]}, {shape[1]} environments: "
+            f"core {medians[0]:.2f} us, agent {medians[1]:.2f}, torch {medians[2]:.0f}, "
+            f"eager {medians[3]:.0f}; eager/agent {medians[3] / medians[1]:.0f}"
         )
 
 

@@ -111,10 +111,10 @@ def main():
                 row.append((time.perf_counter() - start) / STEPS * 1e6)
             times.append(row)
         medians = [statistics.median(column) for column in zip(*times[2:], strict=True)]
+        core_us, agent_us, torch_us, eager_us = medians
         print(
-            f"{shape[0]}-{shape[0]}, {shape[1]} environments: "
-            f"core {medians[0]:.2f} us, agent {medians[1]:.2f}, torch {medians[2]:.0f}, "
-            f"eager {medians[3]:.0f}; eager/agent {medians[3] / medians[1]:.0f}"
+            f"{shape[0]}-{shape[0]}, {shape[1]} environments: core {core_us:.2f} us, agent {agent_us:.2f}, "
+            f"torch {torch_us:.0f}, eager {eager_us:.0f}; eager/agent {eager_us / agent_us:.0f}"
         )
 
 

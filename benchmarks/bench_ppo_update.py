@@ -1,4 +1,4 @@
-"""ppo_update: native against the eager reference (eager_ppo.py), per window of 2 048 rows and 2 epochs.
+"""ppo_update: native against the eager reference (eager_ppo.py), per window of 2 048 rows and 10 epochs.
 
     pytest benchmarks/bench_ppo_update.py --benchmark-only -m "" -o python_files='bench_*.py'
     python benchmarks/bench_ppo_update.py          microseconds per minibatch, alternating, and their ratio
@@ -25,7 +25,7 @@ from optix_fast.random import RandomStream
 
 # observation width, hidden width, actions, minibatch
 SHAPES = [(4, 64, 2, 64), (17, 64, 6, 64), (17, 256, 6, 256)]
-ROWS, EPOCHS = 2048, 2
+ROWS, EPOCHS = 2048, 10
 
 
 def setting(n_in, width, n_out):
@@ -60,7 +60,7 @@ def test_ppo_update(benchmark, shape, impl):
     benchmark.group = f"ppo_update-{shape[0]}-{shape[1]}-{shape[1]}-{shape[2]}x{shape[3]}-cpu"
     call = impl(*shape)
     call()
-    benchmark.pedantic(call, rounds=7)
+    benchmark.pedantic(call, rounds=3)
 
 
 def seconds(call):
@@ -97,7 +97,7 @@ def main():
         calls = [impl(*copy.copy(shape)) for impl in (eager, native)]
         for call in calls:
             call()
-        times = [[seconds(call) for call in calls] for _ in range(7)]
+        times = [[seconds(call) for call in calls] for _ in range(5)]
         old, new = (statistics.median(column) / steps * 1e6 for column in zip(*times, strict=True))
         bound = floating_point_operations(*shape) / kernel_speed() * 1e6
         print(

@@ -157,7 +157,8 @@ ActFault draw_normal(const ActArgs& a) {
       Vec x = load_up_to(out + j, n - j);
       if (!a.deterministic) x = x + exp<S>(S::load(log_std + j)) * load_up_to(a.numbers + i * n + j, n - j);
       if (a.raw != nullptr) S::store_first(a.raw + i * n + j, x, n - j);
-      S::store(sample + j, a.squash ? tanh<S>(x) : x);
+      // tanh may round to just over 1; an action may not.
+      S::store(sample + j, a.squash ? limit<S>(tanh<S>(x), 1.0f) : x);
       for (int64_t k = j; k < n && k < j + kLanes; ++k) log_prob += x[k - j] - x[k - j];  // 0, or NaN
     }
     for (int64_t j = 0; j < n; ++j) {

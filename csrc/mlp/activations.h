@@ -54,7 +54,10 @@ typename S::Vec erf(typename S::Vec x) {
                            3.809188415667854e-05f};
     x = limit<S>(x, 3.92f);
     const auto z = x * x;
-    return divide<S>(x * polynomial<S>(z, p), polynomial<S>(z, q));
+    const auto inside = divide<S>(x * polynomial<S>(z, p), polynomial<S>(z, q));
+    // Exactly ±1 beyond: GELU multiplies what is missing to −1 by z.
+    const auto outside = S::select(x >= S::broadcast(3.92f), S::broadcast(1), inside);
+    return S::select(x <= S::broadcast(-3.92f), S::broadcast(-1), outside);
   } else {
     // 2/√π·e^(−x²)·Σ 2ⁿ·x^(2n+1)/(2n+1)!!: every term is positive, so nothing cancels.
     x = limit<S>(x, T(6));

@@ -123,3 +123,15 @@ def test_every_simd_path_passes_the_parity_tables(path, tmp_path):
     ran = python(code, tmp_path, OPTIX_FAST_SIMD=path, OPTIX_FAST_BACKEND="native")
     assert ran.returncode == 0, ran.stdout[-4000:]
     assert " passed" in ran.stdout
+
+
+@needs_core
+def test_kernels_give_the_floating_point_unit_back(tmp_path):
+    # GCC read 8-byte vectors through MMX registers in the portable gae of two columns, and numpy's next
+    # remainder, which runs on the x87 unit they share, was NaN.
+    code = (
+        "import torch, numpy as np; from optix_fast import ops;"
+        "z = torch.zeros(64, 2); f = torch.ones(64, 2, dtype=torch.bool);"
+        "ops.gae(z, z, z[0], f, f, z); print(np.float64(7.5) % 2.0)"
+    )
+    assert python(code, tmp_path, OPTIX_FAST_SIMD="portable").stdout.strip() == "1.5"

@@ -145,6 +145,37 @@ void weight_gradient(const Layer<T>& l, const T* delta, const T* input, int64_t 
   }
 }
 
+// update(g, m, v, x) for every vector of a parameter and its Adam state; the target, if it follows, moves by
+// tau towards the new x.
+template <typename S, bool Follow, typename T, typename Update>
+void sweep(const AdamParameter<T>& p, T tau, Update update) {
+  constexpr int64_t lanes = S::lanes;
+  int64_t i = 0;
+  for (; i + lanes <= p.size; i += lanes) {
+    auto m = S::load(p.exp_avg + i), v = S::load(p.exp_avg_sq + i), x = S::load(p.value + i);
+    update(S::load(p.grad + i), m, v, x);
+    S::store(p.exp_avg + i, m);
+    S::store(p.exp_avg_sq + i, v);
+    S::store(p.value + i, x);
+    if constexpr (Follow) {
+      const auto target = S::load(p.target + i);
+      S::store(p.target + i, target + tau * (x - target));
+    }
+  }
+  if (i == p.size) return;
+  const size_t left = p.size - i;
+  auto m = load_part<S>(p.exp_avg + i, left), v = load_part<S>(p.exp_avg_sq + i, left);
+  auto x = load_part<S>(p.value + i, left);
+  update(load_part<S>(p.grad + i, left), m, v, x);
+  S::store_first(p.exp_avg + i, m, left);
+  S::store_first(p.exp_avg_sq + i, v, left);
+  S::store_first(p.value + i, x, left);
+  if constexpr (Follow) {
+    const auto target = load_part<S>(p.target + i, left);
+    S::store_first(p.target + i, target + tau * (x - target), left);
+  }
+}
+
 }  // namespace
 
 template <SimdPath Path, typename T>
@@ -270,9 +301,8 @@ double squared_norm_cpu(const T* values, int64_t n) {
 }
 
 template <SimdPath Path, typename T>
-void adam_step_cpu(const AdamParameter<T>& p, T scale) {
+void adam_step_cpu(const AdamParameter<T>& p, T scale, T tau) {
   using S = Simd<T>;
-  constexpr int64_t lanes = S::lanes;
   *p.step += 1.0f;
   const double step = *p.step;
   const double correction1 = 1.0 - __builtin_pow(p.beta1, step);
@@ -290,22 +320,17 @@ void adam_step_cpu(const AdamParameter<T>& p, T scale) {
     v = v * beta2 + rest2 * g * g;
     x = x - step_size * divide<S>(m, square_root<S>(v) * inverse_root2 + eps);
   };
-  int64_t i = 0;
-  for (; i + lanes <= p.size; i += lanes) {
-    auto m = S::load(p.exp_avg + i), v = S::load(p.exp_avg_sq + i), x = S::load(p.value + i);
-    update(S::load(p.grad + i), m, v, x);
-    S::store(p.exp_avg + i, m);
-    S::store(p.exp_avg_sq + i, v);
-    S::store(p.value + i, x);
+  p.target != nullptr&& tau > T(0) ? sweep<S, true>(p, tau, update) : sweep<S, false>(p, tau, update);
+}
+
+template <SimdPath Path, typename T>
+void follow_cpu(const T* value, int64_t n, T tau, T* target) {
+  using S = Simd<T>;
+  for (int64_t i = 0; i < n; i += S::lanes) {
+    const size_t here = n - i < int64_t(S::lanes) ? n - i : S::lanes;
+    const auto x = S::load_first(value + i, here), old = S::load_first(target + i, here);
+    S::store_first(target + i, old + tau * (x - old), here);
   }
-  if (i == p.size) return;
-  const size_t left = p.size - i;
-  auto m = load_part<S>(p.exp_avg + i, left), v = load_part<S>(p.exp_avg_sq + i, left);
-  auto x = load_part<S>(p.value + i, left);
-  update(load_part<S>(p.grad + i, left), m, v, x);
-  S::store_first(p.exp_avg + i, m, left);
-  S::store_first(p.exp_avg_sq + i, v, left);
-  S::store_first(p.value + i, x, left);
 }
 
 #define INSTANTIATE(T)                                                                                       \
@@ -316,7 +341,8 @@ void adam_step_cpu(const AdamParameter<T>& p, T scale) {
   template void stack_forward_few_cpu<kPath, T>(const Stack<T>&, const T*, int64_t, int64_t, T*, int64_t,    \
                                                 T*);                                                         \
   template double squared_norm_cpu<kPath, T>(const T*, int64_t);                                             \
-  template void adam_step_cpu<kPath, T>(const AdamParameter<T>&, T);
+  template void adam_step_cpu<kPath, T>(const AdamParameter<T>&, T, T);                                      \
+  template void follow_cpu<kPath, T>(const T*, int64_t, T, T*);
 INSTANTIATE(float)
 INSTANTIATE(double)
 #undef INSTANTIATE

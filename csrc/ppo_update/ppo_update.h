@@ -76,10 +76,7 @@ struct PpoUpdateArgs {
   double max_norm;  // infinity: no clipping
   double kl_limit;  // infinity: never
 
-  AdamParameter<T>* parameters;
-  int64_t n_parameters;
-  T* snapshot;           // Σ sizes · 3
-  float* step_snapshot;  // n_parameters
+  Trained<T> trained;
 
   Minibatch<T> batch;
   Scratch<T> scratch;

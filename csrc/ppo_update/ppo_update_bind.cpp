@@ -16,52 +16,14 @@ struct Networks {
   std::vector<Layer<T>> trunk, actor, critic;
 };
 
-// Every trained parameter with its optimizer state: (tensor, step, exp_avg, exp_avg_sq, lr, beta1, beta2,
-// eps, weight_decay, decoupled).
+// The gradient of a free log_std is no layer's.
 template <typename T>
-std::vector<AdamParameter<T>> read_parameters(TensorReader& reader, DType dtype, const py::list& described) {
-  std::vector<AdamParameter<T>> parameters;
-  for (py::handle item : described) {
-    const auto parts = py::cast<py::tuple>(item);
-    const auto value = py::reinterpret_borrow<py::object>(parts[0]);
-    const auto shape = py::cast<std::vector<int64_t>>(py::list(value.attr("shape")));
-    const auto ndim = static_cast<int32_t>(shape.size());
-    const auto like = [&](py::handle tensor, const char* name) {
-      return reader.read(tensor, name, dtype, "like its parameter", shape.data(), ndim).template as<T>();
-    };
-    AdamParameter<T> p{};
-    p.value = like(value, "parameter");
-    p.step = reader.read(parts[1], "step", DType::f32, "[]", {}).template as<float>();
-    p.exp_avg = like(parts[2], "exp_avg");
-    p.exp_avg_sq = like(parts[3], "exp_avg_sq");
-    p.size = 1;
-    for (int64_t n : shape) p.size *= n;
-    p.lr = py::cast<double>(parts[4]);
-    p.beta1 = py::cast<double>(parts[5]);
-    p.beta2 = py::cast<double>(parts[6]);
-    p.eps = py::cast<double>(parts[7]);
-    p.weight_decay = py::cast<double>(parts[8]);
-    p.decoupled = py::cast<bool>(parts[9]);
-    parameters.push_back(p);
-  }
-  return parameters;
-}
-
-// The gradient of each parameter is the one of the layer that has its memory as weight or bias.
-template <typename T>
-void find_gradients(PpoUpdateArgs<T>& args) {
-  for (int64_t i = 0; i < args.n_parameters; ++i) {
-    AdamParameter<T>& p = args.parameters[i];
+void find_gradients(const PpoUpdateArgs<T>& args) {
+  for (int64_t i = 0; i < args.trained.n; ++i) {
+    AdamParameter<T>& p = args.trained.parameters[i];
     if (p.value == args.log_std) p.grad = args.grad_log_std;
-    for (const Stack<T>* stack : {&args.trunk, &args.actor, &args.critic}) {
-      for (int64_t l = 0; l < stack->n; ++l) {
-        const Layer<T>& layer = stack->layers[l];
-        if (p.value == layer.weight) p.grad = layer.grad_weight;
-        if (p.value == layer.bias) p.grad = layer.grad_bias;
-      }
-    }
-    if (p.grad == nullptr) throw py::value_error("ppo_update: a parameter belongs to no layer");
   }
+  find_gradients("ppo_update", args.trained, {&args.trunk, &args.actor, &args.critic});
 }
 
 template <typename T>
@@ -91,10 +53,7 @@ void place(PpoUpdateArgs<T>& args, Arena& arena) {
   b.loss_scratch =
       reinterpret_cast<T*>(arena.take<unsigned char>(static_cast<int64_t>(ppo_loss_scratch_bytes(width))));
   args.grad_log_std = arena.take<T>(width);
-  int64_t elements = 0;
-  for (int64_t i = 0; i < args.n_parameters; ++i) elements += args.parameters[i].size;
-  args.snapshot = arena.take<T>(3 * elements);
-  args.step_snapshot = arena.take<float>(args.n_parameters);
+  trained_place(args.trained, arena);
 }
 
 [[noreturn]] void throw_fault(const PpoLossFault& fault) {
@@ -176,8 +135,7 @@ py::tuple ppo_update(TensorReader& reader, const TensorView& observations, const
   args.loss.normalize_advantages = py::cast<bool>(options["normalize_advantages"]);
 
   std::vector<AdamParameter<T>> adam = read_parameters<T>(reader, dtype, parameters);
-  args.parameters = adam.data();
-  args.n_parameters = static_cast<int64_t>(adam.size());
+  args.trained = trained_of(adam);
 
   PpoUpdateResult result;
   {

@@ -1,33 +1,9 @@
 #include "ppo_update.h"
 
-#include "simd.h"
+#include "mlp/trained.h"
 
 namespace optix_fast {
 namespace {
-
-constexpr double kInfinity = __builtin_inf();
-
-bool finite(double x) { return x - x == 0.0; }
-
-template <typename T>
-void copy(const T* from, int64_t n, T* to) {
-  __builtin_memcpy(to, from, n * sizeof(T));
-}
-
-// Parameters and optimizer state to the snapshot, or back.
-template <typename T>
-void exchange_snapshot(const PpoUpdateArgs<T>& a, bool restore) {
-  T* saved = a.snapshot;
-  for (int64_t i = 0; i < a.n_parameters; ++i) {
-    const AdamParameter<T>& p = a.parameters[i];
-    T* const tensors[] = {p.value, p.exp_avg, p.exp_avg_sq};
-    for (T* live : tensors) {
-      restore ? copy<T>(saved, p.size, live) : copy<T>(live, p.size, saved);
-      saved += p.size;
-    }
-    restore ? copy<float>(a.step_snapshot + i, 1, p.step) : copy<float>(p.step, 1, a.step_snapshot + i);
-  }
-}
 
 template <typename T>
 void gather(const PpoUpdateArgs<T>& a, const int64_t* order, int64_t n) {
@@ -151,15 +127,6 @@ void backward(const PpoUpdateArgs<T>& a, int64_t n) {
   }
 }
 
-template <SimdPath Path, typename T>
-double gradient_norm(const PpoUpdateArgs<T>& a) {
-  double squares = 0.0;
-  for (int64_t i = 0; i < a.n_parameters; ++i) {
-    squares += squared_norm_cpu<Path, T>(a.parameters[i].grad, a.parameters[i].size);
-  }
-  return __builtin_sqrt(squares);
-}
-
 template <typename T>
 PpoLossArgs<T> loss_args(const PpoUpdateArgs<T>& a, int64_t n, T* loss, float* stats) {
   const Minibatch<T>& b = a.batch;
@@ -206,14 +173,9 @@ bool minibatch_step(const PpoUpdateArgs<T>& a, const int64_t* order, int64_t n, 
   }
   write_output_gradients(a, n);
   backward<Path>(a, n);
-  const double norm = gradient_norm<Path>(a);
-  if (!finite(norm)) {
+  if (!clipped_step<Path>(a.trained, a.max_norm, 0.0)) {
     result.failure = PpoUpdateResult::gradient;
     return false;
-  }
-  const double scale = a.max_norm < kInfinity ? a.max_norm / (norm + 1e-6) : 1.0;
-  for (int64_t i = 0; i < a.n_parameters; ++i) {
-    adam_step_cpu<Path, T>(a.parameters[i], static_cast<T>(scale < 1.0 ? scale : 1.0));
   }
   ++result.updates;
   for (int i = 0; i < kPpoStatistics; ++i) result.sums[i] += stats[i];
@@ -225,13 +187,13 @@ bool minibatch_step(const PpoUpdateArgs<T>& a, const int64_t* order, int64_t n, 
 template <SimdPath Path, typename T>
 PpoUpdateResult ppo_update_cpu(const PpoUpdateArgs<T>& a) {
   PpoUpdateResult result;
-  exchange_snapshot(a, false);
+  exchange_saved(a.trained, false);
   for (int64_t epoch = 0; epoch < a.epochs; ++epoch) {
     const int64_t* order = a.permutations + epoch * a.rows;
     for (int64_t at = 0; at < a.rows; at += a.minibatch_size) {
       const int64_t n = a.rows - at < a.minibatch_size ? a.rows - at : a.minibatch_size;
       if (minibatch_step<Path>(a, order + at, n, result)) continue;
-      if (result.failure != PpoUpdateResult::none) exchange_snapshot(a, true);
+      if (result.failure != PpoUpdateResult::none) exchange_saved(a.trained, true);
       return result;
     }
   }

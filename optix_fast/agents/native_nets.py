@@ -81,11 +81,7 @@ def networks_of(actor: nn.Module, critic: nn.Module) -> Networks:
     Raises:
         UnsupportedError: with the reason.
     """
-    for name in _GLOBAL_MODULE_HOOKS:
-        if getattr(nn_module, name):
-            raise UnsupportedError("a global module hook is registered")
-    if torch.is_autocast_enabled("cpu"):
-        raise UnsupportedError("autocast is enabled")
+    check_surroundings()
     actor_layers, critic_layers = layers_of(actor, "actor"), layers_of(critic, "critic")
     shared = 0
     for one, other in zip(actor_layers, critic_layers, strict=False):
@@ -95,19 +91,37 @@ def networks_of(actor: nn.Module, critic: nn.Module) -> Networks:
     networks = Networks(actor_layers[:shared], actor_layers[shared:], critic_layers[shared:])
     if not networks.actor or not networks.critic:
         raise UnsupportedError("actor or critic has no layer of its own")
-    seen: set[int] = set()
-    for parameter in networks.parameters():
-        if parameter.data_ptr() in seen:
-            raise UnsupportedError("a parameter is used in more than one place")
-        seen.add(parameter.data_ptr())
-    first = next(networks.parameters())
-    if any(p.dtype != first.dtype for p in networks.parameters()):
-        raise UnsupportedError("the networks mix dtypes")
+    check_distinct(list(networks.parameters()))
     if actor_layers[0].linear.in_features != critic_layers[0].linear.in_features:
         raise UnsupportedError("actor and critic read observations of different widths")
     if networks.critic[-1].linear.out_features != 1:
         raise UnsupportedError("the critic has more than one output")
     return networks
+
+
+def check_surroundings() -> None:
+    """Nothing outside of the networks changes what they compute.
+
+    Raises:
+        UnsupportedError: with the reason.
+    """
+    for name in _GLOBAL_MODULE_HOOKS:
+        if getattr(nn_module, name):
+            raise UnsupportedError("a global module hook is registered")
+    if torch.is_autocast_enabled("cpu"):
+        raise UnsupportedError("autocast is enabled")
+
+
+def check_distinct(parameters: list[nn.Parameter]) -> None:
+    """Each parameter has memory of its own, and all have one dtype.
+
+    Raises:
+        UnsupportedError: with the reason.
+    """
+    if len({parameter.data_ptr() for parameter in parameters}) < len(parameters):
+        raise UnsupportedError("a parameter is used in more than one place")
+    if any(parameter.dtype != parameters[0].dtype for parameter in parameters):
+        raise UnsupportedError("the networks mix dtypes")
 
 
 def layers_of(module: nn.Module, name: str) -> list[Layer]:
@@ -217,8 +231,8 @@ def trained_parameters(networks: Networks, log_std: nn.Parameter | None) -> list
 def adam_parameters(
     optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], create: bool
 ) -> list[tuple[Any, ...]]:
-    """Each parameter with its Adam state and its group's numbers, as the core reads them. With `create`,
-    state that is missing is made as torch makes it; without, only the checks are of use.
+    """Each parameter with its Adam state and its group's numbers, as the core reads them; a frozen one alone.
+    With `create`, state that is missing is made as torch makes it; without, only the checks are of use.
 
     Raises:
         UnsupportedError: with the reason.
@@ -234,14 +248,17 @@ def adam_parameters(
     if step is not None and not getattr(step, "_wrapped_by_lr_sched", False):
         raise UnsupportedError("the optimizer has a step() of its own")
     groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
-    if any(id(p) not in groups for p in parameters):
-        raise UnsupportedError("the optimizer does not hold every parameter of actor and critic")
+    if any(p.requires_grad and id(p) not in groups for p in parameters):
+        raise UnsupportedError("the optimizer does not hold every parameter of the networks")
     own = {id(p) for p in parameters}
     if any(p.requires_grad and id(p) not in own for g in optimizer.param_groups for p in g["params"]):
         raise UnsupportedError("the optimizer holds parameters that are not the policy's")
     for group in optimizer.param_groups:
         _check_group(group)
-    return [(p, *_state(optimizer, p, create), *_numbers(groups[id(p)])) for p in parameters]
+    return [
+        (p, *_state(optimizer, p, create), *_numbers(groups[id(p)])) if p.requires_grad else (p,)
+        for p in parameters
+    ]
 
 
 def note_step(optimizer: torch.optim.Optimizer) -> None:

@@ -74,7 +74,7 @@ def act(
     key: int,
     offset: int,
     /,
-) -> int | None: ...
+) -> int | bool | None: ...
 
 class ActPlan:
     def __init__(

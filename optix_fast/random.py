@@ -103,6 +103,20 @@ class RandomStream:
         self._offset += _impl.random_permutation(self._key, self._offset, out)
         return out
 
+    @property
+    def key(self) -> int:
+        """What the numbers are made from, with `offset`."""
+        return self._key
+
+    @property
+    def offset(self) -> int:
+        """Blocks used up."""
+        return self._offset
+
+    def advance(self, blocks: int) -> None:
+        """Moves on by so many blocks, which a kernel has taken from `key` and `offset`."""
+        self._offset += blocks
+
     def draw(self, kernel: Callable[[int, int], int]) -> None:
         """Lets ``kernel(key, offset)`` make the next numbers itself; it returns how many blocks it consumed.
 

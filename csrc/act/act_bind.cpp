@@ -66,33 +66,30 @@ struct Guards {
   }
 };
 
-// Observations of one call: float32 or float64.
+// Observations of one call: float32 or float64 [N, D], rows adjacent; or anything else, which is not served.
 class Observations {
  public:
-  explicit Observations(py::handle array) {
+  Observations(py::handle array, int64_t rows, int64_t features) {
     if (PyObject_GetBuffer(array.ptr(), &buffer_, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT) != 0) {
-      throw py::error_already_set();
+      PyErr_Clear();
+      return;
     }
     const char* format = buffer_.format == nullptr ? "B" : buffer_.format;
-    if (std::strcmp(format, "f") != 0 && std::strcmp(format, "d") != 0) {
-      const std::string got = format;
-      PyBuffer_Release(&buffer_);
-      throw py::value_error("act: observations must be float32 or float64, got an array of format '" + got +
-                            "'");
-    }
+    served_ = (format[0] == 'f' || format[0] == 'd') && format[1] == 0 && buffer_.ndim == 2 &&
+              buffer_.shape[0] == rows && buffer_.shape[1] == features;
     wide_ = format[0] == 'd';
   }
   ~Observations() { PyBuffer_Release(&buffer_); }
   Observations(const Observations&) = delete;
   Observations& operator=(const Observations&) = delete;
 
-  int64_t size() const { return buffer_.len / buffer_.itemsize; }
+  bool served() const { return served_; }
   const float* narrow() const { return wide_ ? nullptr : static_cast<const float*>(buffer_.buf); }
   const double* wide() const { return wide_ ? static_cast<const double*>(buffer_.buf) : nullptr; }
 
  private:
   Py_buffer buffer_{};
-  bool wide_ = false;
+  bool served_ = false, wide_ = false;
 };
 
 // The columns that rows of actions are written to: [T, N], [T, N, A].
@@ -166,16 +163,13 @@ class ActPlan {
   // False where the description of the networks is no longer true: nothing was done then.
   bool current() { return guards_.hold() && read_pointers(); }
 
-  // Blocks of the random stream that were used, or −1 where the policy returned NaN or infinity.
+  // Blocks of the random stream that were used; −1 where the policy returned NaN or infinity, −2 where the
+  // observations are not served.
   int64_t run(const ActTargets& targets, int64_t t, py::handle seen, py::handle mask, bool deterministic,
               uint64_t key, uint64_t offset) {
     const int64_t rows = targets.envs();
-    const Observations observations(seen);
-    if (observations.size() != rows * features_) {
-      throw py::value_error("act: observations must be [N, D] = [" + std::to_string(rows) + ", " +
-                            std::to_string(features_) + "], got " + std::to_string(observations.size()) +
-                            " numbers");
-    }
+    const Observations observations(seen, rows, features_);
+    if (!observations.served()) return -2;
     const View allowed = view_of(mask, "action_masks", DType::b8, false, rows * width_);
     ActArgs args{};
     args.kind = normal_ ? PolicyKind::normal : PolicyKind::categorical;
@@ -334,16 +328,17 @@ class ActPlan {
 
 enum ActArgument { kPlan, kTargets, kRow, kObservations, kMask, kDeterministic, kKey, kOffset, kArguments };
 
-// What run() returns, or None where the plan is no longer true.
+// What run() returns, False where the observations are not served, None where the plan is no longer true.
 py::object act_entry(const Arguments& given) {
   auto& plan = py::cast<ActPlan&>(given[kPlan]);
   if (!plan.current()) return py::none();
   const uint64_t key = PyLong_AsUnsignedLongLong(given[kKey].ptr());
   const uint64_t offset = PyLong_AsUnsignedLongLong(given[kOffset].ptr());
   if (PyErr_Occurred()) throw py::error_already_set();
-  return py::int_(plan.run(py::cast<const ActTargets&>(given[kTargets]), read_integer(kOp, "t", given[kRow]),
-                           given[kObservations], given[kMask], given[kDeterministic].ptr() == Py_True, key,
-                           offset));
+  const int64_t blocks =
+      plan.run(py::cast<const ActTargets&>(given[kTargets]), read_integer(kOp, "t", given[kRow]),
+               given[kObservations], given[kMask], given[kDeterministic].ptr() == Py_True, key, offset);
+  return blocks == -2 ? py::object(py::bool_(false)) : py::object(py::int_(blocks));
 }
 
 }  // namespace

@@ -23,11 +23,6 @@ if TYPE_CHECKING:
 _core: Any = _native.core
 _FORWARD_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _HEAD_STATE = ("_start", "_scale", "_offset", "_low", "_high", "squash", "log_std", "space")
-_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
-
-
-class _StaleError(Exception):
-    """The plan no longer describes the policy."""
 
 
 class Acted(NamedTuple):
@@ -53,7 +48,6 @@ class NativeActor:
     def __init__(self, policy: ActorCriticPolicy) -> None:
         self._policy = policy
         self._plan: Any = None
-        self._statistics: tuple[Any, Any, float] | None = None
         self._rows: Any = None
         self._targets: Any = None
         self._single: dict[bool, tuple[Any, Array, Array, Array, Array | None]] = {}
@@ -69,14 +63,13 @@ class NativeActor:
                 raise UnsupportedError("autocast is enabled")
             if self._plan is None or not self._plan.current():
                 self._make_plan()
-            self._read_normalizer()
         except UnsupportedError as error:
             self._forget()
             self.reason = str(error)
         return not self.reason
 
     def _forget(self) -> None:
-        self._plan, self._rows, self._targets, self._statistics = None, None, None, None
+        self._plan, self._rows, self._targets = None, None, None
         self._single.clear()
 
     def _make_plan(self) -> None:
@@ -101,32 +94,21 @@ class NativeActor:
             if head.space is not None and networks.outputs != head.space.n:
                 raise UnsupportedError("the actor's outputs do not fit the action space")
             bounds, log_std, squash, start = None, None, False, head._start
-        self._plan = _core.ActPlan(
+        plan = _core.ActPlan(
             tuple([_described(layer) for layer in part] for part in networks),
             normal, log_std, squash, start, bounds,
             [*_sizes(policy.actor), *_sizes(policy.critic)],
             [*_entries(policy.actor), *_entries(policy.critic), *_own_entries(policy)],
         )  # fmt: skip
-
-    def _read_normalizer(self) -> None:
-        normalizer = self._policy.obs_normalizer
-        if normalizer is None:
-            return
-        statistics = normalizer.statistics
-        if type(normalizer) is not ObsNormalizer or type(statistics) is not RunningMeanStd:
-            raise UnsupportedError("the observation normalizer is not an ObsNormalizer")
-        known = self._statistics
-        if (
-            known
-            and known[0] is statistics.mean
-            and known[1] is statistics.var
-            and known[2] == normalizer.clip
-        ):
-            return
-        if statistics.mean.shape != (self._plan.features,):
-            raise UnsupportedError("the normalizer's shape is not the networks' input")
-        self._plan.normalize(statistics.mean, statistics.var, normalizer.clip)
-        self._statistics = (statistics.mean, statistics.var, normalizer.clip)
+        normalizer = policy.obs_normalizer
+        if normalizer is not None:
+            statistics = normalizer.statistics
+            if type(normalizer) is not ObsNormalizer or type(statistics) is not RunningMeanStd:
+                raise UnsupportedError("the observation normalizer is not an ObsNormalizer")
+            if statistics.mean.shape != (plan.features,):
+                raise UnsupportedError("the normalizer's shape is not the networks' input")
+            plan.normalize(statistics.mean, statistics.var, normalizer.clip)
+        self._plan = plan
 
     # --- acting: None or False where the core does not serve the call, see `reason` ----------------
 
@@ -140,9 +122,10 @@ class NativeActor:
             self._begin(rows)
         masks = rows.action_masks
         mask = None if masks is None else masks[t]
-        while self._targets is not None and self._takes(observations, rows.n_envs, mask):
-            if self._run(self._targets, t, observations, mask, False, stream):
-                return True
+        while self._targets is not None and (mask is None or self._takes_mask(mask, rows.n_envs)):
+            served = self._run(self._targets, t, observations, mask, False, stream)
+            if served is not None:
+                return served
             self._begin(rows)  # something was changed in mid-window
         return False
 
@@ -150,11 +133,15 @@ class NativeActor:
         self, observations: Any, deterministic: bool, masks: Array | None, stream: RandomStream
     ) -> Array | None:
         """Actions [N, …] for observations [N, D]."""
-        if not self.ready() or not self._takes(observations, len(observations), masks):
+        if not self.ready() or type(observations) is not np.ndarray or len(observations) == 0:
             return None
+        n = len(observations)
         mask = None if masks is None else np.ascontiguousarray(masks, np.bool_)
-        targets, actions, *_ = self._new_targets(len(observations), values=False)
-        self._run(targets, 0, observations, mask, deterministic, stream)
+        if mask is not None and not self._takes_mask(mask, n):
+            return None
+        targets, actions, *_ = self._new_targets(n, values=False)
+        if not self._run(targets, 0, observations, mask, deterministic, stream):
+            return None
         return self._shaped(actions)
 
     def act(self, observation: Any, deterministic: bool, value: bool, stream: RandomStream) -> Acted | None:
@@ -166,18 +153,20 @@ class NativeActor:
             return None
         observation = observation[None]
         while not self.reason and (self._plan is not None or self.ready()):
-            if not self._takes(observation, 1, None):
-                return None
             if value not in self._single:
                 self._single[value] = self._new_targets(1, value)
             targets, actions, log_probs, values, raw = self._single[value]
-            if self._run(targets, 0, observation, None, deterministic, stream):
-                if raw is None:
-                    sample = self._policy.head.raw_of(actions)[0]
-                    return Acted(int(actions[0]), float(log_probs[0]), float(values[0]), sample)
-                action = self._shaped(actions)[0].copy()
-                return Acted(action, float(log_probs[0]), float(values[0]), raw[0].copy())
-            self.ready()
+            served = self._run(targets, 0, observation, None, deterministic, stream)
+            if served is None:
+                self.ready()
+                continue
+            if not served:
+                return None
+            if raw is None:
+                sample = self._policy.head.raw_of(actions)[0]
+                return Acted(int(actions[0]), float(log_probs[0]), float(values[0]), sample)
+            action = self._shaped(actions)[0].copy()
+            return Acted(action, float(log_probs[0]), float(values[0]), raw[0].copy())
         return None
 
     def _begin(self, rows: Any) -> None:
@@ -195,19 +184,9 @@ class NativeActor:
             rows.actions, rows.column("log_probs"), rows.column("values"), raw,
         )  # fmt: skip
 
-    def _takes(self, observations: Any, n: int, mask: Array | None) -> bool:
-        """Whether these are observations [N, D] that the core reads as they are, and no mask forbids it."""
-        if mask is not None and (
-            isinstance(self._policy.head, NormalHead) or mask.shape != (n, self._plan.width)
-        ):
-            return False
-        return (
-            type(observations) is np.ndarray
-            and observations.dtype in _FLOATS
-            and observations.shape == (n, self._plan.features)
-            and n > 0
-            and observations.flags.c_contiguous
-        )
+    def _takes_mask(self, mask: Array, n: int) -> bool:
+        """Whether the core reads this mask of allowed actions [N, K]."""
+        return not isinstance(self._policy.head, NormalHead) and mask.shape == (n, self._plan.width)
 
     def _new_targets(self, n: int, values: bool) -> tuple[Any, Array, Array, Array, Array | None]:
         width = self._plan.width
@@ -230,27 +209,21 @@ class NativeActor:
         self,
         targets: Any,
         t: int,
-        observations: Array,
+        observations: Any,
         mask: Array | None,
         deterministic: bool,
         stream: RandomStream,
-    ) -> bool:
-        if self._policy.obs_normalizer is not None:
-            self._read_normalizer()
-
-        def kernel(key: int, offset: int) -> int:
-            blocks = _core.act(self._plan, targets, t, observations, mask, deterministic, key, offset)
-            if blocks is None:
-                raise _StaleError
-            if blocks < 0:
-                raise NonFiniteError("policy output while acting")
-            used: int = blocks
-            return used
-
-        try:
-            stream.draw(kernel)
-        except _StaleError:
-            return False
+    ) -> bool | None:
+        """True: done. False: these are not observations [N, D] that the core reads. None: the plan no longer
+        describes the policy."""
+        blocks = _core.act(
+            self._plan, targets, t, observations, mask, deterministic, stream.key, stream.offset
+        )
+        if blocks is None or blocks is False:
+            return blocks
+        if blocks < 0:
+            raise NonFiniteError("policy output while acting")
+        stream.advance(blocks)
         return True
 
 
@@ -290,3 +263,9 @@ def _own_entries(policy: ActorCriticPolicy) -> Iterator[tuple[dict[str, Any], st
     for key in _HEAD_STATE:
         if key in state:
             yield state, key, state[key]
+    normalizer = policy.obs_normalizer
+    if normalizer is not None:
+        yield normalizer.__dict__, "clip", normalizer.clip
+        yield normalizer.__dict__, "statistics", normalizer.statistics
+        for key in ("mean", "var"):
+            yield normalizer.statistics.__dict__, key, getattr(normalizer.statistics, key)

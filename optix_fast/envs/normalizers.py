@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 
+from optix_fast import ops
 from optix_fast.types import Array
 
 
@@ -151,12 +153,17 @@ class RewardNormalizer:
         running = self._running_return
         if running.shape != (n_envs,):
             running = np.zeros(n_envs)
-        returns = np.empty((steps, n_envs))
         rewards = np.where(valid, rewards, 0.0).astype(np.float64)
-        for t in range(steps):
-            running = self.gamma * running + rewards[t]
-            returns[t] = running
-            running = np.where(dones[t], 0.0, running)
+        # A discounted sum is GAE's recursion without values and with λ = 1, here from the first row to the
+        # last; what stands before the first row is its bootstrap.
+        before = np.vstack([np.zeros((1, n_envs), np.bool_), np.asarray(dones, np.bool_)[:-1]])
+        zeros = torch.zeros(steps, n_envs, dtype=torch.float64)
+        backwards, _ = ops.gae(
+            torch.from_numpy(rewards[::-1].copy()), zeros, torch.from_numpy(running),
+            torch.from_numpy(before[::-1].copy()), gamma=self.gamma, gae_lambda=1.0,
+        )  # fmt: skip
+        returns = backwards.numpy()[::-1]
+        running = np.where(dones[-1], 0.0, returns[-1])
         # An invalid row follows the end of an episode: its running return is still zero there.
         self._running_return = running
         self.statistics.update(returns[valid])

@@ -53,9 +53,7 @@ class SingleStepper:
 
     def step(self, actions: Tree, rows: WindowRows, t: int) -> None:
         """Take actions[0]; fill row t; reset when the episode ended."""
-        # A copy: what an environment does to its action must not reach the window.
-        action = int(actions[0]) if self._scalar_action else tree_map(np.array, read(actions, 0))
-        observation, reward, terminated, truncated, info = self.env.step(action)
+        observation, reward, terminated, truncated, info = self.env.step(self._action(actions))
         rows.rewards[t, 0] = reward
         rows.infos.append(dict(info))
         if terminated or truncated:
@@ -65,7 +63,17 @@ class SingleStepper:
             observation, info = self.env.reset()
         self._show(observation, info)
 
+    def _action(self, actions: Tree) -> Any:
+        # A copy: what an environment does to its action must not reach the window.
+        if self._scalar_action:
+            return int(actions[0])
+        return np.array(actions[0]) if type(actions) is np.ndarray else tree_map(np.array, read(actions, 0))
+
     def _show(self, observation: Any, info: Mapping[str, Any]) -> None:
+        if type(self.observations) is np.ndarray and "action_mask" not in info:
+            self.observations[0] = observation
+            self.action_masks = None
+            return
         write(self.observations, 0, observation)
         mask = _mask_of(observation, info)
         self.action_masks = None if mask is None else np.array(mask, np.bool_)[None]

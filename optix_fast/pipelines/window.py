@@ -149,10 +149,17 @@ class WindowPipeline(BasePipeline):
         was_started, self._started = self._started, False
         if not was_started:
             self._begin()
+        columns = rows.observations
         for t in range(n_steps):
-            write(rows.observations, t, stepper.observations)
-            self._note_masks(rows, t)
-            actions = act_rows(read(rows.observations, t), rows, t)
+            if type(columns) is np.ndarray:
+                seen = columns[t]
+                seen[...] = stepper.observations
+            else:
+                write(columns, t, stepper.observations)
+                seen = read(columns, t)
+            if stepper.action_masks is not None:
+                self._note_masks(rows, t, stepper.action_masks)
+            actions = act_rows(seen, rows, t)
             try:
                 stepper.step(actions, rows, t)
             except Exception as error:
@@ -180,10 +187,7 @@ class WindowPipeline(BasePipeline):
             f"environment {self.stepper.name} failed in {when}: {type(error).__name__}: {error}"
         )
 
-    def _note_masks(self, rows: WindowRows, t: int) -> None:
-        masks = self.stepper.action_masks
-        if masks is None:
-            return
+    def _note_masks(self, rows: WindowRows, t: int, masks: Array) -> None:
         if rows.action_masks is None:
             space = self.action_space
             if isinstance(space, spaces.Discrete) and masks.shape != (rows.n_envs, space.n):

@@ -80,7 +80,7 @@ class ActPlan:
     def __init__(
         self,
         networks: tuple[list[tuple[Any, ...]], ...],
-        normal: bool,
+        kind: int,
         log_std: torch.Tensor | None,
         squash: bool,
         first_action: int,
@@ -91,6 +91,7 @@ class ActPlan:
     def normalize(
         self, mean: npt.NDArray[np.float64] | None, var: npt.NDArray[np.float64] | None, clip: float
     ) -> None: ...
+    def explore(self, epsilon: float) -> None: ...
     def current(self) -> bool: ...
     @property
     def width(self) -> int: ...
@@ -105,7 +106,7 @@ class ActTargets:
         width: int,
         normal: bool,
         actions: npt.NDArray[Any],
-        log_probs: npt.NDArray[np.float32],
+        log_probs: npt.NDArray[np.float32] | None,
         values: npt.NDArray[np.float32] | None,
         raw: npt.NDArray[np.float32] | None,
     ) -> None: ...

@@ -4,6 +4,9 @@
 //   x      (o − mean) / √(var + 1e-8) in double, clipped to ±clip, as envs/normalizers.py; or o itself
 //   actor  trunk → actor stack, critic: trunk → critic stack (mlp.h)
 //
+//   greedy       the outputs are action values Q; with probability ε an allowed action, each equally likely,
+//   else
+//                the one of the greatest Q, the first of equals. Deterministic: ε = 0.
 //   categorical  log p = log softmax of the logits, a masked action's being −∞;
 //                action = how many k have cum_k ≤ u·cum_K, u uniform: the first whose cumulative probability
 //                exceeds u. Deterministic: the most probable, the first of equals.
@@ -11,7 +14,8 @@
 //                log-probability: the Gaussian's, summed over A, of raw.
 //                action = clip(tanh(raw)·scale + offset, low, high), or clip(raw, low, high) unsquashed
 //
-// The random numbers are those of random.h for (key, offset): N uniforms, or N·A normals.
+// The random numbers are those of random.h for (key, offset): N uniforms, or N·A normals; greedy: 2·N
+// uniforms, the first N of which say who explores.
 //
 // Memory: rows N, columns as named. Nothing of the networks is kept between calls.
 //
@@ -20,16 +24,18 @@
 #pragma once
 
 #include "mlp/mlp.h"
-#include "ppo_loss/ppo_loss.h"
 
 namespace optix_fast {
+
+// The numbers are those of optix_fast/agents/native_act.py.
+enum class ActKind : uint8_t { categorical, normal, greedy };
 
 constexpr int64_t kFewRows = 8;  // below this many, row by row
 
 struct ActArgs {
   Stack<float> trunk, actor, critic;
-  PolicyKind kind;
-  int64_t width;  // K of a categorical, A of a normal
+  ActKind kind;
+  int64_t width;  // K of a categorical or greedy, A of a normal
   int64_t rows, features;
 
   const float* observations;        // [N, D], or null and
@@ -41,6 +47,7 @@ struct ActArgs {
 
   const float* log_std;  // [A] free, or null: the actor's second half
   bool deterministic, squash;
+  float epsilon;
   const float *scale, *offset, *low, *high;  // [A]
   uint64_t key, stream_offset;
 
@@ -49,7 +56,7 @@ struct ActArgs {
   float* actions;             // [N, A], or null and
   double* wide_actions;       // [N, A]
   float* raw;                 // [N, A], or null: not wanted
-  float* log_probs;           // [N]
+  float* log_probs;           // [N], or null: not wanted
   float* values;              // [N], or null: not wanted
 
   // Work memory.
@@ -58,7 +65,7 @@ struct ActArgs {
   int64_t line_stride;  // padded(widest layer)
   float* shared;        // [N, padded(trunk outputs)]
   float* outputs;       // [N, padded(actor outputs)]
-  float* numbers;       // N or N·A random ones, and 2 rows of padded(width)
+  float* numbers;       // 2·N or N·A random ones, and 2 rows of padded(width)
 };
 
 enum class ActFault : uint8_t { none, non_finite, row_masked };

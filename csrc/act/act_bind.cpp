@@ -112,14 +112,14 @@ class ActTargets {
   void point(int64_t t, ActArgs& args) const {
     if (t < 0 || t >= steps_) throw py::index_error("act: t must be a row of the window");
     const int64_t row = t * envs_, from = row * width_;
-    if (args.kind == PolicyKind::categorical) {
+    if (args.kind != ActKind::normal) {
       args.discrete_actions = actions_->as<int64_t>() + row;
     } else if (wide_) {
       args.wide_actions = actions_->as<double>() + from;
     } else {
       args.actions = actions_->as<float>() + from;
     }
-    args.log_probs = log_probs_->as<float>() + row;
+    args.log_probs = log_probs_ == nullptr ? nullptr : log_probs_->as<float>() + row;
     args.values = values_ == nullptr ? nullptr : values_->as<float>() + row;
     args.raw = raw_ == nullptr ? nullptr : raw_->as<float>() + from;
   }
@@ -131,11 +131,15 @@ class ActTargets {
 };
 
 // A policy's shapes, and where its parameters are to be found: in the modules' own dicts, read at every call.
+// The critic may have no layers; there are no values then.
 class ActPlan {
  public:
-  ActPlan(const py::tuple& networks, bool normal, py::object log_std, bool squash, int64_t first_action,
+  ActPlan(const py::tuple& networks, int kind, py::object log_std, bool squash, int64_t first_action,
           const py::object& bounds, const py::list& sizes, const py::list& entries)
-      : normal_(normal), squash_(squash), first_action_(first_action), log_std_(std::move(log_std)) {
+      : kind_(static_cast<ActKind>(kind)),
+        squash_(squash),
+        first_action_(first_action),
+        log_std_(std::move(log_std)) {
     for (int i = 0; i < 3; ++i) {
       for (py::handle item : networks[i]) add_layer(py::cast<py::tuple>(item), layers_[i]);
       stacks_[i] = stack_of(layers_[i], i > 0);
@@ -143,8 +147,8 @@ class ActPlan {
     const Layer<float>& first = layers_[layers_[0].empty() ? 1 : 0].front();
     features_ = first.in;
     outputs_ = layers_[1].back().out;
-    width_ = normal_ && log_std_.is_none() ? outputs_ / 2 : outputs_;
-    if (normal_) {
+    width_ = normal() && log_std_.is_none() ? outputs_ / 2 : outputs_;
+    if (normal()) {
       const auto given = py::cast<py::tuple>(bounds);
       for (int i = 0; i < 4; ++i) bounds_[i] = view_of(given[i], "bounds", DType::f32, false, width_);
     }
@@ -160,6 +164,8 @@ class ActPlan {
     clip_ = clip;
   }
 
+  void explore(float epsilon) { epsilon_ = epsilon; }
+
   // False where the description of the networks is no longer true: nothing was done then.
   bool current() { return guards_.hold() && read_pointers(); }
 
@@ -172,7 +178,7 @@ class ActPlan {
     if (!observations.served()) return -2;
     const View allowed = view_of(mask, "action_masks", DType::b8, false, rows * width_);
     ActArgs args{};
-    args.kind = normal_ ? PolicyKind::normal : PolicyKind::categorical;
+    args.kind = kind_;
     args.width = width_;
     args.rows = rows;
     args.features = features_;
@@ -187,7 +193,8 @@ class ActPlan {
     args.log_std = free_log_std_;
     args.deterministic = deterministic;
     args.squash = squash_;
-    if (normal_) {
+    args.epsilon = epsilon_;
+    if (normal()) {
       const float** wanted[] = {&args.scale, &args.offset, &args.low, &args.high};
       for (int i = 0; i < 4; ++i) *wanted[i] = bounds_[i]->as<float>();
     }
@@ -195,6 +202,7 @@ class ActPlan {
     args.stream_offset = offset;
     args.first_action = first_action_;
     targets.point(t, args);
+    if (layers_[2].empty()) args.values = nullptr;
     if (rows > room_) make_room(rows);
     borrow_memory(args);
     ActFault fault;
@@ -202,7 +210,8 @@ class ActPlan {
     if (fault == ActFault::row_masked) throw py::value_error("action_masks: a row allows no action");
     if (fault == ActFault::non_finite) return -1;
     if (deterministic) return 0;
-    const int64_t words = normal_ ? rows * width_ + (rows * width_) % 2 : rows;
+    const int64_t words =
+        normal() ? rows * width_ + (rows * width_) % 2 : (kind_ == ActKind::greedy ? 2 : 1) * rows;
     return (words + 3) / 4;
   }
 
@@ -292,7 +301,8 @@ class ActPlan {
     line_ = arena.take<float>(2 * line_stride_);
     shared_ = arena.take<float>(rows * line_stride_);
     final_ = arena.take<float>(rows * padded<float>(outputs_));
-    numbers_ = arena.take<float>(padded<float>(rows * width_) + 2 * padded<float>(width_));
+    numbers_ =
+        arena.take<float>(padded<float>(rows * std::max<int64_t>(width_, 2)) + 2 * padded<float>(width_));
   }
 
   void borrow_memory(ActArgs& args) const {
@@ -311,7 +321,11 @@ class ActPlan {
     void operator()(unsigned char* p) const { std::free(p); }
   };
 
-  bool normal_, squash_;
+  bool normal() const { return kind_ == ActKind::normal; }
+
+  ActKind kind_;
+  bool squash_;
+  float epsilon_ = 0;
   int64_t first_action_, features_ = 0, outputs_ = 0, width_ = 0, work_ = 1;
   py::object log_std_;
   const float* free_log_std_ = nullptr;
@@ -345,9 +359,10 @@ py::object act_entry(const Arguments& given) {
 
 void bind_act(py::module_& m) {
   py::class_<ActPlan>(m, "ActPlan")
-      .def(py::init<const py::tuple&, bool, py::object, bool, int64_t, const py::object&, const py::list&,
+      .def(py::init<const py::tuple&, int, py::object, bool, int64_t, const py::object&, const py::list&,
                     const py::list&>())
       .def("normalize", &ActPlan::normalize)
+      .def("explore", &ActPlan::explore)
       .def("current", &ActPlan::current)
       .def_property_readonly("width", &ActPlan::width)
       .def_property_readonly("features", &ActPlan::features);

@@ -131,8 +131,42 @@ ActFault draw_categorical(const ActArgs& a) {
     const int64_t action =
         a.deterministic ? most_probable(log_p, a.width) : invert(log_p, a.width, a.numbers[i], cumulative);
     a.discrete_actions[i] = a.first_action + action;
-    a.log_probs[i] = log_p[action];
+    if (a.log_probs != nullptr) a.log_probs[i] = log_p[action];
     if (!(log_p[action] - log_p[action] == 0)) fault = ActFault::non_finite;
+  }
+  return fault;
+}
+
+// Number `which` of the allowed actions.
+int64_t allowed_action(const uint8_t* allowed, int64_t which) {
+  if (allowed == nullptr) return which;
+  int64_t action = 0;
+  for (;; ++action) {
+    if (allowed[action] && which-- == 0) return action;
+  }
+}
+
+template <SimdPath Path>
+ActFault draw_greedy(const ActArgs& a) {
+  const bool explores = !a.deterministic;
+  if (explores) random_uniform_cpu<Path>(a.key, a.stream_offset, 2 * a.rows, a.numbers);
+  ActFault fault = ActFault::none;
+  for (int64_t i = 0; i < a.rows; ++i) {
+    const float* q = a.outputs + i * a.width;
+    const uint8_t* allowed = a.action_mask == nullptr ? nullptr : a.action_mask + i * a.width;
+    int64_t best = -1, n_allowed = 0;
+    for (int64_t k = 0; k < a.width; ++k) {
+      if (!(q[k] - q[k] == 0)) fault = ActFault::non_finite;
+      if (allowed != nullptr && !allowed[k]) continue;
+      ++n_allowed;
+      if (best < 0 || q[k] > q[best]) best = k;
+    }
+    if (n_allowed == 0) return ActFault::row_masked;
+    if (explores && a.numbers[i] < a.epsilon) {
+      const auto which = static_cast<int64_t>(a.numbers[a.rows + i] * static_cast<float>(n_allowed));
+      best = allowed_action(allowed, which < n_allowed ? which : n_allowed - 1);
+    }
+    a.discrete_actions[i] = a.first_action + best;
   }
   return fault;
 }
@@ -167,7 +201,7 @@ ActFault draw_normal(const ActArgs& a) {
       if (a.actions != nullptr) a.actions[i * n + j] = action;
       if (a.wide_actions != nullptr) a.wide_actions[i * n + j] = action;
     }
-    a.log_probs[i] = log_prob;
+    if (a.log_probs != nullptr) a.log_probs[i] = log_prob;
     if (!(log_prob - log_prob == 0)) fault = ActFault::non_finite;
   }
   return fault;
@@ -187,7 +221,14 @@ ActFault act_cpu(const ActArgs& a) {
   } else {
     forward_many<Path>(a);
   }
-  return a.kind == PolicyKind::categorical ? draw_categorical<Path>(a) : draw_normal<Path>(a);
+  switch (a.kind) {
+    case ActKind::categorical:
+      return draw_categorical<Path>(a);
+    case ActKind::normal:
+      return draw_normal<Path>(a);
+    default:
+      return draw_greedy<Path>(a);
+  }
 }
 
 template ActFault act_cpu<kPath>(const ActArgs&);

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -13,16 +13,28 @@ from torch.nn.modules import module as nn_module
 from optix_fast import _native
 from optix_fast.agents.native_nets import Layer, UnsupportedError, check_parameter, networks_of
 from optix_fast.envs.normalizers import ObsNormalizer, RunningMeanStd
-from optix_fast.networks.heads import CategoricalHead, NormalHead
+from optix_fast.networks.heads import CategoricalHead, GreedyHead, NormalHead
 from optix_fast.random import RandomStream
 from optix_fast.types import Array, NonFiniteError
 
-if TYPE_CHECKING:
-    from optix_fast.agents.actor_critic import ActorCriticPolicy
-
 _core: Any = _native.core
+# The numbers of csrc/act/act.h.
+_KINDS: dict[type, int] = {CategoricalHead: 0, NormalHead: 1, GreedyHead: 2}
 _FORWARD_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _HEAD_STATE = ("_start", "_scale", "_offset", "_low", "_high", "squash", "log_std", "space")
+
+
+class Policy(Protocol):
+    """What is acted with. Without a critic no log-probabilities and values are asked for."""
+
+    @property
+    def actor(self) -> nn.Module: ...
+    @property
+    def critic(self) -> nn.Module | None: ...
+    @property
+    def head(self) -> CategoricalHead | NormalHead: ...
+    @property
+    def obs_normalizer(self) -> ObsNormalizer | None: ...
 
 
 class Acted(NamedTuple):
@@ -45,7 +57,7 @@ class NativeActor:
         policy: whose modules, head and normalizer are used.
     """
 
-    def __init__(self, policy: ActorCriticPolicy) -> None:
+    def __init__(self, policy: Policy) -> None:
         self._policy = policy
         self._plan: Any = None
         self._rows: Any = None
@@ -77,12 +89,11 @@ class NativeActor:
         self._forget()
         if _core is None:
             raise UnsupportedError("the compiled core is not loaded")
-        if type(head) not in (CategoricalHead, NormalHead):
+        if type(head) not in _KINDS:
             raise UnsupportedError(f"the policy head is a {type(head).__name__}")
         networks = networks_of(policy.actor, policy.critic)
         if next(networks.parameters()).dtype != torch.float32:
             raise UnsupportedError("the networks are not float32")
-        normal = isinstance(head, NormalHead)
         if isinstance(head, NormalHead):
             if networks.outputs != head.action_dim * (2 if head.log_std is None else 1):
                 raise UnsupportedError("the actor's outputs do not fit the action space")
@@ -96,9 +107,9 @@ class NativeActor:
             bounds, log_std, squash, start = None, None, False, head._start
         plan = _core.ActPlan(
             tuple([_described(layer) for layer in part] for part in networks),
-            normal, log_std, squash, start, bounds,
-            [*_sizes(policy.actor), *_sizes(policy.critic)],
-            [*_entries(policy.actor), *_entries(policy.critic), *_own_entries(policy)],
+            _KINDS[type(head)], log_std, squash, start, bounds,
+            [size for net in _nets(policy) for size in _sizes(net)],
+            [*(entry for net in _nets(policy) for entry in _entries(net)), *_own_entries(policy)],
         )  # fmt: skip
         normalizer = policy.obs_normalizer
         if normalizer is not None:
@@ -175,13 +186,14 @@ class NativeActor:
         if not self.ready():
             return
         self._rows = rows
-        raw = None
+        raw, judged = None, self._policy.critic is not None
         column = self._policy.head.raw_column
         if column is not None:
             raw = rows.column(column, (self._plan.width,))
         self._targets = _core.ActTargets(
             rows.n_steps, rows.n_envs, self._plan.width, column is not None,
-            rows.actions, rows.column("log_probs"), rows.column("values"), raw,
+            rows.actions, rows.column("log_probs") if judged else None,
+            rows.column("values") if judged else None, raw,
         )  # fmt: skip
 
     def _takes_mask(self, mask: Array, n: int) -> bool:
@@ -216,6 +228,8 @@ class NativeActor:
     ) -> bool | None:
         """True: done. False: these are not observations [N, D] that the core reads. None: the plan no longer
         describes the policy."""
+        if isinstance(self._policy.head, GreedyHead):
+            self._plan.explore(self._policy.head.epsilon)
         blocks = _core.act(
             self._plan, targets, t, observations, mask, deterministic, stream.key, stream.offset
         )
@@ -225,6 +239,10 @@ class NativeActor:
             raise NonFiniteError("policy output while acting")
         stream.advance(blocks)
         return True
+
+
+def _nets(policy: Policy) -> list[nn.Module]:
+    return [policy.actor] if policy.critic is None else [policy.actor, policy.critic]
 
 
 def _described(layer: Layer) -> tuple[Any, ...]:
@@ -256,7 +274,7 @@ def _entries(net: nn.Module) -> Iterator[tuple[dict[str, Any], str, Any]]:
                 yield module.__dict__, key, module.__dict__[key]
 
 
-def _own_entries(policy: ActorCriticPolicy) -> Iterator[tuple[dict[str, Any], str, Any]]:
+def _own_entries(policy: Policy) -> Iterator[tuple[dict[str, Any], str, Any]]:
     for key in ("actor", "critic", "head", "obs_normalizer"):
         yield policy.__dict__, key, policy.__dict__[key]
     state = policy.head.__dict__

@@ -53,7 +53,8 @@ class Layer(NamedTuple):
 
 
 class Networks(NamedTuple):
-    """Actor and critic as layers: those that both share, and what each has of its own."""
+    """Actor and critic as layers: those that both share, and what each has of its own. Where nothing but the
+    actor is asked for, the critic has none."""
 
     trunk: list[Layer]
     actor: list[Layer]
@@ -75,13 +76,17 @@ class Networks(NamedTuple):
         return self.actor[-1].linear.out_features
 
 
-def networks_of(actor: nn.Module, critic: nn.Module) -> Networks:
-    """Actor and critic as the core sees them.
+def networks_of(actor: nn.Module, critic: nn.Module | None) -> Networks:
+    """Actor and critic, or an actor alone, as the core sees them.
 
     Raises:
         UnsupportedError: with the reason.
     """
     check_surroundings()
+    if critic is None:
+        alone = Networks([], layers_of(actor, "the network"), [])
+        check_distinct(list(alone.parameters()))
+        return alone
     actor_layers, critic_layers = layers_of(actor, "actor"), layers_of(critic, "critic")
     shared = 0
     for one, other in zip(actor_layers, critic_layers, strict=False):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from optix_fast import _native
-from optix_fast.agents.native_act import Acted, NativeActor
+from optix_fast.agents.native_learner import NativeLearner
 from optix_fast.agents.native_nets import (
     Networks,
     UnsupportedError,
@@ -23,7 +23,7 @@ from optix_fast.agents.native_nets import (
 from optix_fast.agents.ppo_config import PPOConfig
 from optix_fast.networks.heads import NormalHead
 from optix_fast.random import RandomStream
-from optix_fast.types import Array, NonFiniteError
+from optix_fast.types import NonFiniteError
 
 if TYPE_CHECKING:
     from optix_fast.agents.actor_critic import ActorCriticPolicy
@@ -32,86 +32,31 @@ if TYPE_CHECKING:
 _core: Any = _native.core
 _CLIP_MODES = {"max": 1, "clipped": 2}
 
-_NOT_ARRAYS = "observations and masks are not float and bool arrays [N, D] and [N, K]"
-
 STATISTICS = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction")
 
 
-class Backend(str):
-    """ "native" or "torch", with the reason for the latter."""
-
-    reason: str
-
-    def __new__(cls, name: str, reason: str = "") -> Backend:
-        backend = super().__new__(cls, name)
-        backend.reason = reason
-        return backend
-
-
-class NativePPO:
-    """The core's share in one agent: every method returns None or False where torch has to do the work.
+class NativePPO(NativeLearner):
+    """The core's share in a PPO agent; see NativeLearner.
 
     Args:
         policy, optimizer: of the agent.
-        wanted: "auto"; "native", which makes every refusal an error; "torch", which refuses everything.
+        wanted: as the agent's `backend` argument.
 
     Raises:
         RuntimeError: wanted is "native" and the core does not serve this agent.
     """
 
     def __init__(self, policy: ActorCriticPolicy, optimizer: torch.optim.Optimizer, wanted: str) -> None:
-        self._policy, self._optimizer, self._wanted = policy, optimizer, wanted
-        self._actor = NativeActor(policy)
-        self._require(self.refusal())
+        super().__init__(policy, wanted)
+        self._policy, self._optimizer = policy, optimizer
+        self.require(self.refusal())
 
-    def refusal(self) -> str:
-        """Why the core serves neither acting nor updates at this moment; empty where it serves both."""
-        if self._wanted == "torch":
-            return "backend='torch' was asked for"
-        if not self._actor.ready():
-            return self._actor.reason
+    def _update_refusal(self) -> str:
         try:
             self._adam()
         except UnsupportedError as error:
             return str(error)
         return ""
-
-    def backend(self) -> Backend:
-        """What the next window and the next update run on."""
-        reason = self.refusal()
-        return Backend("torch" if reason else "native", reason)
-
-    # Acting: see NativeActor. Raises RuntimeError where the agent was told to be native and is refused.
-
-    def act(self, observation: Any, deterministic: bool, value: bool, stream: RandomStream) -> Acted | None:
-        if self._wanted == "torch":
-            return None
-        acted = self._actor.act(observation, deterministic, value, stream)
-        if acted is None:
-            self._require(self._actor.reason or _NOT_ARRAYS)
-        return acted
-
-    def act_batch(
-        self, observations: Any, deterministic: bool, masks: Array | None, stream: RandomStream
-    ) -> Array | None:
-        if self._wanted == "torch":
-            return None
-        actions = self._actor.act_batch(observations, deterministic, masks, stream)
-        if actions is None:
-            self._require(self._actor.reason or _NOT_ARRAYS)
-        return actions
-
-    def act_rows(self, observations: Any, rows: Any, t: int, stream: RandomStream) -> bool:
-        if self._wanted == "torch":
-            return False
-        served = self._actor.act_rows(observations, rows, t, stream)
-        if not served:
-            self._require(self._actor.reason or _NOT_ARRAYS)
-        return served
-
-    def _require(self, reason: str) -> None:
-        if self._wanted == "native" and reason:
-            raise RuntimeError(f"backend='native', but {reason}")
 
     def _adam(self) -> tuple[Networks, nn.Parameter | None]:
         networks, log_std = networks_of(self._policy.actor, self._policy.critic), self._policy.log_std
@@ -126,11 +71,11 @@ class NativePPO:
             RuntimeError: the agent was told to be native, and is refused.
         """
         try:
-            if self._wanted == "torch":
+            if self.wanted == "torch":
                 return None
             networks, log_std = self._check(batch)
         except UnsupportedError as error:
-            self._require(str(error))
+            self.require(str(error))
             return None
         rows = Rows(*(None if part is None else part.contiguous() for part in batch))  # type: ignore[arg-type]
         n_rows = len(rows.returns)

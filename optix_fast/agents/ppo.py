@@ -19,7 +19,8 @@ from optix_fast._native import backend as process_backend
 from optix_fast.agents import agent as shared
 from optix_fast.agents.act_queue import ActQueue
 from optix_fast.agents.actor_critic import ActorCriticPolicy
-from optix_fast.agents.native_ppo import STATISTICS, Backend, NativePPO, Updated
+from optix_fast.agents.native_learner import Backend
+from optix_fast.agents.native_ppo import STATISTICS, NativePPO, Updated
 from optix_fast.agents.ppo_batch import Batch, make_batch
 from optix_fast.agents.ppo_config import PPOConfig
 from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer

@@ -1,7 +1,7 @@
 """Builders of networks, and the policy heads that turn their outputs into actions."""
 
 from optix_fast.networks.encoders import ObservationEncoder
-from optix_fast.networks.heads import CategoricalHead, NormalHead
+from optix_fast.networks.heads import CategoricalHead, GreedyHead, NormalHead
 from optix_fast.networks.mlp import mlp
 
-__all__ = ["CategoricalHead", "NormalHead", "ObservationEncoder", "mlp"]
+__all__ = ["CategoricalHead", "GreedyHead", "NormalHead", "ObservationEncoder", "mlp"]

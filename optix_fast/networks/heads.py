@@ -37,6 +37,7 @@ class CategoricalHead:
 
     dist = Categorical()
     raw_column: str | None = None
+    outputs_are = "actor must return logits"
 
     def __init__(self) -> None:
         self.space: spaces.Discrete | None = None
@@ -58,7 +59,7 @@ class CategoricalHead:
         """Network outputs [B, K] → logits, checked against the space."""
         if outputs.ndim != 2 or (self.space is not None and outputs.shape[1] != self.space.n):
             k = "K" if self.space is None else int(self.space.n)
-            raise ValueError(f"actor must return logits [B, {k}], got {list(outputs.shape)}")
+            raise ValueError(f"{self.outputs_are} [B, {k}], got {list(outputs.shape)}")
         return outputs
 
     def draw(
@@ -94,6 +95,45 @@ class CategoricalHead:
     def raw_of(self, actions: Array) -> Array:
         """Indices of environment actions."""
         return np.asarray(actions, np.int64) - self._start
+
+
+class GreedyHead(CategoricalHead):
+    """Action values over a Discrete space's actions, acted on greedily, save with probability epsilon.
+
+    Args:
+        epsilon: probability of an action that is drawn uniformly from the allowed ones.
+    """
+
+    outputs_are = "q_network must return one value for each action,"
+
+    def __init__(self, epsilon: float = 0.0) -> None:
+        super().__init__()
+        self.epsilon = epsilon
+
+    def draw(
+        self,
+        params: Tensor,
+        stream: RandomStream,
+        deterministic: bool = False,
+        action_masks: Array | None = None,
+    ) -> Draw:
+        """The action of the greatest value, the first of equals; where a uniform number is below epsilon,
+        one that a second number chooses. log_probs are zero: nothing learns from them."""
+        values = params.detach().float().cpu().numpy()
+        allowed = (
+            np.ones(values.shape, np.bool_) if action_masks is None else np.asarray(action_masks, np.bool_)
+        )
+        n_allowed = allowed.sum(axis=-1)
+        if not n_allowed.all():
+            raise ValueError("action_masks: a row allows no action")
+        raw = np.where(allowed, values, -np.inf).argmax(axis=-1)
+        if not deterministic:
+            explores, which = stream.uniform((2, len(values)))
+            explored = explores < np.float32(self.epsilon)
+            number = np.minimum((which * n_allowed.astype(np.float32)).astype(np.int64), n_allowed - 1)
+            chosen = (allowed.cumsum(axis=-1) > number[:, None]).argmax(axis=-1)
+            raw = np.where(explored, chosen, raw)
+        return Draw(raw + self._start, np.zeros(len(raw), np.float32), raw)
 
 
 class NormalHead:

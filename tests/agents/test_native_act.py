@@ -14,10 +14,12 @@ from torch import nn
 
 from optix_fast import _native
 from optix_fast.agents import PPOAgent, TorchGaussianPPOAgent, TorchPPOAgent, make_agent
+from optix_fast.agents.native_act import NativeActor
 from optix_fast.envs.normalizers import ObsNormalizer
-from optix_fast.networks import mlp
+from optix_fast.networks import GreedyHead, mlp
 from optix_fast.pipelines import VectorBatchPipeline
 from optix_fast.pipelines.rows import WindowRows
+from optix_fast.random import RandomStream
 from optix_fast.types import HyperparamSet, NonFiniteError, no_recording
 
 pytestmark = pytest.mark.skipif(_native.core is None, reason="the compiled core is not loaded")
@@ -346,3 +348,51 @@ def test_evaluation_leaves_the_rollout_alone() -> None:
     np.testing.assert_array_equal(rows.actions, their_rows.actions)
     np.testing.assert_array_equal(rows.columns["log_probs"], their_rows.columns["log_probs"])
     assert len(disturbed._queue) == 0
+
+
+# --- without a critic -----------------------------------------------------------------------------
+
+
+class ValuePolicy:
+    def __init__(self, space: spaces.Discrete, epsilon: float) -> None:
+        self.actor = mlp([FEATURES, 33, 16, int(space.n)], "relu", 1.0, torch.Generator().manual_seed(3))
+        self.critic = None
+        self.head = GreedyHead(epsilon)
+        self.head.bind(space)
+        self.obs_normalizer = None
+
+
+@pytest.mark.parametrize("n_envs", [1, 3, 40])
+@pytest.mark.parametrize("epsilon", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("masked", [False, True], ids=["free", "masked"])
+@pytest.mark.parametrize("n_actions", [1, 4])
+def test_epsilon_greedy_actions_are_the_heads(
+    n_envs: int, epsilon: float, masked: bool, n_actions: int
+) -> None:
+    space = spaces.Discrete(n_actions, start=7)
+    policy = ValuePolicy(space, epsilon)
+    actor, ours, theirs = NativeActor(policy), RandomStream(5), RandomStream(5)
+    rows = WindowRows(20, n_envs, spaces.Box(-np.inf, np.inf, (FEATURES,)), space)
+    rng = np.random.default_rng(n_envs)
+    rows.observations[...] = rng.normal(1.0, 2.0, rows.observations.shape)
+    if masked:
+        rows.action_masks = rng.random((20, n_envs, n_actions)) < 0.4
+        rows.action_masks[..., 0] = True
+    for t in range(20):
+        assert actor.act_rows(rows.observations[t], rows, t, ours)
+        with torch.no_grad():
+            values = policy.actor(torch.from_numpy(rows.observations[t]))
+        masks = None if rows.action_masks is None else rows.action_masks[t]
+        expected = policy.head.draw(values, theirs, action_masks=masks).actions
+        np.testing.assert_array_equal(rows.actions[t], expected)
+        policy.head.epsilon *= 0.99
+    assert rows.columns == {}
+    assert ours.state_dict() == theirs.state_dict()
+
+
+def test_values_that_are_not_finite_stop_at_acting() -> None:
+    policy = ValuePolicy(spaces.Discrete(2), 1.0)
+    with torch.no_grad():
+        policy.actor[-1].bias[1] = torch.nan
+    with pytest.raises(NonFiniteError):
+        NativeActor(policy).act(np.zeros(FEATURES, np.float32), False, False, RandomStream(0))

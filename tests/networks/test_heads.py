@@ -9,7 +9,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from optix_fast.networks import CategoricalHead, NormalHead
+from optix_fast.networks import CategoricalHead, GreedyHead, NormalHead
 from optix_fast.random import RandomStream
 
 # --- CategoricalHead ----------------------------------------------------------------------------
@@ -127,6 +127,41 @@ def test_outputs_that_are_no_logits_of_the_space_are_refused():
         head.params(torch.zeros(5, 2))
     outputs = torch.zeros(5, 3)
     assert head.params(outputs) is outputs
+
+
+# --- GreedyHead -----------------------------------------------------------------------------------
+
+VALUES = torch.tensor([[0.5, -1.0, 2.0, 2.0]])
+
+
+@pytest.mark.parametrize(
+    ("explores", "which", "action"), [(0.25, 0.9, 2), (0.249, 0.0, 0), (0.0, 0.26, 1), (0.1, 1 - 2**-24, 3)]
+)
+def test_a_number_below_epsilon_hands_the_choice_to_the_second_number(explores, which, action):
+    draw = GreedyHead(epsilon=0.25).draw(VALUES, Given(explores, which))
+    assert draw.actions.tolist() == draw.raw.tolist() == [action]
+    assert draw.raw.dtype == np.int64
+
+
+def test_deterministic_is_the_first_of_the_greatest_and_draws_nothing():
+    assert GreedyHead(epsilon=1.0).draw(VALUES, None, deterministic=True).actions.tolist() == [2]
+
+
+@pytest.mark.parametrize(("explores", "which", "action"), [(0.9, 0.0, 7), (0.0, 0.49, 7), (0.0, 0.5, 8)])
+def test_only_allowed_actions_are_chosen_from(explores, which, action):
+    head = GreedyHead(epsilon=0.5)
+    head.bind(spaces.Discrete(4, start=7))
+    draw = head.draw(VALUES, Given(explores, which), action_masks=np.array([[1, 1, 0, 0]], np.int8))
+    assert draw.actions.tolist() == [action]
+    with pytest.raises(ValueError, match="a row allows no action"):
+        head.draw(VALUES, Given(0.9, 0.0), action_masks=np.zeros((1, 4), np.bool_))
+
+
+def test_explored_actions_are_uniform():
+    draw = GreedyHead(epsilon=0.4).draw(VALUES.expand(40_000, -1), RandomStream(0))
+    # Standard error below 0.0025.
+    share = np.bincount(draw.actions, minlength=4) / 40_000
+    np.testing.assert_allclose(share, [0.1, 0.1, 0.7, 0.1], atol=0.01)
 
 
 # --- NormalHead ---------------------------------------------------------------------------------

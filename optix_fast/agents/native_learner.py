@@ -1,0 +1,87 @@
+"""The core's share in an agent: acting, and which backend runs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from optix_fast.agents.native_act import Acted, NativeActor, Policy
+from optix_fast.random import RandomStream
+from optix_fast.types import Array
+
+_NOT_ARRAYS = "observations and masks are not float and bool arrays [N, D] and [N, K]"
+
+
+class Backend(str):
+    """ "native" or "torch", with the reason for the latter."""
+
+    reason: str
+
+    def __new__(cls, name: str, reason: str = "") -> Backend:
+        backend = super().__new__(cls, name)
+        backend.reason = reason
+        return backend
+
+
+class NativeLearner(ABC):
+    """The core's share in one agent: every method returns None or False where torch has to do the work.
+
+    Args:
+        policy: what the agent acts with.
+        wanted: "auto"; "native", which makes every refusal an error (RuntimeError); "torch", which refuses
+            everything.
+    """
+
+    def __init__(self, policy: Policy, wanted: str) -> None:
+        self.wanted = wanted
+        self._actor = NativeActor(policy)
+
+    def refusal(self) -> str:
+        """Why the core serves neither acting nor updates at this moment; empty where it serves both."""
+        if self.wanted == "torch":
+            return "backend='torch' was asked for"
+        if not self._actor.ready():
+            return self._actor.reason
+        return self._update_refusal()
+
+    @abstractmethod
+    def _update_refusal(self) -> str:
+        """Why the core does not serve updates; empty where it does."""
+
+    def backend(self) -> Backend:
+        """What the next window and the next update run on."""
+        reason = self.refusal()
+        return Backend("torch" if reason else "native", reason)
+
+    # Acting: see NativeActor.
+
+    def act(self, observation: Any, deterministic: bool, value: bool, stream: RandomStream) -> Acted | None:
+        if self.wanted == "torch":
+            return None
+        acted = self._actor.act(observation, deterministic, value, stream)
+        if acted is None:
+            self.require(self._actor.reason or _NOT_ARRAYS)
+        return acted
+
+    def act_batch(
+        self, observations: Any, deterministic: bool, masks: Array | None, stream: RandomStream
+    ) -> Array | None:
+        if self.wanted == "torch":
+            return None
+        actions = self._actor.act_batch(observations, deterministic, masks, stream)
+        if actions is None:
+            self.require(self._actor.reason or _NOT_ARRAYS)
+        return actions
+
+    def act_rows(self, observations: Any, rows: Any, t: int, stream: RandomStream) -> bool:
+        if self.wanted == "torch":
+            return False
+        served = self._actor.act_rows(observations, rows, t, stream)
+        if not served:
+            self.require(self._actor.reason or _NOT_ARRAYS)
+        return served
+
+    def require(self, reason: str) -> None:
+        """Raise where the agent was told to be native and there is a reason why not."""
+        if self.wanted == "native" and reason:
+            raise RuntimeError(f"backend='native', but {reason}")

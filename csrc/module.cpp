@@ -15,6 +15,7 @@ void bind_sum_tree(py::module_& m);
 void bind_mlp(py::module_& m);
 void bind_ppo_update(py::module_& m);
 void bind_act(py::module_& m);
+void bind_replay(py::module_& m);
 
 namespace {
 
@@ -59,4 +60,5 @@ PYBIND11_MODULE(_C, m) {
   bind_mlp(m);
   bind_ppo_update(m);
   bind_act(m);
+  bind_replay(m);
 }

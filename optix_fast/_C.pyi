@@ -111,6 +111,58 @@ class ActTargets:
         raw: npt.NDArray[np.float32] | None,
     ) -> None: ...
 
+class Replay:
+    def __init__(
+        self,
+        capacity: int,
+        rows: list[npt.NDArray[Any]],
+        extra: list[npt.NDArray[Any]],
+        actions: npt.NDArray[Any],
+        rewards: npt.NDArray[np.float32],
+        terminated: npt.NDArray[np.bool_],
+        truncated: npt.NDArray[np.bool_],
+        next: npt.NDArray[np.int64],
+        free: npt.NDArray[np.int64],
+        pending: npt.NDArray[np.int64],
+        counts: npt.NDArray[np.int64],
+    ) -> None: ...
+    def push(
+        self,
+        observations: list[npt.NDArray[Any]],
+        others: list[npt.NDArray[Any]],
+        envs: npt.NDArray[np.int64],
+        following: npt.NDArray[np.int64],
+        actions: npt.NDArray[Any],
+        rewards: npt.NDArray[np.float32],
+        terminated: npt.NDArray[np.bool_],
+        truncated: npt.NDArray[np.bool_],
+    ) -> None: ...
+    def gather(
+        self,
+        indices: npt.NDArray[np.int64],
+        n_step: int,
+        gamma: float,
+        observations: list[npt.NDArray[Any]],
+        next_observations: list[npt.NDArray[Any]],
+        actions: npt.NDArray[Any],
+        rewards: npt.NDArray[np.float32],
+        discounts: npt.NDArray[np.float32],
+        terminated: npt.NDArray[np.bool_],
+        n_steps: npt.NDArray[np.int32],
+    ) -> None: ...
+
+def replay_gather(
+    view: Any,
+    indices: torch.Tensor,
+    n_step: int,
+    gamma: float,
+    observations: torch.Tensor,
+    next_observations: torch.Tensor,
+    actions: torch.Tensor,
+    rewards: torch.Tensor,
+    discounts: torch.Tensor,
+    /,
+) -> None: ...
 def philox(counter: Sequence[int], key: Sequence[int]) -> list[int]: ...
 def tanh_normal_log_prob(
     mean: torch.Tensor,

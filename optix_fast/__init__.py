@@ -30,6 +30,7 @@ _EXPORTS = {
     "TrainConfig": "config",
     "BatchPipeline": "pipelines",
     "VectorBatchPipeline": "pipelines",
+    "ReplayBuffer": "buffers",
     "ObsNormalizer": "envs.normalizers",
     "RewardNormalizer": "envs.normalizers",
     "RunningMeanStd": "envs.normalizers",
@@ -63,6 +64,7 @@ __all__ = [
     "PolicySnapshot",
     "RLOptimizer",
     "RandomStream",
+    "ReplayBuffer",
     "RewardNormalizer",
     "RunningMeanStd",
     "TorchEvaluator",
@@ -82,6 +84,7 @@ __all__ = [
 if TYPE_CHECKING:
     from optix_fast import ops
     from optix_fast.agents import TorchGaussianPPOAgent, TorchPPOAgent, make_agent
+    from optix_fast.buffers import ReplayBuffer
     from optix_fast.config import TrainConfig
     from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer, RunningMeanStd
     from optix_fast.loop import (

@@ -31,12 +31,14 @@ SIDEWAYS = {("pipelines", "envs")}
 CONFIG_USERS = {"cli", "training", "trials", "loop"}
 
 # The random stream's public face is a module beside types.py, because every layer may use it; that of the
-# learners and of their dense layers is in agents/, where the torch path beside them is the reference.
+# learners and of their dense layers is in agents/, where the torch path beside them is the reference; that of
+# the replay ring is in buffers/.
 PUBLIC = {
     "random": "optix_fast/random.py",
     "mlp": "optix_fast/agents/native_nets.py",
     "ppo_update": "optix_fast/agents/native_ppo.py",
     "act": "optix_fast/agents/native_act.py",
+    "replay": "optix_fast/buffers/ring.py",
 }
 REFERENCE = {
     "mlp": "optix_fast/networks/mlp.py",
@@ -48,6 +50,7 @@ TESTS = {
     "mlp": "tests/agents/test_native_mlp.py",
     "ppo_update": "tests/agents/test_native_ppo.py",
     "act": "tests/agents/test_native_act.py",
+    "replay": "tests/buffers/test_native_replay.py",
 }
 
 

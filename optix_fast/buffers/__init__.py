@@ -1,0 +1,6 @@
+"""Buffers: what off-policy agents learn from."""
+
+from optix_fast.buffers.replay import ReplayBuffer
+from optix_fast.buffers.ring import ReplayBatch, ReplayView
+
+__all__ = ["ReplayBatch", "ReplayBuffer", "ReplayView"]

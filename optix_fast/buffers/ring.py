@@ -1,0 +1,299 @@
+"""The arrays of a replay buffer: a ring of rows, the links between them, and the observations beside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from optix_fast import _native
+from optix_fast.buffers.layout import Column, Layout, fit_vector, layout_of_rows, require_memory
+from optix_fast.reference import replay as _reference
+from optix_fast.types import Array, Tree
+
+# The core and the reference fill and read the same arrays.
+_Replay: Any = _reference.Replay if _native.core is None else _native.core.Replay
+
+_FLAG, _REWARD, _LINK = np.dtype(np.bool_), np.dtype(np.float32), np.dtype(np.int64)
+
+
+class ReplayBatch(NamedTuple):
+    """Rows of a buffer with their targets, B of them.
+
+    The target of row b is rewards[b] + discounts[b]·V(next_observations[b]).
+    """
+
+    observations: Tree  # [B, …]
+    actions: Array  # int64 [B] or float32 [B, A]
+    rewards: npt.NDArray[np.float32]  # Σ γ^k·r over n_steps rows
+    next_observations: Tree  # [B, …], n_steps later
+    discounts: npt.NDArray[np.float32]  # γ^n_steps, 0 where terminated
+    terminated: npt.NDArray[np.bool_]
+    n_steps: npt.NDArray[np.int32]  # at most n_step: fewer at an episode's end and at the newest row
+    indices: npt.NDArray[np.int64]
+
+
+class ReplayView(NamedTuple):
+    """A buffer's own memory as tensors, for the native learners. Valid until the next push.
+
+    Where next[i] ≥ 0, what follows row i is row next[i] of the observations, else row ~next[i] of extra
+    (csrc/replay/replay.h).
+    """
+
+    observations: torch.Tensor  # float32 [C, D]
+    extra: torch.Tensor  # float32 [E, D]
+    next: torch.Tensor  # int64 [C]
+    actions: torch.Tensor  # int64 [C] or float32 [C, A]
+    rewards: torch.Tensor  # float32 [C]
+    terminated: torch.Tensor  # bool [C]
+    truncated: torch.Tensor  # bool [C]
+    size: int  # rows that may be drawn: the first `size` ones
+
+
+class Ring:
+    """The newest ``capacity`` rows; what the arrays mean is in csrc/replay/replay.h.
+
+    Args:
+        capacity: C.
+        layout: of a row.
+        n_extra: E to begin with; it grows as it must.
+
+    Raises:
+        MemoryError: it will not fit.
+    """
+
+    def __init__(self, capacity: int, layout: Layout, n_extra: int = 1) -> None:
+        self.capacity, self.layout = capacity, layout
+        require_memory(capacity, layout.bytes_for(capacity))
+        try:
+            self._rows = [column.empty(capacity) for column in layout.leaves]
+            self._extra = [np.zeros((n_extra, *c.shape), c.dtype) for c in layout.leaves]
+            self._actions = layout.actions.empty(capacity)
+            self._rewards = np.empty(capacity, np.float32)
+            self._terminated = np.empty(capacity, np.bool_)
+            self._truncated = np.empty(capacity, np.bool_)
+            self._next = np.empty(capacity, np.int64)
+        except MemoryError as error:
+            raise MemoryError(f"ReplayBuffer: capacity {capacity} could not be allocated: {error}") from error
+        self._free = np.arange(n_extra)[::-1].copy()
+        self._pending = np.full(1, -1, np.int64)
+        self._counts = np.array([0, n_extra])
+        self._connect()
+
+    @property
+    def pushed(self) -> int:
+        """Rows that ever came."""
+        return int(self._counts[0])
+
+    @property
+    def size(self) -> int:
+        """Rows that are there: the first ones of every array."""
+        return min(int(self._counts[0]), self.capacity)
+
+    def push(
+        self,
+        observations: Tree,
+        others: Tree,
+        n_others: int,
+        envs: npt.NDArray[np.int64],
+        following: npt.NDArray[np.int64],
+        actions: Any,
+        rewards: Any,
+        terminated: Any,
+        truncated: Any,
+        n_envs: int,
+    ) -> None:
+        """Appends rows; what followed row r is observation following[r], or ~following[r] of the others."""
+        n, layout = len(envs), self.layout
+        arguments = (
+            layout.fit(observations, n),
+            layout.fit(others, n_others, "next_observations"),
+            envs,
+            following,
+            layout.actions.fit(actions, n),
+            fit_vector("rewards", rewards, _REWARD, n),
+            fit_vector("terminated", terminated, _FLAG, n),
+            fit_vector("truncated", truncated, _FLAG, n),
+        )
+        self._make_room(n, n_envs)
+        self._core.push(*arguments)
+
+    def cut(self) -> None:
+        """Nothing pushed later continues what is here."""
+        self._pending[:] = -1
+
+    def gather(self, indices: npt.NDArray[np.int64], n_step: int, gamma: float) -> ReplayBatch:
+        """The rows at the positions, with their targets."""
+        layout = self.layout
+        n = len(indices)
+        leaves = [column.empty(n) for column in layout.leaves]
+        next_leaves = [column.empty(n) for column in layout.leaves]
+        actions = layout.actions.empty(n)
+        rewards, discounts = np.empty(n, np.float32), np.empty(n, np.float32)
+        terminated, n_steps = np.empty(n, np.bool_), np.empty(n, np.int32)
+        self._core.gather(
+            indices,
+            n_step,
+            gamma,
+            leaves,
+            next_leaves,
+            actions,
+            rewards,
+            discounts,
+            terminated,
+            n_steps,
+        )
+        return ReplayBatch(
+            layout.tree(leaves),
+            actions,
+            rewards,
+            layout.tree(next_leaves),
+            discounts,
+            terminated,
+            n_steps,
+            indices,
+        )
+
+    def view(self) -> ReplayView:
+        """The memory itself."""
+        layout = self.layout
+        column = layout.observations
+        if not isinstance(column, Column) or column.dtype != np.float32:
+            raise ValueError("ReplayBuffer: only observations of one float array can be viewed")
+
+        def flat(rows: Array) -> torch.Tensor:
+            return torch.from_numpy(rows.reshape(len(rows), math.prod(rows.shape[1:])))
+
+        actions = self._actions if layout.actions.dtype == np.int64 else flat(self._actions)
+        return ReplayView(
+            flat(self._rows[0]),
+            flat(self._extra[0]),
+            torch.from_numpy(self._next),
+            torch.as_tensor(actions),
+            torch.from_numpy(self._rewards),
+            torch.from_numpy(self._terminated),
+            torch.from_numpy(self._truncated),
+            self.size,
+        )
+
+    # --- state ----------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The live rows, copied."""
+        size = self.size
+        following = self._next[:size].copy()
+        own = following < 0
+        extra = ~following[own]
+        # Which extra row an observation lies in plays no part: they are saved in the order of their rows.
+        following[own] = ~np.arange(len(extra))
+        return {
+            "observations": self.layout.tree([leaf[:size].copy() for leaf in self._rows]),
+            "extra": self.layout.tree([leaf[extra] for leaf in self._extra]),
+            "actions": self._actions[:size].copy(),
+            "rewards": self._rewards[:size].copy(),
+            "terminated": self._terminated[:size].copy(),
+            "truncated": self._truncated[:size].copy(),
+            "next": following,
+            "pending": self._pending.copy(),
+            "pushed": self.pushed,
+        }
+
+    @classmethod
+    def from_state(cls, capacity: int, rows: Mapping[str, Any], expected: Layout | None) -> Ring:
+        """What `state_dict` gave.
+
+        Raises:
+            ValueError: something is missing, of another layout than expected, or leads nowhere.
+        """
+        layout = layout_of_rows(entry_of(rows, "observations"), entry_of(rows, "actions"))
+        if expected is not None and layout != expected:
+            raise ValueError(f"ReplayBuffer: the state holds {layout}, the buffer {expected}")
+        pushed = int(entry_of(rows, "pushed"))
+        size = min(pushed, capacity)
+        following = fit_vector("next", entry_of(rows, "next"), _LINK, size)
+        pending = np.array(entry_of(rows, "pending"), np.int64)
+        n_extra = int((following < 0).sum())
+        if (
+            size < 1
+            or not np.array_equal(np.sort(~following[following < 0]), np.arange(n_extra))
+            or following.max() >= size
+            or pending.ndim != 1
+            or not ((pending >= -1) & (pending < pushed)).all()
+        ):
+            raise ValueError("ReplayBuffer: the state's links lead nowhere")
+        oldest = pushed % capacity if pushed > capacity else 0
+        age = (np.arange(size) - oldest) % size
+        linked = np.flatnonzero(following >= 0)
+        live = pending[pending >= max(0, pushed - capacity)] % capacity
+        if not (following[live] < 0).all() or not (age[following[linked]] > age[linked]).all():
+            raise ValueError("ReplayBuffer: the state's links lead nowhere")
+        observations = layout.fit(rows["observations"], size)
+        extra = layout.fit(entry_of(rows, "extra"), n_extra, "extra")
+        columns = (
+            layout.actions.fit(rows["actions"], size),
+            fit_vector("rewards", entry_of(rows, "rewards"), _REWARD, size),
+            fit_vector("terminated", entry_of(rows, "terminated"), _FLAG, size),
+            fit_vector("truncated", entry_of(rows, "truncated"), _FLAG, size),
+            following,
+        )
+        ring = cls(capacity, layout, max(1, n_extra))
+        own = (ring._actions, ring._rewards, ring._terminated, ring._truncated, ring._next)
+        for target, source in (
+            *zip(ring._rows, observations, strict=True),
+            *zip(own, columns, strict=True),
+        ):
+            target[:size] = source
+        for target, source in zip(ring._extra, extra, strict=True):
+            target[:n_extra] = source
+        ring._pending = pending
+        n_free = len(ring._free) - n_extra
+        ring._free[:n_free] = np.arange(n_extra, len(ring._free))
+        ring._counts[:] = pushed, n_free
+        ring._connect()
+        return ring
+
+    # --- memory ---------------------------------------------------------------------------------
+
+    def _connect(self) -> None:
+        self._core = _Replay(
+            self.capacity,
+            self._rows,
+            self._extra,
+            self._actions,
+            self._rewards,
+            self._terminated,
+            self._truncated,
+            self._next,
+            self._free,
+            self._pending,
+            self._counts,
+        )
+
+    def _make_room(self, n: int, n_envs: int) -> None:
+        """Extra rows and environments enough for a push of n rows."""
+        have = len(self._free)
+        n_free = int(self._counts[1])
+        needed = min(self.capacity, have - n_free + n)
+        if needed <= have and n_envs <= len(self._pending):
+            return
+        if needed > have:
+            more = min(self.capacity, max(2 * have, needed)) - have
+            self._extra = [np.concatenate([e, np.zeros((more, *e.shape[1:]), e.dtype)]) for e in self._extra]
+            fresh = np.arange(have + more - 1, have - 1, -1)
+            self._free = np.concatenate([self._free[:n_free], fresh, self._free[n_free:]])
+            self._counts[1] += more
+        if n_envs > len(self._pending):
+            fresh = np.full(n_envs - len(self._pending), -1, np.int64)
+            self._pending = np.concatenate([self._pending, fresh])
+        self._connect()
+
+
+def entry_of(state: Mapping[str, Any], key: str) -> Any:
+    """state[key], or a ValueError that names it."""
+    if key not in state:
+        raise ValueError(f"ReplayBuffer: the state has no {key!r}")
+    return state[key]

@@ -29,6 +29,7 @@ _EXPORTS = {
     "RandomStream": "random",
     "TrainConfig": "config",
     "BatchPipeline": "pipelines",
+    "LivePipeline": "pipelines",
     "VectorBatchPipeline": "pipelines",
     "ReplayBuffer": "buffers",
     "ObsNormalizer": "envs.normalizers",
@@ -56,6 +57,7 @@ __all__ = [
     "EpisodeData",
     "EvalMetrics",
     "HyperparamSet",
+    "LivePipeline",
     "LoopCallback",
     "LoopController",
     "LoopState",
@@ -95,7 +97,7 @@ if TYPE_CHECKING:
         TorchEvaluator,
         evaluate_policy,
     )
-    from optix_fast.pipelines import BatchPipeline, VectorBatchPipeline
+    from optix_fast.pipelines import BatchPipeline, LivePipeline, VectorBatchPipeline
     from optix_fast.random import RandomStream
     from optix_fast.types import (
         BaseAgent,

@@ -75,7 +75,7 @@ class SingleStepper:
             self.action_masks = None
             return
         write(self.observations, 0, observation)
-        mask = _mask_of(observation, info)
+        mask = mask_of(observation, info)
         self.action_masks = None if mask is None else np.array(mask, np.bool_)[None]
 
     def close(self) -> None:
@@ -165,7 +165,7 @@ class VectorStepper:
 
     def _show(self, observations: Tree, info: Mapping[str, Any]) -> None:
         write(self.observations, slice(None), observations)
-        mask = _mask_of(observations, info)
+        mask = mask_of(observations, info)
         told = info.get("_action_mask")
         if mask is None or told is None:
             self.action_masks = None if mask is None else np.array(mask, np.bool_)
@@ -234,7 +234,8 @@ def _index(tree: Any, i: int, space: spaces.Space[Any]) -> Tree:
     return tree[i]
 
 
-def _mask_of(observation: Tree, info: Mapping[str, Any]) -> Any:
+def mask_of(observation: Tree, info: Mapping[str, Any]) -> Any:
+    """The action mask that came with an observation, None where there is none."""
     if "action_mask" in info:
         return info["action_mask"]
     return observation.get("action_mask") if isinstance(observation, Mapping) else None

@@ -40,8 +40,8 @@ class WindowPipeline(BasePipeline):
         seed: int | None,
         max_steps: int | None,
     ) -> None:
-        self.window_size = _positive("window_size", window_size)
-        self.max_steps = None if max_steps is None else _positive("max_steps", max_steps)
+        self.window_size = positive("window_size", window_size)
+        self.max_steps = None if max_steps is None else positive("max_steps", max_steps)
         self.total_steps = 0
         self.agent: Any = None
         self._seed = None if seed is None else operator.index(seed)
@@ -93,9 +93,7 @@ class WindowPipeline(BasePipeline):
 
     def set_agent(self, agent: Any) -> None:
         """Let `agent` act, and tell it the spaces if it wants to know (`bind_spaces`)."""
-        if not callable(getattr(agent, "act", None)) or isinstance(agent, type):
-            raise TypeError(f"agent must be an object with an act(observation) method, got {_kind(agent)}")
-        bind = getattr(agent, "bind_spaces", None)
+        bind = getattr(checked_agent(agent), "bind_spaces", None)
         if bind is not None:
             bind(self.observation_space, self.action_space)
         self.agent = agent
@@ -229,7 +227,7 @@ class WindowPipeline(BasePipeline):
         )
         self.total_steps += data.length
         if stepper.n_envs == 1:
-            _add_single_environment_fields(data)
+            add_single_environment_fields(data)
         return data
 
     def _account(self, rows: WindowRows) -> dict[str, Any]:
@@ -303,7 +301,7 @@ class WindowPipeline(BasePipeline):
         self._started = True
 
 
-def _add_single_environment_fields(data: EpisodeData) -> None:
+def add_single_environment_fields(data: EpisodeData) -> None:
     """episode_starts and final_obs, which have a meaning for one environment only."""
     ends = np.flatnonzero(data.dones)
     data.episode_starts = [0, *(int(i) + 1 for i in ends if i + 1 < data.length)]
@@ -311,11 +309,16 @@ def _add_single_environment_fields(data: EpisodeData) -> None:
         data.final_obs = tree_map(lambda leaf: leaf[0], data.next_observations)
 
 
-def _positive(name: str, value: Any) -> int:
+def positive(name: str, value: Any) -> int:
+    """`value`, an integer of at least 1; ValueError otherwise."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
     return int(value)
 
 
-def _kind(value: Any) -> str:
-    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+def checked_agent(agent: Any) -> Any:
+    """`agent`, an object that can act; TypeError otherwise."""
+    if isinstance(agent, type) or not callable(getattr(agent, "act", None)):
+        kind = f"the class {agent.__name__}" if isinstance(agent, type) else type(agent).__name__
+        raise TypeError(f"agent must be an object with an act(observation) method, got {kind}")
+    return agent

@@ -68,7 +68,8 @@ class Feed:
 
     A full buffer makes the thread wait, however long: a reader that is busy is no reason to give up
     a connection. When `stream()` ends or raises, it is called again: at once after a clean end that
-    had brought data, else after delay·2ⁿ seconds, n counting the failures in a row.
+    had brought data, else after delay·2ⁿ seconds, n counting the failures in a row. Before that, the
+    reader must have seen everything that the last connection brought, where it answers.
 
     Args:
         source: see DataSource.
@@ -164,12 +165,19 @@ class Feed:
                 return
             if arrived:
                 self._put(Lost(why))
+                self._wait_for_the_reader()
             pause = 0.0
             if error is not None or not arrived:
                 pause = min(self._max_delay, self._delay * 2.0 ** min(max(failures - 1, 0), 60))
             logger.warning("%s: %s; connecting again in %g s", name, why, pause)
             with self._changed:
                 self._changed.wait_for(self._closing.is_set, pause)
+
+    def _wait_for_the_reader(self) -> None:
+        """An answer to an observation of the lost connection must not be sent over the next one."""
+        if callable(getattr(self._source, "send_action", None)):
+            with self._changed:
+                self._changed.wait_for(lambda: self._closing.is_set() or not self._buffer)
 
     def _read_one_connection(self) -> tuple[int, Exception | None]:
         """How many items came, and what ended them."""

@@ -234,7 +234,7 @@ class LivePipeline(BasePipeline):
             row.action = self._stored(action)
         self._open = row
         send_action = getattr(self.data_source, "send_action", None)
-        if send_action is None:
+        if not callable(send_action):
             return False
         try:
             send_action(action)

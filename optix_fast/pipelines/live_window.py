@@ -74,7 +74,7 @@ class LiveWindow:
     def cut(self, last_observation: Tree) -> None:
         """The connection was lost after `last_observation`."""
         self.disconnects += 1
-        if self.rows:
+        if self.rows and not self.rows[-1].is_over:  # else the lost episode has no row yet
             self.rows[-1].truncated = True
             self.rows[-1].final_observation = last_observation
 

@@ -18,7 +18,7 @@ from tests.pipelines.conftest import Fixed, SpacesEnv, windows
 # --- construction -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("value", [0, -1, 2.5, "8", True, None])
+@pytest.mark.parametrize("value", [0, -1, 2.5, "8", True])
 def test_window_size_must_be_a_positive_integer(scripted, value):
     with pytest.raises(ValueError, match="window_size must be an integer of at least 1"):
         BatchPipeline(scripted(0), window_size=value)
@@ -182,3 +182,18 @@ def test_same_step_environment_without_final_observations_is_an_error(pipeline, 
     pipe = VectorBatchPipeline(agent=scripted_agent, window_size=4, vector_env=env)
     with pytest.raises(RuntimeError, match=r"promises info\['final_obs'\] for environment 2"):
         windows(pipe, 1)
+
+
+def test_environment_is_given_or_named_not_both_and_not_neither():
+    with pytest.raises(ValueError, match="give either env or env_id"):
+        BatchPipeline()
+    with pytest.raises(ValueError, match="give either env or env_id"):
+        BatchPipeline(Failing(), env_id="CartPole-v1")
+    with pytest.raises(ValueError, match="window_size and n_steps are the same"):
+        BatchPipeline(Failing(), window_size=4, n_steps=4)
+    with pytest.raises(ValueError, match="window_size must be an integer of at least 1, got 0"):
+        BatchPipeline(env_id="CartPole-v1", n_steps=0)
+    with pytest.raises(TypeError, match="env_id must be a string, got int"):
+        BatchPipeline(env_id=3)
+    with pytest.raises(gym.error.NameNotFound, match="NoSuchThing"):
+        BatchPipeline(env_id="NoSuchThing-v0").setup()

@@ -362,6 +362,21 @@ def test_window_that_spans_episodes_goes_on_after_a_lost_connection():
     assert data.final_obs == 9
 
 
+def test_episode_that_had_ended_is_not_cut_when_the_next_is_lost_at_once():
+    source = Script(
+        [item(0), item(1, 1.0, terminated=True), item(5), ConnectionError()],
+        [item(6), ConnectionError()],
+        [item(7), item(8, 8.0)],
+    )
+    pipeline = LIVE(source, Echo(), LIVE.every_n_steps(2), span_episodes=True, reconnect_delay=0.01)
+    (data,) = windows(pipeline, 1)
+    assert data.observations.tolist() == [0, 7]
+    assert data.terminated.tolist() == [True, False]
+    assert data.truncated.tolist() == [False, False]
+    assert data.final_observations.tolist() == [1]
+    assert data.metadata["disconnects"] == 2
+
+
 def test_end_between_two_episodes_loses_nothing():
     source = Script([item(0), item(1, 1.0, terminated=True)], [item(5), item(6, 6.0, terminated=True)])
     first, second = windows(LIVE(source, Echo()), 2)
@@ -381,6 +396,7 @@ def test_without_reconnect_the_partial_window_is_the_last():
 def test_reconnect_backs_off_and_starts_over_after_data():
     failures = [[ConnectionError()] for _ in range(4)]
     source = Script(*failures, [item(0), item(1, terminated=True), ConnectionError()], [item(2)])
+    source.send_action = None  # with it, the next connection waits for the last one's answers
     pipeline = LIVE(source, Echo(), LIVE.every_n_steps(1), reconnect_delay=0.1, max_reconnect_delay=0.25)
     iterator = pipeline.episodes()
     next(iterator)
@@ -399,6 +415,20 @@ def test_gives_up_after_max_attempts_that_bring_nothing():
     assert next(iterator).rewards.tolist() == [1.0]
     with pytest.raises(ConnectionError, match=r"Script brought nothing in 2 attempts: OSError: no route"):
         next(iterator)
+
+
+def test_next_connection_waits_until_the_last_one_was_answered():
+    source = Script([item(0), item(1, 1.0, terminated=True), item(2), item(3)], [item(4), item(5)])
+    pipeline = LIVE(source, Echo())
+    iterator = pipeline.episodes()
+    next(iterator)
+    time.sleep(0.1)  # while the agent learns, nothing is lost and nothing is connected
+    assert (len(source.times), source.actions) == (1, [0])
+    next(iterator)
+    next(iterator)
+    pipeline.teardown()
+    assert source.actions == [0, 20, 30, 40, 50]
+    assert len(source.times) >= 2
 
 
 def test_slow_learner_is_not_a_disconnect():

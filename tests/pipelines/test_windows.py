@@ -324,3 +324,24 @@ def test_agent_can_be_replaced_between_windows(scripted):
     assert next(iterator).actions.tolist() == [1, 1]
     pipe.set_agent(Fixed(2))
     assert next(iterator).actions.tolist() == [2, 2]
+
+
+def test_environment_can_be_named_instead_of_given():
+    named = BatchPipeline(env_id="CartPole-v1", n_steps=30, seed=3)
+    given = BatchPipeline(gym.make("CartPole-v1"), window_size=30, seed=3)
+
+    class Zero:
+        def act(self, observation):
+            return 0
+
+    for pipe in (named, given):
+        pipe.set_agent(Zero())
+    a, b = next(named.episodes()), next(given.episodes())
+    assert a.length == named.n_steps == 30
+    np.testing.assert_array_equal(a.observations, b.observations)
+    first = named.env
+    named.teardown()
+    assert named.env is not first  # a fresh one, not the closed one
+    assert next(named.episodes()).episode_id == 1
+    named.teardown()
+    given.teardown()

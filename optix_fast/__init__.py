@@ -31,6 +31,7 @@ _EXPORTS = {
     "BatchPipeline": "pipelines",
     "LivePipeline": "pipelines",
     "VectorBatchPipeline": "pipelines",
+    "PrioritizedReplayBuffer": "buffers",
     "ReplayBuffer": "buffers",
     "ObsNormalizer": "envs.normalizers",
     "RewardNormalizer": "envs.normalizers",
@@ -64,6 +65,7 @@ __all__ = [
     "NonFiniteError",
     "ObsNormalizer",
     "PolicySnapshot",
+    "PrioritizedReplayBuffer",
     "RLOptimizer",
     "RandomStream",
     "ReplayBuffer",
@@ -86,7 +88,7 @@ __all__ = [
 if TYPE_CHECKING:
     from optix_fast import ops
     from optix_fast.agents import TorchGaussianPPOAgent, TorchPPOAgent, make_agent
-    from optix_fast.buffers import ReplayBuffer
+    from optix_fast.buffers import PrioritizedReplayBuffer, ReplayBuffer
     from optix_fast.config import TrainConfig
     from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer, RunningMeanStd
     from optix_fast.loop import (

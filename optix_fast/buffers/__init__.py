@@ -1,6 +1,7 @@
 """Buffers: what off-policy agents learn from."""
 
+from optix_fast.buffers.prioritized import PrioritizedBatch, PrioritizedReplayBuffer
 from optix_fast.buffers.replay import ReplayBuffer
 from optix_fast.buffers.ring import ReplayBatch, ReplayView
 
-__all__ = ["ReplayBatch", "ReplayBuffer", "ReplayView"]
+__all__ = ["PrioritizedBatch", "PrioritizedReplayBuffer", "ReplayBatch", "ReplayBuffer", "ReplayView"]

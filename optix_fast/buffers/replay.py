@@ -195,12 +195,28 @@ class ReplayBuffer:
         """n rows, each drawn uniformly and with replacement."""
         return self._gather(self.sample_indices(n))
 
-    def sample_indices(self, n: int) -> npt.NDArray[np.int64]:
-        """n positions, each drawn uniformly and with replacement."""
+    def sample_indices(self, n: int, *, replace: bool = True) -> npt.NDArray[np.int64]:
+        """n positions, each drawn uniformly; without replacement, no two are equal."""
+        size = self.require_rows(n)
+        if replace:
+            return self._stream.integers(0, max(size, 1), n)
+        if 2 * n >= size:
+            return self._stream.permutation(size)[:n]
+        drawn = self._stream.integers(0, size, n)
+        while True:
+            # What has come before is drawn again.
+            first = np.unique(drawn, return_index=True)[1]
+            if len(first) == n:
+                return drawn
+            first.sort()
+            drawn = np.concatenate([drawn[first], self._stream.integers(0, size, n - len(first))])
+
+    def require_rows(self, n: int) -> int:
+        """len, where n rows can be drawn from them; a ValueError where they cannot."""
         n, size = _integer("n", n), len(self)
         if not 0 <= n <= size:
             raise ValueError(f"ReplayBuffer: n must be in [0, len] = [0, {size}], got {n}")
-        return self._stream.integers(0, max(size, 1), n)
+        return size
 
     def batch(self, indices: npt.NDArray[np.int64] | torch.Tensor) -> ReplayBatch:
         """The rows at the given positions, int64 [B] in [0, len)."""

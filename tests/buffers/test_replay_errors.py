@@ -7,10 +7,9 @@ import copy
 import numpy as np
 import pytest
 from gymnasium import spaces
-from replay_cases import NaiveBuffer, check_equal
+from replay_cases import NaiveBuffer, assert_same_state, check_equal
 
 from optix_fast.buffers import ReplayBuffer, layout
-from optix_fast.types import tree_leaves
 
 
 def filled(capacity=8, rows=5, **options):
@@ -18,13 +17,6 @@ def filled(capacity=8, rows=5, **options):
     for i in range(rows):
         buffer.push(np.array([i, 0.0]), [0.5], float(i), np.array([i + 1, 0.0]), i % 4 == 3)
     return buffer
-
-
-def assert_same_state(a, b):
-    left, right = (tree_leaves({**s, "rows": s["rows"] or {}}) for s in (a, b))
-    assert len(left) == len(right)
-    for x, y in zip(left, right, strict=True):
-        np.testing.assert_array_equal(x, y)
 
 
 @pytest.mark.parametrize("capacity", [0, -1])

@@ -88,3 +88,11 @@ def check_equal(buffer: Any, naive: NaiveBuffer) -> None:
         np.testing.assert_allclose(batch.rewards[i], reward, rtol=1e-6, atol=1e-6)
         np.testing.assert_allclose(batch.discounts[i], discount, rtol=1e-6)
         assert batch.n_steps[i] == m
+
+
+def assert_same_state(a: Any, b: Any) -> None:
+    """Two state dicts of replay buffers, number by number."""
+    left, right = (tree_leaves({**s, "rows": s["rows"] or {}}) for s in (a, b))
+    assert len(left) == len(right)
+    for x, y in zip(left, right, strict=True):
+        np.testing.assert_array_equal(x, y)

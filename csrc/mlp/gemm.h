@@ -4,10 +4,12 @@
 // each step loads the vectors of B's row k, and multiplies them by the elements of A's column k, one by one
 // broadcast. So A may have any strides, rows of B and C must be adjacent in memory and N a multiple of the
 // vector, which padded rows provide. Columns are the outer loop: their slice of B stays in cache while the
-// rows of A pass. The sum over k runs from first to last in every element.
+// rows of A pass. The sum over k runs from first to last in every element. A large product is shared out to
+// the worker team by rows of C.
 #pragma once
 
 #include "lanes.h"
+#include "threads.h"
 
 namespace optix_fast {
 namespace {
@@ -78,18 +80,22 @@ void multiply_rows(int64_t rows, int64_t depth, Left<T> a, Rows<const T> b, Rows
   }
 }
 
-// done(row, rows, column, columns) is called for every finished block of C.
+// Multiplications from which on a product is worth sharing: it then takes about ten times as long as handing
+// out its parts.
+constexpr int64_t kSharedProduct = 1 << 20;
+
+// Rows first to end of C.
 template <typename S, typename T, typename Done>
-void multiply(int64_t rows, int64_t columns, int64_t depth, Left<T> a, Rows<const T> b, Rows<const T> start,
-              Rows<T> c, Done done) {
+void multiply_part(int64_t first, int64_t end, int64_t columns, int64_t depth, Left<T> a, Rows<const T> b,
+                   Rows<const T> start, Rows<T> c, Done done) {
   constexpr int64_t lanes = S::lanes;
   for (int64_t column = 0; column < columns;) {
     const int64_t left = (columns - column) / lanes;
     const int64_t vectors = left < kBlockVectors ? left : kBlockVectors;
-    for (int64_t row = 0; row < rows;) {
+    for (int64_t row = first; row < end;) {
       // The rows that are left, in blocks as even as possible: 8 are 4 + 4, not 6 + 2.
-      const int64_t blocks = (rows - row + kBlockRows - 1) / kBlockRows;
-      const int64_t here = (rows - row + blocks - 1) / blocks;
+      const int64_t blocks = (end - row + kBlockRows - 1) / kBlockRows;
+      const int64_t here = (end - row + blocks - 1) / blocks;
       const Left<T> a_here{a.data + row * a.row_stride, a.row_stride, a.depth_stride};
       const Rows<const T> b_here{b.data + column, b.stride};
       const Rows<const T> start_here{
@@ -113,6 +119,21 @@ void multiply(int64_t rows, int64_t columns, int64_t depth, Left<T> a, Rows<cons
     }
     column += vectors * lanes;
   }
+}
+
+// done(row, rows, column, columns) is called for every finished block of C, by the thread that made it.
+template <typename S, typename T, typename Done>
+void multiply(int64_t rows, int64_t columns, int64_t depth, Left<T> a, Rows<const T> b, Rows<const T> start,
+              Rows<T> c, Done done) {
+  const int members = rows * columns * depth < kSharedProduct ? 1 : team_size();
+  if (members == 1) return multiply_part<S>(0, rows, columns, depth, a, b, start, c, done);
+  // In whole blocks of rows.
+  const int64_t blocks = (rows + kBlockRows - 1) / kBlockRows;
+  in_team(members, [&](int member) {
+    const int64_t first = blocks * member / members * kBlockRows;
+    const int64_t end = member + 1 == members ? rows : blocks * (member + 1) / members * kBlockRows;
+    multiply_part<S>(first, end, columns, depth, a, b, start, c, done);
+  });
 }
 
 }  // namespace

@@ -14,8 +14,8 @@
 // = dZᵀ by strides. Activation and derivative are applied to each block of results while it is in the first
 // cache.
 //
-// CPU: one thread. The order of every sum depends on shapes and instruction set alone: the same bits at every
-// call.
+// CPU: one thread, or within a TeamScope (threads.h) several for large products. The order of every sum
+// depends on shapes and instruction set alone: the same bits at every call, and for every number of threads.
 #pragma once
 
 #include <cstddef>

@@ -145,13 +145,13 @@ void weight_gradient(const Layer<T>& l, const T* delta, const T* input, int64_t 
   }
 }
 
-// update(g, m, v, x) for every vector of a parameter and its Adam state; the target, if it follows, moves by
-// tau towards the new x.
+// update(g, m, v, x) for every vector of elements `first` to `end` of a parameter and its Adam state; the
+// target, if it follows, moves by tau towards the new x.
 template <typename S, bool Follow, typename T, typename Update>
-void sweep(const AdamParameter<T>& p, T tau, Update update) {
+void sweep(const AdamParameter<T>& p, int64_t first, int64_t end, T tau, Update update) {
   constexpr int64_t lanes = S::lanes;
-  int64_t i = 0;
-  for (; i + lanes <= p.size; i += lanes) {
+  int64_t i = first;
+  for (; i + lanes <= end; i += lanes) {
     auto m = S::load(p.exp_avg + i), v = S::load(p.exp_avg_sq + i), x = S::load(p.value + i);
     update(S::load(p.grad + i), m, v, x);
     S::store(p.exp_avg + i, m);
@@ -162,8 +162,8 @@ void sweep(const AdamParameter<T>& p, T tau, Update update) {
       S::store(p.target + i, target + tau * (x - target));
     }
   }
-  if (i == p.size) return;
-  const size_t left = p.size - i;
+  if (i >= end) return;
+  const size_t left = end - i;
   auto m = load_part<S>(p.exp_avg + i, left), v = load_part<S>(p.exp_avg_sq + i, left);
   auto x = load_part<S>(p.value + i, left);
   update(load_part<S>(p.grad + i, left), m, v, x);
@@ -175,6 +175,8 @@ void sweep(const AdamParameter<T>& p, T tau, Update update) {
     S::store_first(p.target + i, target + tau * (x - target), left);
   }
 }
+
+constexpr int64_t kSharedSweep = 1 << 15;  // elements from which on a sweep is worth sharing
 
 }  // namespace
 
@@ -320,7 +322,14 @@ void adam_step_cpu(const AdamParameter<T>& p, T scale, T tau) {
     v = v * beta2 + rest2 * g * g;
     x = x - step_size * divide<S>(m, square_root<S>(v) * inverse_root2 + eps);
   };
-  p.target != nullptr&& tau > T(0) ? sweep<S, true>(p, tau, update) : sweep<S, false>(p, tau, update);
+  const bool follow = p.target != nullptr && tau > T(0);
+  const int members = p.size < kSharedSweep ? 1 : team_size();
+  const int64_t line = padded<T>(1), lines = (p.size + line - 1) / line;
+  in_team(members, [&](int member) {
+    const int64_t first = lines * member / members * line, end = lines * (member + 1) / members * line;
+    const int64_t last = end < p.size ? end : p.size;
+    follow ? sweep<S, true>(p, first, last, tau, update) : sweep<S, false>(p, first, last, tau, update);
+  });
 }
 
 template <SimdPath Path, typename T>

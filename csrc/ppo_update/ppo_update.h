@@ -23,7 +23,8 @@
 //
 // Memory: everything comes from one arena, about 6 elements per parameter and B·2 per unit of every layer.
 //
-// CPU: one thread; the order of every sum is fixed (mlp.h, ppo_loss.h), so the same call gives the same bits.
+// CPU: one thread, and the worker team (threads.h) for large products; the order of every sum is fixed
+// (mlp.h, ppo_loss.h), so the same call gives the same bits.
 #pragma once
 
 #include "mlp/mlp.h"

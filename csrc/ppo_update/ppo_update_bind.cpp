@@ -6,6 +6,7 @@
 #include <string>
 
 #include "mlp/mlp_bind.h"
+#include "threads.h"
 
 namespace optix_fast {
 namespace {
@@ -139,6 +140,7 @@ py::tuple ppo_update(TensorReader& reader, const TensorView& observations, const
 
   PpoUpdateResult result;
   {
+    const TeamScope team(py::cast<int>(options["threads"]));
     py::gil_scoped_release release;
     place_in_thread_memory([&](Arena& arena) { place(args, arena); });
     find_gradients(args);

@@ -7,6 +7,7 @@ at any time.
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -264,6 +265,21 @@ def adam_parameters(
         (p, *_state(optimizer, p, create), *_numbers(groups[id(p)])) if p.requires_grad else (p,)
         for p in parameters
     ]
+
+
+def learner_threads() -> int:
+    """Threads that one learner call may use for large products: OPTIX_FAST_NUM_THREADS, else as many as torch
+    does. Narrower networks than about 128 run on one, whatever this says; results do not depend on it.
+
+    Raises:
+        ValueError: OPTIX_FAST_NUM_THREADS is not a number of at least 1.
+    """
+    asked = os.environ.get("OPTIX_FAST_NUM_THREADS")
+    if asked is None:
+        return torch.get_num_threads()
+    if not asked.isdecimal() or int(asked) < 1:
+        raise ValueError(f"OPTIX_FAST_NUM_THREADS must be an integer of at least 1, got {asked!r}")
+    return int(asked)
 
 
 def note_step(optimizer: torch.optim.Optimizer) -> None:

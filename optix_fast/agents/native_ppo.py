@@ -16,6 +16,7 @@ from optix_fast.agents.native_nets import (
     Networks,
     UnsupportedError,
     adam_parameters,
+    learner_threads,
     networks_of,
     note_step,
     trained_parameters,
@@ -169,6 +170,7 @@ def _means(sums: Sequence[float], n: int) -> dict[str, float]:
 
 def _options(config: PPOConfig, normal: bool, log_std: Tensor | None) -> Mapping[str, Any]:
     return {
+        "threads": learner_threads(),
         "normal": normal,
         "log_std": log_std,
         "minibatch_size": config.minibatch_size,

@@ -83,7 +83,7 @@ class ActPlan:
         kind: int,
         log_std: torch.Tensor | None,
         squash: bool,
-        first_action: int,
+        components: list[tuple[int, int]],
         bounds: tuple[npt.NDArray[np.float32], ...] | None,
         sizes: list[tuple[dict[Any, Any], int]],
         entries: list[tuple[dict[str, Any], str, Any]],

@@ -35,7 +35,7 @@ constexpr int64_t kFewRows = 8;  // below this many, row by row
 struct ActArgs {
   Stack<float> trunk, actor, critic;
   ActKind kind;
-  int64_t width;  // K of a categorical or greedy, A of a normal
+  int64_t width;  // K of a categorical (the sum over its components) or greedy, A of a normal
   int64_t rows, features;
 
   const float* observations;        // [N, D], or null and
@@ -51,13 +51,15 @@ struct ActArgs {
   const float *scale, *offset, *low, *high;  // [A]
   uint64_t key, stream_offset;
 
-  int64_t first_action;       // of the Discrete space
-  int64_t* discrete_actions;  // [N]
-  float* actions;             // [N, A], or null and
-  double* wide_actions;       // [N, A]
-  float* raw;                 // [N, A], or null: not wanted
-  float* log_probs;           // [N], or null: not wanted
-  float* values;              // [N], or null: not wanted
+  int64_t components;           // C of a categorical: 1, or those of a MultiDiscrete space
+  const int64_t* nvec;          // [C], K of each component; their sum is `width`
+  const int64_t* first_action;  // [C], of the space
+  int64_t* discrete_actions;    // [N], or [N, C]
+  float* actions;               // [N, A], or null and
+  double* wide_actions;         // [N, A]
+  float* raw;                   // [N, A], or null: not wanted
+  float* log_probs;             // [N], or null: not wanted
+  float* values;                // [N], or null: not wanted
 
   // Work memory.
   float* input;         // [N, padded(D)]
@@ -65,7 +67,7 @@ struct ActArgs {
   int64_t line_stride;  // padded(widest layer)
   float* shared;        // [N, padded(trunk outputs)]
   float* outputs;       // [N, padded(actor outputs)]
-  float* numbers;       // 2·N or N·A random ones, and 2 rows of padded(width)
+  float* numbers;       // N·C, 2·N or N·A random ones, and 2 rows of padded(width)
 };
 
 enum class ActFault : uint8_t { none, non_finite, row_masked };

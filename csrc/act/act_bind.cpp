@@ -92,7 +92,7 @@ class Observations {
   bool served_ = false, wide_ = false;
 };
 
-// The columns that rows of actions are written to: [T, N], [T, N, A].
+// The columns that rows of actions are written to: [T, N] and [T, N, width], `width` numbers in an action.
 class ActTargets {
  public:
   ActTargets(int64_t steps, int64_t envs, int64_t width, bool normal, py::handle given_actions,
@@ -101,7 +101,7 @@ class ActTargets {
     const int64_t n = steps * envs;
     wide_ = normal && py::cast<int>(given_actions.attr("itemsize")) == 8;
     const DType kind = !normal ? DType::i64 : wide_ ? DType::f64 : DType::f32;
-    actions_ = view_of(given_actions, "actions", kind, true, normal ? n * width : n);
+    actions_ = view_of(given_actions, "actions", kind, true, n * width);
     log_probs_ = view_of(given_log_probs, "log_probs", DType::f32, true, n);
     values_ = view_of(given_values, "values", DType::f32, true, n);
     raw_ = view_of(given_raw, "pre_tanh", DType::f32, true, n * width);
@@ -113,7 +113,7 @@ class ActTargets {
     if (t < 0 || t >= steps_) throw py::index_error("act: t must be a row of the window");
     const int64_t row = t * envs_, from = row * width_;
     if (args.kind != ActKind::normal) {
-      args.discrete_actions = actions_->as<int64_t>() + row;
+      args.discrete_actions = actions_->as<int64_t>() + from;
     } else if (wide_) {
       args.wide_actions = actions_->as<double>() + from;
     } else {
@@ -134,12 +134,9 @@ class ActTargets {
 // The critic may have no layers; there are no values then.
 class ActPlan {
  public:
-  ActPlan(const py::tuple& networks, int kind, py::object log_std, bool squash, int64_t first_action,
+  ActPlan(const py::tuple& networks, int kind, py::object log_std, bool squash, const py::list& components,
           const py::object& bounds, const py::list& sizes, const py::list& entries)
-      : kind_(static_cast<ActKind>(kind)),
-        squash_(squash),
-        first_action_(first_action),
-        log_std_(std::move(log_std)) {
+      : kind_(static_cast<ActKind>(kind)), squash_(squash), log_std_(std::move(log_std)) {
     for (int i = 0; i < 3; ++i) {
       for (py::handle item : networks[i]) add_layer(py::cast<py::tuple>(item), layers_[i]);
       stacks_[i] = stack_of(layers_[i], i > 0);
@@ -148,6 +145,17 @@ class ActPlan {
     features_ = first.in;
     outputs_ = layers_[1].back().out;
     width_ = normal() && log_std_.is_none() ? outputs_ / 2 : outputs_;
+    int64_t total = 0;
+    for (py::handle item : components) {
+      const auto pair = py::cast<py::tuple>(item);
+      nvec_.push_back(py::cast<int64_t>(pair[0]));
+      first_action_.push_back(py::cast<int64_t>(pair[1]));
+      total += nvec_.back();
+    }
+    if (!normal() &&
+        (nvec_.empty() || total != width_ || *std::min_element(nvec_.begin(), nvec_.end()) < 1)) {
+      throw py::value_error("act: components must have one or more actions each, in all as many as outputs");
+    }
     if (normal()) {
       const auto given = py::cast<py::tuple>(bounds);
       for (int i = 0; i < 4; ++i) bounds_[i] = view_of(given[i], "bounds", DType::f32, false, width_);
@@ -200,7 +208,9 @@ class ActPlan {
     }
     args.key = key;
     args.stream_offset = offset;
-    args.first_action = first_action_;
+    args.components = static_cast<int64_t>(nvec_.size());
+    args.nvec = nvec_.data();
+    args.first_action = first_action_.data();
     targets.point(t, args);
     if (layers_[2].empty()) args.values = nullptr;
     if (rows > room_) make_room(rows);
@@ -210,8 +220,9 @@ class ActPlan {
     if (fault == ActFault::row_masked) throw py::value_error("action_masks: a row allows no action");
     if (fault == ActFault::non_finite) return -1;
     if (deterministic) return 0;
-    const int64_t words =
-        normal() ? rows * width_ + (rows * width_) % 2 : (kind_ == ActKind::greedy ? 2 : 1) * rows;
+    int64_t words = rows * static_cast<int64_t>(nvec_.size());
+    if (normal()) words = rows * width_ + (rows * width_) % 2;
+    if (kind_ == ActKind::greedy) words = 2 * rows;
     return (words + 3) / 4;
   }
 
@@ -326,7 +337,8 @@ class ActPlan {
   ActKind kind_;
   bool squash_;
   float epsilon_ = 0;
-  int64_t first_action_, features_ = 0, outputs_ = 0, width_ = 0, work_ = 1;
+  std::vector<int64_t> nvec_, first_action_;  // of each component of a discrete action
+  int64_t features_ = 0, outputs_ = 0, width_ = 0, work_ = 1;
   py::object log_std_;
   const float* free_log_std_ = nullptr;
   std::vector<Layer<float>> layers_[3];
@@ -359,8 +371,8 @@ py::object act_entry(const Arguments& given) {
 
 void bind_act(py::module_& m) {
   py::class_<ActPlan>(m, "ActPlan")
-      .def(py::init<const py::tuple&, int, py::object, bool, int64_t, const py::object&, const py::list&,
-                    const py::list&>())
+      .def(py::init<const py::tuple&, int, py::object, bool, const py::list&, const py::object&,
+                    const py::list&, const py::list&>())
       .def("normalize", &ActPlan::normalize)
       .def("explore", &ActPlan::explore)
       .def("current", &ActPlan::current)

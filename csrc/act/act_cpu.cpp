@@ -121,18 +121,26 @@ int64_t invert(const float* log_p, int64_t n, float uniform, float* cumulative) 
 
 template <SimdPath Path>
 ActFault draw_categorical(const ActArgs& a) {
-  float* cumulative = a.numbers + padded<float>(a.rows);
-  if (!a.deterministic) random_uniform_cpu<Path>(a.key, a.stream_offset, a.rows, a.numbers);
+  const int64_t draws = a.rows * a.components;
+  float* cumulative = a.numbers + padded<float>(draws);
+  if (!a.deterministic) random_uniform_cpu<Path>(a.key, a.stream_offset, draws, a.numbers);
   ActFault fault = ActFault::none;
   for (int64_t i = 0; i < a.rows; ++i) {
     float* log_p = a.outputs + i * a.width;
     const uint8_t* allowed = a.action_mask == nullptr ? nullptr : a.action_mask + i * a.width;
-    if (!log_softmax(log_p, allowed, a.width)) return ActFault::row_masked;
-    const int64_t action =
-        a.deterministic ? most_probable(log_p, a.width) : invert(log_p, a.width, a.numbers[i], cumulative);
-    a.discrete_actions[i] = a.first_action + action;
-    if (a.log_probs != nullptr) a.log_probs[i] = log_p[action];
-    if (!(log_p[action] - log_p[action] == 0)) fault = ActFault::non_finite;
+    float log_prob = 0;
+    for (int64_t c = 0; c < a.components; ++c) {
+      const int64_t at = i * a.components + c, n = a.nvec[c];
+      if (!log_softmax(log_p, allowed, n)) return ActFault::row_masked;
+      const int64_t action =
+          a.deterministic ? most_probable(log_p, n) : invert(log_p, n, a.numbers[at], cumulative);
+      a.discrete_actions[at] = a.first_action[c] + action;
+      log_prob += log_p[action];
+      log_p += n;
+      allowed = allowed == nullptr ? nullptr : allowed + n;
+    }
+    if (a.log_probs != nullptr) a.log_probs[i] = log_prob;
+    if (!(log_prob - log_prob == 0)) fault = ActFault::non_finite;
   }
   return fault;
 }
@@ -166,7 +174,7 @@ ActFault draw_greedy(const ActArgs& a) {
       const auto which = static_cast<int64_t>(a.numbers[a.rows + i] * static_cast<float>(n_allowed));
       best = allowed_action(allowed, which < n_allowed ? which : n_allowed - 1);
     }
-    a.discrete_actions[i] = a.first_action + best;
+    a.discrete_actions[i] = a.first_action[0] + best;
   }
   return fault;
 }

@@ -10,6 +10,7 @@
 //   layers that
 //                  both share, may be empty.
 //   distribution   categorical: the actor's outputs are logits [B, K]
+//                  multi_discrete: they are the logits of one component after the other [B, ΣK_c]
 //                  normal: they are mean ‖ log_std [B, 2A] or, with a free log_std [A], the mean [B, A];
 //                  log_std is clamped to [−5, 2] and has no gradient outside
 //
@@ -37,10 +38,10 @@ constexpr double kLogStdMin = -5.0, kLogStdMax = 2.0;
 // What one minibatch needs besides the layers.
 template <typename T>
 struct Minibatch {
-  T* observations;  // [B, padded(D)]
-  int64_t* discrete_actions;
-  T* continuous_actions;  // [B, A]
-  uint8_t* action_mask;   // [B, K]
+  T* observations;            // [B, padded(D)]
+  int64_t* discrete_actions;  // [B, C]
+  T* continuous_actions;      // [B, A]
+  uint8_t* action_mask;       // [B, K]
   T* old_log_probs;
   T* advantages;
   T* old_values;
@@ -64,7 +65,8 @@ struct PpoUpdateArgs {
 
   int64_t rows, features;
   const T* observations;
-  const int64_t* discrete_actions;
+  int64_t components;               // C: numbers in a discrete action
+  const int64_t* discrete_actions;  // [R, C]
   const T* continuous_actions;
   const uint8_t* action_mask;  // or null
   const T* old_log_probs;
@@ -80,6 +82,7 @@ struct PpoUpdateArgs {
   Trained<T> trained;
 
   Minibatch<T> batch;
+  float* stats;  // [kPpoStatistics + C]
   Scratch<T> scratch;
 };
 

@@ -39,7 +39,7 @@ void place(PpoUpdateArgs<T>& args, Arena& arena) {
   scratch_place(args.scratch, rows, width_of_all, arena);
   Minibatch<T>& b = args.batch;
   b.observations = arena.take<T>(whole_rows(rows) * padded<T>(args.features));
-  b.discrete_actions = arena.take<int64_t>(rows);
+  b.discrete_actions = arena.take<int64_t>(rows * args.components);
   b.continuous_actions = arena.take<T>(rows * width);
   b.action_mask = arena.take<uint8_t>(rows * width);
   for (T** per_row :
@@ -51,8 +51,9 @@ void place(PpoUpdateArgs<T>& args, Arena& arena) {
   b.grad_actor = arena.take<T>(whole_rows(rows) * args.actor.last().stride);
   b.grad_critic = arena.take<T>(whole_rows(rows) * args.critic.last().stride);
   b.grad_trunk = args.trunk.n == 0 ? nullptr : arena.take<T>(whole_rows(rows) * args.trunk.last().stride);
-  b.loss_scratch =
-      reinterpret_cast<T*>(arena.take<unsigned char>(static_cast<int64_t>(ppo_loss_scratch_bytes(width))));
+  const size_t scratch_bytes = ppo_loss_scratch_bytes(width, args.components);
+  b.loss_scratch = reinterpret_cast<T*>(arena.take<unsigned char>(static_cast<int64_t>(scratch_bytes)));
+  args.stats = arena.take<float>(kPpoStatistics + args.components);
   args.grad_log_std = arena.take<T>(width);
   trained_place(args.trained, arena);
 }
@@ -96,7 +97,13 @@ py::tuple ppo_update(TensorReader& reader, const TensorView& observations, const
   args.advantages = per_row("advantages");
   args.returns = per_row("returns");
   const bool normal = py::cast<bool>(options["normal"]);
-  args.loss.kind = normal ? PolicyKind::normal : PolicyKind::categorical;
+  const auto nvec = py::cast<std::vector<int64_t>>(options["nvec"]);
+  args.loss.kind = normal         ? PolicyKind::normal
+                   : nvec.empty() ? PolicyKind::categorical
+                                  : PolicyKind::multi_discrete;
+  args.loss.nvec = nvec.data();
+  args.loss.n_discrete = static_cast<int64_t>(nvec.size());
+  args.components = std::max<int64_t>(args.loss.n_discrete, 1);
   const py::object log_std = options["log_std"], mask = rows["action_masks"];
   const int64_t width = normal && log_std.is_none() ? outputs / 2 : outputs;
   args.loss.actions_width = width;
@@ -107,8 +114,14 @@ py::tuple ppo_update(TensorReader& reader, const TensorView& observations, const
       args.log_std = reader.read(log_std, "log_std", dtype, "[A]", {width}).template as<T>();
     }
   } else {
-    args.discrete_actions =
-        reader.read(rows["actions"], "actions", DType::i64, "[R]", {args.rows}).template as<int64_t>();
+    int64_t total = nvec.empty() ? width : 0;
+    for (int64_t n : nvec) total += n;
+    if (total != width) throw py::value_error("ppo_update: nvec must add up to the actor's outputs");
+    const TensorView actions =
+        nvec.empty()
+            ? reader.read(rows["actions"], "actions", DType::i64, "[R]", {args.rows})
+            : reader.read(rows["actions"], "actions", DType::i64, "[R, C]", {args.rows, args.components});
+    args.discrete_actions = actions.template as<int64_t>();
     if (!mask.is_none()) {
       args.action_mask =
           reader.read(mask, "action_masks", DType::b8, "[R, K]", {args.rows, width}).template as<uint8_t>();
@@ -127,12 +140,12 @@ py::tuple ppo_update(TensorReader& reader, const TensorView& observations, const
   args.minibatch_size = std::min(py::cast<int64_t>(options["minibatch_size"]), args.rows);
   args.max_norm = py::cast<double>(options["max_norm"]);
   args.kl_limit = py::cast<double>(options["kl_limit"]);
-  const double entropy_coef = py::cast<double>(options["entropy_coef"]);
+  const std::vector<double> entropy_coef(args.components, py::cast<double>(options["entropy_coef"]));
   args.loss.clip_ratio = py::cast<double>(options["clip_ratio"]);
   args.loss.value_clip_mode = static_cast<ValueClip>(py::cast<int>(options["value_clip_mode"]));
   args.loss.value_clip = py::cast<double>(options["value_clip"]);
   args.loss.vf_coef = py::cast<double>(options["vf_coef"]);
-  args.loss.entropy_coef = &entropy_coef;
+  args.loss.entropy_coef = entropy_coef.data();
   args.loss.normalize_advantages = py::cast<bool>(options["normalize_advantages"]);
 
   std::vector<AdamParameter<T>> adam = read_parameters<T>(reader, dtype, parameters);

@@ -16,8 +16,8 @@ void gather(const PpoUpdateArgs<T>& a, const int64_t* order, int64_t n) {
     b.old_values[i] = a.values[row];
     b.advantages[i] = a.advantages[row];
     b.returns[i] = a.returns[row];
-    if (a.loss.kind == PolicyKind::categorical) {
-      b.discrete_actions[i] = a.discrete_actions[row];
+    if (a.loss.kind != PolicyKind::normal) {
+      copy(a.discrete_actions + row * a.components, a.components, b.discrete_actions + i * a.components);
       if (a.action_mask != nullptr) copy(a.action_mask + row * width, width, b.action_mask + i * width);
     } else {
       copy(a.continuous_actions + row * width, width, b.continuous_actions + i * width);
@@ -57,7 +57,7 @@ void read_outputs(const PpoUpdateArgs<T>& a, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
     const T* out = policy.output + i * policy.stride;
     b.values[i] = a.critic.last().output[i * a.critic.last().stride];
-    if (a.loss.kind == PolicyKind::categorical) {
+    if (a.loss.kind != PolicyKind::normal) {
       copy(out, width, b.params + i * width);
       continue;
     }
@@ -78,7 +78,7 @@ void write_output_gradients(const PpoUpdateArgs<T>& a, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
     b.grad_critic[i * a.critic.last().stride] = b.grad_values[i];
     T* by_output = b.grad_actor + i * policy.stride;
-    if (a.loss.kind == PolicyKind::categorical) {
+    if (a.loss.kind != PolicyKind::normal) {
       copy(b.grad_params + i * width, width, by_output);
       continue;
     }
@@ -157,7 +157,7 @@ bool minibatch_step(const PpoUpdateArgs<T>& a, const int64_t* order, int64_t n, 
   forward<Path>(a, n);
   read_outputs(a, n);
   T loss;
-  float stats[kPpoStatistics + 1];
+  float* stats = a.stats;
   const PpoLossFault fault = ppo_loss_cpu<Path, T>(loss_args(a, n, &loss, stats));
   if (fault.kind != PpoLossFault::none) {
     result.failure = PpoUpdateResult::data;
@@ -166,7 +166,7 @@ bool minibatch_step(const PpoUpdateArgs<T>& a, const int64_t* order, int64_t n, 
     return false;
   }
   bool all_finite = finite(loss);
-  for (float x : stats) all_finite = all_finite && finite(x);
+  for (int i = 0; i < kPpoStatistics; ++i) all_finite = all_finite && finite(stats[i]);
   if (!all_finite) {
     result.failure = PpoUpdateResult::loss;
     return false;

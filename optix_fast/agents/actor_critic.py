@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from optix_fast.agents import agent as shared
 from optix_fast.envs.normalizers import ObsNormalizer
-from optix_fast.networks.heads import CategoricalHead, Draw, NormalHead
+from optix_fast.networks.heads import Draw, PolicyHead
 from optix_fast.random import RandomStream
 from optix_fast.serialization import load_state, save_state
 from optix_fast.types import Array, NonFiniteError, Tree
@@ -32,7 +32,7 @@ class ActorCriticPolicy:
         self,
         actor: nn.Module,
         critic: nn.Module,
-        head: CategoricalHead | NormalHead,
+        head: PolicyHead,
         device: torch.device,
         obs_normalizer: ObsNormalizer | None,
     ) -> None:

@@ -104,8 +104,9 @@ def choose_algo(algo: str, action_space: Any) -> str:
     """
     if algo not in (*ALGORITHMS, "auto"):
         raise ValueError(f"algo must be one of {', '.join(ALGORITHMS)}, auto; got {algo!r}")
-    if not isinstance(action_space, spaces.Box | spaces.Discrete):
-        raise ValueError(f"ppo needs a Discrete or Box action space, got {action_space}")
+    flat = isinstance(action_space, spaces.MultiDiscrete) and action_space.nvec.ndim == 1
+    if not flat and not isinstance(action_space, spaces.Box | spaces.Discrete):
+        raise ValueError(f"ppo needs a Discrete, MultiDiscrete or Box action space, got {action_space}")
     return "ppo"
 
 
@@ -131,6 +132,8 @@ def _spaces(env: Any) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
 def _outputs(action_space: Any, log_std: str) -> int:
     if isinstance(action_space, spaces.Discrete):
         return int(action_space.n)
+    if isinstance(action_space, spaces.MultiDiscrete):
+        return int(action_space.nvec.sum())
     width = 1
     for size in action_space.shape:
         width *= int(size)

@@ -13,13 +13,13 @@ from torch.nn.modules import module as nn_module
 from optix_fast import _native
 from optix_fast.agents.native_nets import Layer, UnsupportedError, check_parameter, networks_of
 from optix_fast.envs.normalizers import ObsNormalizer, RunningMeanStd
-from optix_fast.networks.heads import CategoricalHead, GreedyHead, NormalHead
+from optix_fast.networks.heads import CategoricalHead, GreedyHead, MultiDiscreteHead, NormalHead, PolicyHead
 from optix_fast.random import RandomStream
 from optix_fast.types import Array, NonFiniteError
 
 _core: Any = _native.core
 # The numbers of csrc/act/act.h.
-_KINDS: dict[type, int] = {CategoricalHead: 0, NormalHead: 1, GreedyHead: 2}
+_KINDS: dict[type, int] = {CategoricalHead: 0, MultiDiscreteHead: 0, NormalHead: 1, GreedyHead: 2}
 _FORWARD_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _HEAD_STATE = ("_start", "_scale", "_offset", "_low", "_high", "squash", "log_std", "space")
 
@@ -32,7 +32,7 @@ class Policy(Protocol):
     @property
     def critic(self) -> nn.Module | None: ...
     @property
-    def head(self) -> CategoricalHead | NormalHead: ...
+    def head(self) -> PolicyHead: ...
     @property
     def obs_normalizer(self) -> ObsNormalizer | None: ...
 
@@ -98,16 +98,22 @@ class NativeActor:
             if networks.outputs != head.action_dim * (2 if head.log_std is None else 1):
                 raise UnsupportedError("the actor's outputs do not fit the action space")
             bounds = (head._scale, head._offset, head._low, head._high)
-            log_std, squash, start = head.log_std, bool(head.squash), 0
+            log_std, squash = head.log_std, bool(head.squash)
+            components: list[tuple[int, int]] = []
             if log_std is not None:
                 check_parameter(log_std, "log_std")
         else:
-            if head.space is not None and networks.outputs != head.space.n:
+            bounds, log_std, squash = None, None, False
+            if isinstance(head, MultiDiscreteHead):
+                components = list(zip(head.dist.nvec, head._start.tolist(), strict=True))
+            else:
+                n = networks.outputs if head.space is None else int(head.space.n)
+                components = [(n, head._start)]
+            if networks.outputs != sum(n for n, _ in components):
                 raise UnsupportedError("the actor's outputs do not fit the action space")
-            bounds, log_std, squash, start = None, None, False, head._start
         plan = _core.ActPlan(
             tuple([_described(layer) for layer in part] for part in networks),
-            _KINDS[type(head)], log_std, squash, start, bounds,
+            _KINDS[type(head)], log_std, squash, components, bounds,
             [size for net in _nets(policy) for size in _sizes(net)],
             [*(entry for net in _nets(policy) for entry in _entries(net)), *_own_entries(policy)],
         )  # fmt: skip
@@ -175,7 +181,8 @@ class NativeActor:
                 return None
             if raw is None:
                 sample = self._policy.head.raw_of(actions)[0]
-                return Acted(int(actions[0]), float(log_probs[0]), float(values[0]), sample)
+                action = int(actions[0]) if actions.ndim == 1 else actions[0].copy()
+                return Acted(action, float(log_probs[0]), float(values[0]), sample)
             action = self._shaped(actions)[0].copy()
             return Acted(action, float(log_probs[0]), float(values[0]), raw[0].copy())
         return None
@@ -191,7 +198,7 @@ class NativeActor:
         if column is not None:
             raw = rows.column(column, (self._plan.width,))
         self._targets = _core.ActTargets(
-            rows.n_steps, rows.n_envs, self._plan.width, column is not None,
+            rows.n_steps, rows.n_envs, self._action_width(), column is not None,
             rows.actions, rows.column("log_probs") if judged else None,
             rows.column("values") if judged else None, raw,
         )  # fmt: skip
@@ -200,14 +207,21 @@ class NativeActor:
         """Whether the core reads this mask of allowed actions [N, K]."""
         return not isinstance(self._policy.head, NormalHead) and mask.shape == (n, self._plan.width)
 
+    def _action_width(self) -> int:
+        """Numbers in one action."""
+        head = self._policy.head
+        if isinstance(head, NormalHead):
+            return head.action_dim
+        return len(head.dist.nvec) if isinstance(head, MultiDiscreteHead) else 1
+
     def _new_targets(self, n: int, values: bool) -> tuple[Any, Array, Array, Array, Array | None]:
-        width = self._plan.width
+        width, head = self._action_width(), self._policy.head
         log_probs, value_column = np.empty(n, np.float32), np.zeros(n, np.float32)
         raw: Array | None = None
-        if isinstance(self._policy.head, NormalHead):
+        if isinstance(head, NormalHead):
             actions, raw = np.empty((n, width), np.float32), np.empty((n, width), np.float32)
         else:
-            actions = np.empty(n, np.int64)
+            actions = np.empty((n, width) if isinstance(head, MultiDiscreteHead) else n, np.int64)
         targets = _core.ActTargets(
             1, n, width, raw is not None, actions, log_probs, value_column if values else None, raw
         )

@@ -22,7 +22,7 @@ from optix_fast.agents.native_nets import (
     trained_parameters,
 )
 from optix_fast.agents.ppo_config import PPOConfig
-from optix_fast.networks.heads import NormalHead
+from optix_fast.ops import Categorical, MultiDiscrete, Normal
 from optix_fast.random import RandomStream
 from optix_fast.types import NonFiniteError
 
@@ -87,7 +87,7 @@ class NativePPO(NativeLearner):
             states.append(stream.state_dict())
         updated = ppo_update(
             networks, self._optimizer, rows, torch.from_numpy(order), config,
-            normal=isinstance(self._policy.head, NormalHead), log_std=log_std,
+            dist=self._policy.head.dist, log_std=log_std,
         )  # fmt: skip
         begun = -(-updated.n_updates // -(-n_rows // config.minibatch_size))
         stream.load_state_dict(states[begun - 1])
@@ -106,8 +106,8 @@ class NativePPO(NativeLearner):
 class Rows(NamedTuple):
     """What is learned from, R rows: contiguous tensors on the CPU, floats of the networks' dtype.
 
-    observations [R, D], normalised; actions [R] int64, or the samples before squashing [R, A]; log_probs,
-    values, advantages, returns [R]; action_masks [R, K] bool, or None.
+    observations [R, D], normalised; actions [R] or [R, C] int64, or the samples before squashing [R, A];
+    log_probs, values, advantages, returns [R]; action_masks [R, K] bool, or None.
     """
 
     observations: Tensor
@@ -133,7 +133,7 @@ def ppo_update(
     permutations: Tensor,
     config: PPOConfig,
     *,
-    normal: bool = False,
+    dist: Categorical | MultiDiscrete | Normal,
     log_std: nn.Parameter | None = None,
 ) -> Updated:
     """Every epoch and minibatch, in place on the networks' parameters and the optimizer's state.
@@ -144,7 +144,7 @@ def ppo_update(
         rows: of the window.
         permutations: int64 [E, R], the order of the rows in each epoch.
         config: its n_epochs is not read: E is.
-        normal: a Gaussian policy instead of a categorical one.
+        dist: what the actor's outputs are.
         log_std: a Gaussian's free log_std [A]; None where the actor returns mean ‖ log_std.
 
     Raises:
@@ -154,7 +154,7 @@ def ppo_update(
     """
     adam = adam_parameters(optimizer, trained_parameters(networks, log_std), create=True)
     failed, n_updates, sums = _core.ppo_update(
-        networks.described(), adam, rows._asdict(), permutations, _options(config, normal, log_std)
+        networks.described(), adam, rows._asdict(), permutations, _options(config, dist, log_std)
     )
     # Written behind autograd's back, also when all was put back.
     torch.autograd.graph.increment_version([tensor for entry in adam for tensor in entry[:4]])
@@ -168,10 +168,13 @@ def _means(sums: Sequence[float], n: int) -> dict[str, float]:
     return {name: total / n for name, total in zip(STATISTICS, sums, strict=True)}
 
 
-def _options(config: PPOConfig, normal: bool, log_std: Tensor | None) -> Mapping[str, Any]:
+def _options(
+    config: PPOConfig, dist: Categorical | MultiDiscrete | Normal, log_std: Tensor | None
+) -> Mapping[str, Any]:
     return {
         "threads": learner_threads(),
-        "normal": normal,
+        "normal": isinstance(dist, Normal),
+        "nvec": dist.nvec,
         "log_std": log_std,
         "minibatch_size": config.minibatch_size,
         "clip_ratio": config.clip_ratio,

@@ -24,7 +24,7 @@ from optix_fast.agents.native_ppo import STATISTICS, NativePPO, Updated
 from optix_fast.agents.ppo_batch import Batch, make_batch
 from optix_fast.agents.ppo_config import PPOConfig
 from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer
-from optix_fast.networks.heads import CategoricalHead, NormalHead
+from optix_fast.networks.heads import PolicyHead
 from optix_fast.random import RandomStream
 from optix_fast.types import (
     Array,
@@ -75,7 +75,7 @@ class PPOAgent(BaseAgent):
         critic: nn.Module,
         optimizer: torch.optim.Optimizer,
         hyperparams: HyperparamSet,
-        head: CategoricalHead | NormalHead,
+        head: PolicyHead,
         device: str | torch.device,
         obs_normalizer: ObsNormalizer | None,
         reward_normalizer: RewardNormalizer | None,

@@ -5,20 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from gymnasium import spaces
 from torch import nn
 
 from optix_fast.agents import agent as shared
 from optix_fast.agents.ppo import PPOAgent
 from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer
-from optix_fast.networks.heads import CategoricalHead, NormalHead
+from optix_fast.networks.heads import CategoricalHead, MultiDiscreteHead, NormalHead
 from optix_fast.types import Array, HyperparamSet, tree_map
 
 
 class TorchPPOAgent(PPOAgent):
-    """PPO for Discrete action spaces (seed 003). The actor returns logits [B, n_actions].
+    """PPO for Discrete and MultiDiscrete action spaces (seed 003).
+
+    The actor returns logits: [B, n_actions], or [B, sum of nvec], one component after the other.
 
     Args: see PPOAgent. `action_space` binds the environment's space at once; otherwise the
-    pipeline's set_agent does.
+    pipeline's set_agent does. A MultiDiscrete space has to be given here.
     """
 
     def __init__(
@@ -35,7 +38,8 @@ class TorchPPOAgent(PPOAgent):
         seed: int | None = None,
         backend: str = "auto",
     ) -> None:
-        head = CategoricalHead()
+        multi = isinstance(action_space, spaces.MultiDiscrete)
+        head = MultiDiscreteHead(action_space.nvec.reshape(-1)) if multi else CategoricalHead()
         if action_space is not None:
             head.bind(action_space)
         super().__init__(
@@ -44,7 +48,13 @@ class TorchPPOAgent(PPOAgent):
         )  # fmt: skip
 
     def action_probs(self, observation: Any) -> Array:
-        """Probabilities of the actions, [n_actions], for one observation."""
+        """Probabilities of the actions, [n_actions], for one observation.
+
+        Raises:
+            ValueError: the action space is MultiDiscrete.
+        """
+        if isinstance(self._policy.head, MultiDiscreteHead):
+            raise ValueError("action_probs is for Discrete action spaces; this policy's is MultiDiscrete")
         batch = tree_map(lambda leaf: shared.to_numpy(leaf)[None], observation)
         with torch.no_grad():
             params = self._policy.head.params(self._actor(self._policy.prepare(batch)))

@@ -1,7 +1,15 @@
 """Builders of networks, and the policy heads that turn their outputs into actions."""
 
 from optix_fast.networks.encoders import ObservationEncoder
-from optix_fast.networks.heads import CategoricalHead, GreedyHead, NormalHead
+from optix_fast.networks.heads import CategoricalHead, GreedyHead, MultiDiscreteHead, NormalHead, PolicyHead
 from optix_fast.networks.mlp import mlp
 
-__all__ = ["CategoricalHead", "GreedyHead", "NormalHead", "ObservationEncoder", "mlp"]
+__all__ = [
+    "CategoricalHead",
+    "GreedyHead",
+    "MultiDiscreteHead",
+    "NormalHead",
+    "ObservationEncoder",
+    "PolicyHead",
+    "mlp",
+]

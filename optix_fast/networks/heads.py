@@ -4,6 +4,7 @@ of the policy becomes an action of the environment."""
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from optix_fast.ops import Categorical, Normal
+from optix_fast.ops import Categorical, MultiDiscrete, Normal
 from optix_fast.random import RandomStream
 from optix_fast.types import Array
 
@@ -72,29 +73,97 @@ class CategoricalHead:
         """Actions for a batch of logits, by inversion of the cumulative distribution: the first
         action whose cumulative probability exceeds a uniform number. Deterministic: the most
         probable action."""
-        # On the CPU on every device: a parallel cumulative sum may fall by a rounding error.
-        params = params.detach().float().cpu()
-        if action_masks is not None:
-            allowed = torch.from_numpy(np.array(action_masks, np.bool_))
-            if not allowed.any(dim=-1).all():
-                raise ValueError("action_masks: a row allows no action")
-            params = params.masked_fill(~allowed, -math.inf)
-        log_p = torch.log_softmax(params, dim=-1)
-        if deterministic:
-            index = log_p.argmax(dim=-1)
-        else:
-            uniform = torch.from_numpy(stream.uniform((params.shape[0], 1)))
-            cumulative = log_p.exp().cumsum(dim=-1)
-            # Scaling by the last sum keeps rounding from running past the last action; counting the
-            # entries that do not exceed the number skips actions of probability zero.
-            index = (cumulative <= uniform * cumulative[:, -1:]).sum(dim=-1)
-        chosen = log_p.gather(-1, index[:, None]).squeeze(-1)
-        raw = index.numpy()
-        return Draw(raw + self._start, chosen.numpy(), raw)
+        uniform = None if deterministic else stream.uniform((params.shape[0], 1))
+        raw, log_probs = _draw_component(params, uniform, action_masks)
+        return Draw(raw + self._start, log_probs, raw)
 
     def raw_of(self, actions: Array) -> Array:
         """Indices of environment actions."""
         return np.asarray(actions, np.int64) - self._start
+
+
+class MultiDiscreteHead:
+    """Logits over the actions of each component of a MultiDiscrete space, one component after the other.
+
+    Args:
+        nvec: C numbers of actions.
+    """
+
+    raw_column: str | None = None
+
+    def __init__(self, nvec: Sequence[int]) -> None:
+        self.dist = MultiDiscrete(nvec)
+        self.space: spaces.MultiDiscrete | None = None
+        self._start: Array = np.zeros(len(self.dist.nvec), np.int64)
+
+    def bind(self, space: spaces.Space[Any]) -> None:
+        """Act in `space`.
+
+        Raises:
+            ValueError: not a one-dimensional MultiDiscrete of these numbers, or bound to another one.
+        """
+        if (
+            not isinstance(space, spaces.MultiDiscrete)
+            or space.nvec.ndim != 1
+            or tuple(space.nvec) != self.dist.nvec
+        ):
+            raise ValueError(f"the policy needs a MultiDiscrete({list(self.dist.nvec)}) space, got {space}")
+        if self.space is not None and self.space != space:
+            raise ValueError(f"the policy is bound to {self.space}; it cannot act in {space}")
+        self.space, self._start = space, np.asarray(space.start, np.int64)
+
+    def params(self, outputs: Tensor) -> Tensor:
+        """Network outputs [B, ΣK] → logits, checked against the components."""
+        width = sum(self.dist.nvec)
+        if outputs.ndim != 2 or outputs.shape[1] != width:
+            raise ValueError(f"actor must return logits [B, {width}], got {list(outputs.shape)}")
+        return outputs
+
+    def draw(
+        self,
+        params: Tensor,
+        stream: RandomStream,
+        deterministic: bool = False,
+        action_masks: Array | None = None,
+    ) -> Draw:
+        """Actions [N, C] for logits [N, ΣK], each component as a CategoricalHead draws; the log-probs are
+        summed over the components. Masks are [N, ΣK] like the logits."""
+        n_components = len(self.dist.nvec)
+        uniform = None if deterministic else stream.uniform((params.shape[0], n_components))
+        raw = np.empty((params.shape[0], n_components), np.int64)
+        log_probs = np.zeros(params.shape[0], np.float32)
+        ends = np.cumsum(self.dist.nvec)
+        for c, (end, n) in enumerate(zip(ends, self.dist.nvec, strict=True)):
+            part = slice(end - n, end)
+            masks = None if action_masks is None else np.asarray(action_masks)[:, part]
+            numbers = None if uniform is None else uniform[:, c : c + 1]
+            raw[:, c], chosen = _draw_component(params[:, part], numbers, masks)
+            log_probs += chosen
+        return Draw(raw + self._start, log_probs, raw)
+
+    def raw_of(self, actions: Array) -> Array:
+        """Indices of environment actions, [N, C]."""
+        return np.asarray(actions, np.int64) - self._start
+
+
+def _draw_component(params: Tensor, uniform: Array | None, masks: Array | None) -> tuple[Array, Array]:
+    """Indices [N] and their log-probs for logits [N, K]; without uniform numbers [N, 1] the most probable."""
+    # On the CPU on every device: a parallel cumulative sum may fall by a rounding error.
+    params = params.detach().float().cpu()
+    if masks is not None:
+        allowed = torch.from_numpy(np.array(masks, np.bool_))
+        if not allowed.any(dim=-1).all():
+            raise ValueError("action_masks: a row allows no action")
+        params = params.masked_fill(~allowed, -math.inf)
+    log_p = torch.log_softmax(params, dim=-1)
+    if uniform is None:
+        index = log_p.argmax(dim=-1)
+    else:
+        cumulative = log_p.exp().cumsum(dim=-1)
+        # Scaling by the last sum keeps rounding from running past the last action; counting the entries
+        # that do not exceed the number skips actions of probability zero.
+        index = (cumulative <= torch.from_numpy(uniform) * cumulative[:, -1:]).sum(dim=-1)
+    return index.numpy(), log_p.gather(-1, index[:, None]).squeeze(-1).numpy()
 
 
 class GreedyHead(CategoricalHead):
@@ -231,3 +300,6 @@ class NormalHead:
     def raw_of(self, actions: Array) -> Array:
         """Refused: the sample before squashing cannot be told from the action."""
         raise ValueError("a Gaussian policy learns from the pre_tanh column, which is missing")
+
+
+PolicyHead = CategoricalHead | MultiDiscreteHead | NormalHead

@@ -100,7 +100,7 @@ def test_wrong_arguments_are_named(arguments: dict[str, Any], message: str) -> N
 
 def test_action_space_that_ppo_does_not_serve_is_refused() -> None:
     env = SpacesOnly(spaces.Box(-1, 1, (2,)), spaces.MultiBinary(3))
-    with pytest.raises(ValueError, match="ppo needs a Discrete or Box action space"):
+    with pytest.raises(ValueError, match="ppo needs a Discrete, MultiDiscrete or Box action space"):
         make_agent("ppo", env)
 
 

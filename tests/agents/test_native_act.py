@@ -30,6 +30,7 @@ WIDE_BOX = spaces.Box(-0.7, 0.3, (3,), np.float64)
 SPACES: dict[str, tuple[spaces.Space[Any], dict[str, Any]]] = {
     "discrete": (spaces.Discrete(4), {}),
     "discrete from 7": (spaces.Discrete(20, start=7), {}),
+    "multi-discrete": (spaces.MultiDiscrete([3, 17, 2], start=[0, 5, -1]), {}),
     "box": (BOX, {}),
     "box unsquashed": (BOX, {"squash": False}),
     "box free log_std": (BOX, {"log_std": "free"}),
@@ -43,9 +44,13 @@ def agent(
 ) -> PPOAgent:
     space, options = SPACES[kind]
     generator = torch.Generator().manual_seed(3)
-    width = int(space.n) if isinstance(space, spaces.Discrete) else int(np.prod(space.shape or ()))
+    discrete = isinstance(space, spaces.Discrete | spaces.MultiDiscrete)
+    if isinstance(space, spaces.MultiDiscrete):
+        width = int(space.nvec.sum())
+    else:
+        width = int(space.n) if isinstance(space, spaces.Discrete) else int(np.prod(space.shape or ()))
     outputs = width
-    if not isinstance(space, spaces.Discrete) and options.get("log_std") != "free":
+    if not discrete and options.get("log_std") != "free":
         outputs = 2 * width
     actor = mlp([FEATURES, 33, 16, outputs], activation, 1.0, generator)
     critic = mlp([FEATURES, 33, 16, 1], activation, 1.0, generator)
@@ -61,7 +66,7 @@ def agent(
     common: dict[str, Any] = {
         "device": "cpu", "obs_normalizer": normalizer, "action_space": space, "seed": 1, "backend": backend,
     }  # fmt: skip
-    if isinstance(space, spaces.Discrete):
+    if discrete:
         return TorchPPOAgent(actor, critic, optimizer, HyperparamSet({}), **common)
     return TorchGaussianPPOAgent(actor, critic, optimizer, width, HyperparamSet({}), **common, **options)
 
@@ -114,6 +119,22 @@ def test_masked_actions_are_never_taken(n_envs: int) -> None:
     taken = np.take_along_axis(windows[0].action_masks, windows[0].actions[..., None] - 7, axis=-1)
     assert taken.all()
     windows[0].action_masks[3, 0] = False
+    with pytest.raises(ValueError, match="a row allows no action"):
+        native.act_rows(windows[0].observations[3], windows[0], 3)
+
+
+@pytest.mark.parametrize("n_envs", [1, 12])
+def test_masked_components_are_never_taken(n_envs: int) -> None:
+    native, in_torch = agent("multi-discrete", "native"), agent("multi-discrete", "torch")
+    windows = [window("multi-discrete", n_envs, steps=20) for _ in range(2)]
+    for rows in windows:
+        rows.action_masks = np.random.default_rng(0).random((20, n_envs, 22)) < 0.3
+        rows.action_masks[..., [1, 9, 21]] = True  # one of each component
+    assert_columns(filled(native, windows[0]), filled(in_torch, windows[1]))
+    assert windows[0].action_masks is not None
+    positions = windows[0].actions - np.array([0, 5, -1]) + np.array([0, 3, 20])
+    assert np.take_along_axis(windows[0].action_masks, positions, axis=-1).all()
+    windows[0].action_masks[3, 0, 20:] = False
     with pytest.raises(ValueError, match="a row allows no action"):
         native.act_rows(windows[0].observations[3], windows[0], 3)
 
@@ -319,6 +340,39 @@ def test_three_windows_train_alike(env: str, params: dict[str, Any], kwargs: dic
     for one, other in zip(ours, theirs, strict=True):
         assert one["n_updates"] == other["n_updates"]
         assert one["policy_loss"] == pytest.approx(other["policy_loss"], abs=1e-4)
+
+
+class TwoPedals(gym.ActionWrapper[Any, Any, Any]):
+    """CartPole pushed right where the first number exceeds half of the second."""
+
+    def __init__(self) -> None:
+        super().__init__(gym.make("CartPole-v1"))
+        self.action_space = spaces.MultiDiscrete([3, 5], start=[1, 0])
+
+    def action(self, action: Any) -> int:
+        assert action.shape == (2,) and self.action_space.contains(action)
+        return int(action[0] > action[1] / 2)
+
+
+def test_several_components_train_alike_and_learn() -> None:
+    agents = []
+    for backend in ("native", "torch"):
+        hyperparams = {"minibatch_size": 256, "learning_rate": 1e-3, "gamma": 0.98, "gae_lambda": 0.9}
+        it = make_agent("ppo", TwoPedals(), hyperparams=hyperparams, seed=0, backend=backend)
+        pipeline = VectorBatchPipeline([TwoPedals] * 8, it, window_size=128, seed=4)
+        windows = pipeline.episodes()
+        it.learn(next(windows))
+        agents.append((it, windows))
+    (native, windows), (in_torch, _) = agents
+    for p, q in zip(native._policy.parameters(), in_torch._policy.parameters(), strict=True):
+        assert float((p - q).detach().norm() / q.detach().norm().clamp_min(1e-3)) < 1e-3
+    returns: list[float] = []
+    for _ in range(25):
+        window = next(windows)
+        native.learn(window)
+        returns += window.metadata["episode_returns"]
+    # Random play gives about 22.
+    assert np.mean(returns[-30:]) > 100
 
 
 def test_a_failed_update_leaves_the_agent_as_it_was() -> None:

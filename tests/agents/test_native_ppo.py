@@ -99,20 +99,20 @@ OPTIMIZERS: dict[str, Callable[[list[Any]], torch.optim.Optimizer]] = {
 AFTER_10, AFTER_200 = 1e-5, 1e-4
 
 
-@pytest.mark.parametrize("dist", ["categorical", "state", "free"])
+@pytest.mark.parametrize("dist", ["categorical", "multi_discrete", "state", "free"])
 @pytest.mark.parametrize("shared", [False, True], ids=["separate", "shared"])
 @pytest.mark.parametrize("activation", [*SMOOTH, "relu", "leaky_relu"])
 def test_ten_minibatches(dist: str, shared: bool, activation: str) -> None:
     assert_parity(learner(activation=activation, dist=dist, shared=shared), PPOConfig(), AFTER_10)
 
 
-@pytest.mark.parametrize("dist", ["categorical", "state", "free"])
+@pytest.mark.parametrize("dist", ["categorical", "multi_discrete", "state", "free"])
 @pytest.mark.parametrize("shared", [False, True], ids=["separate", "shared"])
 def test_two_hundred_minibatches_of_smooth_networks(dist: str, shared: bool) -> None:
     assert_parity(learner(dist=dist, shared=shared), PPOConfig(), AFTER_200, n_minibatches=200)
 
 
-@pytest.mark.parametrize("dist", ["categorical", "state", "free"])
+@pytest.mark.parametrize("dist", ["categorical", "multi_discrete", "state", "free"])
 @pytest.mark.parametrize("shared", [False, True], ids=["separate", "shared"])
 @pytest.mark.parametrize("activation", ["relu", "leaky_relu", "tanh"])
 def test_two_hundred_minibatches_in_double(dist: str, shared: bool, activation: str) -> None:
@@ -121,7 +121,7 @@ def test_two_hundred_minibatches_in_double(dist: str, shared: bool, activation: 
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("dist", ["categorical", "state"])
+@pytest.mark.parametrize("dist", ["categorical", "multi_discrete", "state"])
 def test_every_option_of_the_loss(variant: str, dist: str) -> None:
     assert_parity(learner(dist=dist), PPOConfig(**VARIANTS[variant]), AFTER_10)
 
@@ -135,6 +135,10 @@ def test_every_option_of_the_optimizer(name: str) -> None:
 @pytest.mark.parametrize("outputs", [2, 8, 9, 18])
 def test_masked_actions(outputs: int) -> None:
     assert_parity(learner(outputs), PPOConfig(entropy_coef=0.05), AFTER_10, masks=True)
+
+
+def test_masked_actions_of_several_components() -> None:
+    assert_parity(learner(dist="multi_discrete"), PPOConfig(entropy_coef=0.05), AFTER_10, masks=True)
 
 
 @pytest.mark.parametrize("hidden", [(), (1,), (7,), (256, 256), (33, 65, 16)], ids=str)

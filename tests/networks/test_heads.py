@@ -9,7 +9,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from optix_fast.networks import CategoricalHead, GreedyHead, NormalHead
+from optix_fast.networks import CategoricalHead, GreedyHead, MultiDiscreteHead, NormalHead
 from optix_fast.random import RandomStream
 
 # --- CategoricalHead ----------------------------------------------------------------------------
@@ -59,6 +59,33 @@ def test_masked_actions_are_never_drawn_and_the_others_share_their_probability()
     probability = np.exp(draw.log_probs[0::4])
     np.testing.assert_allclose(probability, np.where(draw.raw[0::4] == 0, 0.25, 0.75), rtol=1e-5)
     np.testing.assert_allclose(draw.log_probs[1::4], 0.0)
+
+
+def test_components_are_drawn_each_from_its_own_logits():
+    head = MultiDiscreteHead((2, 3))
+    head.bind(spaces.MultiDiscrete([2, 3], start=[10, 0]))
+    params = torch.log(torch.tensor([[0.25, 0.75, 0.5, 0.25, 0.25]]))
+    draw = head.draw(params, RandomStream(0), deterministic=True)
+    assert draw.raw.tolist() == [[1, 0]]
+    assert draw.actions.tolist() == [[11, 0]]
+    assert draw.log_probs[0] == pytest.approx(math.log(0.75 * 0.5), rel=1e-6)
+    assert head.raw_of(draw.actions).tolist() == [[1, 0]]
+    many = head.draw(params.expand(20_000, -1), RandomStream(3)).raw
+    joint = np.bincount(many[:, 0] * 3 + many[:, 1], minlength=6) / 20_000
+    expected = np.outer([0.25, 0.75], [0.5, 0.25, 0.25]).reshape(-1)
+    np.testing.assert_allclose(joint, expected, atol=0.015)  # over four standard errors
+
+
+def test_multi_discrete_head_refuses_what_does_not_fit():
+    head = MultiDiscreteHead((2, 3))
+    for space in (spaces.MultiDiscrete([2, 4]), spaces.MultiDiscrete([[2, 3]]), spaces.Discrete(6)):
+        with pytest.raises(ValueError, match=r"the policy needs a MultiDiscrete\(\[2, 3\]\) space"):
+            head.bind(space)
+    with pytest.raises(ValueError, match=r"actor must return logits \[B, 5\], got \[4, 6\]"):
+        head.params(torch.zeros(4, 6))
+    head.bind(spaces.MultiDiscrete([2, 3]))
+    with pytest.raises(ValueError, match="it cannot act in"):
+        head.bind(spaces.MultiDiscrete([2, 3], start=[1, 1]))
 
 
 def test_row_that_allows_nothing_is_refused():

@@ -32,6 +32,7 @@ _EXPORTS = {
     "LivePipeline": "pipelines",
     "VectorBatchPipeline": "pipelines",
     "PrioritizedReplayBuffer": "buffers",
+    "RNDPipeline": "exploration",
     "ReplayBuffer": "buffers",
     "ObsNormalizer": "envs.normalizers",
     "RewardNormalizer": "envs.normalizers",
@@ -67,6 +68,7 @@ __all__ = [
     "PolicySnapshot",
     "PrioritizedReplayBuffer",
     "RLOptimizer",
+    "RNDPipeline",
     "RandomStream",
     "ReplayBuffer",
     "RewardNormalizer",
@@ -91,6 +93,7 @@ if TYPE_CHECKING:
     from optix_fast.buffers import PrioritizedReplayBuffer, ReplayBuffer
     from optix_fast.config import TrainConfig
     from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer, RunningMeanStd
+    from optix_fast.exploration import RNDPipeline
     from optix_fast.loop import (
         BackoffScheduler,
         CheckpointRegistry,

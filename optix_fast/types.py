@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Protocol, runtime_checkable
 
@@ -135,6 +135,8 @@ class EpisodeData:
         final_rows: [F], positions t·N + n in the grid of the rows that ended an episode.
         final_observations: [F, *obs_shape], the true last observations of those episodes.
         next_observations: [N, *obs_shape], what each environment shows after the last row.
+        extrinsic_rewards: [R], the environment's rewards, where `rewards` hold an exploration bonus
+            too; None: `rewards` are the environment's.
     """
 
     observations: Tree
@@ -158,6 +160,13 @@ class EpisodeData:
     final_rows: Array | None = None
     final_observations: Tree = None
     next_observations: Tree = None
+    extrinsic_rewards: Any = None
+
+    def without_bonus(self) -> EpisodeData:
+        """The window as it is to be scored: with the environment's rewards, and those only."""
+        if self.extrinsic_rewards is None:
+            return self
+        return replace(self, rewards=self.extrinsic_rewards, extrinsic_rewards=None)
 
     @property
     def dones(self) -> Any:

@@ -27,7 +27,7 @@ LAYERS = [
     {"_C", "_build_mode"},
 ]
 RANK = {part: len(LAYERS) - i for i, layer in enumerate(LAYERS) for part in layer}
-SIDEWAYS = {("pipelines", "envs")}
+SIDEWAYS = {("exploration", "envs"), ("pipelines", "envs")}
 CONFIG_USERS = {"cli", "training", "trials", "loop"}
 
 # The random stream's public face is a module beside types.py, because every layer may use it; that of the

@@ -62,7 +62,7 @@ class PolicyScorer:
             NonFiniteError: a reward in it is NaN or infinite; the window is named.
         """
         try:
-            metrics = _checked(self.evaluator.score(data, diagnostics), "evaluator.score")
+            metrics = _checked(self.evaluator.score(data.without_bonus(), diagnostics), "evaluator.score")
         except NonFiniteError as error:
             raise NonFiniteError(f"{error.quantity} in window {data.episode_id}") from error
         metrics.episode_id = data.episode_id

@@ -2,6 +2,7 @@
 
 config.yaml          the settings, complete
 progress.csv         one line for every evaluation
+tensorboard/         the same, and every other number of the evaluation, for TensorBoard
 checkpoints/         the best policies, as they were found
 best/                the best policy's weights
 last/state.safetensors   agent, loop and pipeline as they stood at the end
@@ -20,6 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from optix_fast.cli.event_log import TensorBoardLog
 from optix_fast.config import TrainConfig
 from optix_fast.loop import CheckpointRegistry
 from optix_fast.serialization import atomic_write_json, save_state
@@ -57,6 +59,7 @@ class RunDir:
         self.checkpoints = self.path / "checkpoints"
         self.best = self.path / "best"
         self._csv: Any = None
+        self._events: TensorBoardLog | None = None
         self._writer: Any = None
 
     @classmethod
@@ -75,6 +78,7 @@ class RunDir:
         run._writer = csv.DictWriter(run._csv, COLUMNS, restval="", extrasaction="ignore")
         run._writer.writeheader()
         run._csv.flush()
+        run._events = TensorBoardLog(run.path / "tensorboard")
         return run
 
     @classmethod
@@ -90,11 +94,13 @@ class RunDir:
         return run, TrainConfig.from_yaml(run.path / "config.yaml")
 
     def add_row(self, row: Mapping[str, Any]) -> None:
-        """Append a line to progress.csv; it is on disk when this returns."""
+        """Append a line to progress.csv, on disk when this returns, and an event for TensorBoard."""
         self._writer.writerow(
             {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()}
         )
         self._csv.flush()
+        if self._events is not None:
+            self._events.add(int(row["env_steps"]), row)
 
     def rows(self) -> list[dict[str, str]]:
         """The lines of progress.csv."""
@@ -136,10 +142,13 @@ class RunDir:
         atomic_write_json(str(self.path / "summary.json"), dict(summary))
 
     def close(self) -> None:
-        """Close progress.csv."""
+        """Close progress.csv and the event file."""
         if self._csv is not None:
             self._csv.close()
             self._csv = None
+        if self._events is not None:
+            self._events.close()
+            self._events = None
 
     def remove(self) -> None:
         """Delete the directory: the run failed before there was anything to keep."""

@@ -217,7 +217,10 @@ class RNDPipeline(BasePipeline):
 def _network(obs_dim: int, width: int, stream: RandomStream) -> nn.Module:
     """Two layers with He-normal weights and no biases to begin with."""
     # Not initialised by torch, which would draw from its global generator.
-    layers = [nn.utils.skip_init(nn.Linear, rows, width) for rows in (obs_dim, width)]
+    layers = [
+        nn.utils.skip_init(nn.Linear, rows, width)  # type: ignore[no-untyped-call]
+        for rows in (obs_dim, width)
+    ]
     with torch.no_grad():
         for layer in layers:
             weights = stream.normal(tuple(layer.weight.shape)) * np.sqrt(2.0 / layer.in_features)

@@ -66,7 +66,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_run_directory_holds_what_it_promises(finished: Path) -> None:
     names = {p.name for p in finished.iterdir()}
     assert names == {
-        "config.yaml", "progress.csv", "checkpoints", "best", "last", "learning_curve.png", "summary.json",
+        "config.yaml", "progress.csv", "tensorboard", "checkpoints", "best", "last", "learning_curve.png",
+        "summary.json",
     }  # fmt: skip
     assert (finished / "learning_curve.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert (finished / "best" / "actor.safetensors").is_file()
@@ -85,6 +86,20 @@ def test_summary_and_csv_agree(finished: Path) -> None:
     assert summary["best_score"] == pytest.approx(max(scores), rel=1e-5)
     assert [int(r["env_steps"]) for r in rows] == sorted(int(r["env_steps"]) for r in rows)
     assert all(float(r["policy_loss"]) == float(r["policy_loss"]) for r in rows[1:])
+
+
+def test_tensorboard_shows_what_the_csv_says(finished: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(finished / "tensorboard")).Reload()
+    with (finished / "progress.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for name in ("score", "policy_loss", "steps_per_second"):
+        scalars = events.Scalars(name)
+        written = [row for row in rows if row[name] != ""]
+        assert [scalar.step for scalar in scalars] == [int(row["env_steps"]) for row in written]
+        assert [s.value for s in scalars] == pytest.approx([float(row[name]) for row in written], rel=1e-5)
+    assert "state" not in events.Tags()["scalars"]
 
 
 def test_eval_prints_one_json_object(finished: Path) -> None:

@@ -1,0 +1,22 @@
+"""The event file for TensorBoard."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from optix_fast.cli.event_log import TensorBoardLog
+
+
+def test_finite_numbers_are_written_and_nothing_else(tmp_path: Path) -> None:
+    log = TensorBoardLog(tmp_path)
+    log.add(100, {"score": 1.5, "episodes": 3, "state": "ACTIVE", "entropy": math.nan})
+    log.add(200, {"score": 2.5, "episodes": 4, "state": "ACTIVE", "entropy": 0.25})
+    log.close()
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert set(events.Tags()["scalars"]) == {"score", "episodes", "entropy"}
+    assert [(scalar.step, scalar.value) for scalar in events.Scalars("score")] == [(100, 1.5), (200, 2.5)]
+    assert [(scalar.step, scalar.value) for scalar in events.Scalars("episodes")] == [(100, 3.0), (200, 4.0)]
+    assert [(scalar.step, scalar.value) for scalar in events.Scalars("entropy")] == [(200, 0.25)]

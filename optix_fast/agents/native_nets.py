@@ -243,6 +243,19 @@ def adam_parameters(
     Raises:
         UnsupportedError: with the reason.
     """
+    groups = check_adam(optimizer, parameters)
+    return [
+        (p, *_state(optimizer, p, create), *_numbers(groups[id(p)])) if p.requires_grad else (p,)
+        for p in parameters
+    ]
+
+
+def check_adam(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> dict[int, dict[str, Any]]:
+    """The group of each parameter, by id, of an optimizer that is plain Adam or AdamW over just these.
+
+    Raises:
+        UnsupportedError: with the reason.
+    """
     if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW):
         raise UnsupportedError(f"the optimizer is {type(optimizer).__name__} (Adam and AdamW are served)")
     if any(getattr(optim_module, name) for name in _GLOBAL_OPTIMIZER_HOOKS):
@@ -261,10 +274,7 @@ def adam_parameters(
         raise UnsupportedError("the optimizer holds parameters that are not the policy's")
     for group in optimizer.param_groups:
         _check_group(group)
-    return [
-        (p, *_state(optimizer, p, create), *_numbers(groups[id(p)])) if p.requires_grad else (p,)
-        for p in parameters
-    ]
+    return groups
 
 
 def learner_threads() -> int:

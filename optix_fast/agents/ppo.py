@@ -19,6 +19,7 @@ from optix_fast._native import backend as process_backend
 from optix_fast.agents import agent as shared
 from optix_fast.agents.act_queue import ActQueue
 from optix_fast.agents.actor_critic import ActorCriticPolicy
+from optix_fast.agents.graph_ppo import GraphPPO
 from optix_fast.agents.native_learner import Backend
 from optix_fast.agents.native_ppo import STATISTICS, NativePPO, Updated
 from optix_fast.agents.ppo_batch import Batch, make_batch
@@ -57,8 +58,8 @@ class PPOAgent(BaseAgent):
         reward_normalizer: scales rewards before GAE.
         seed: of the agent's random streams; None draws one from the operating system.
         backend: "auto" acts and updates in the compiled core where it serves these networks and this
-            optimizer, else in torch with the compiled loss; "native" raises with the reason instead of
-            falling back; "torch" uses the reference. See `backend`.
+            optimizer, else in torch with the compiled loss (on CUDA as one graph); "native" raises with the
+            reason instead of falling back; "torch" uses the reference. See `backend`.
     """
 
     default_param_bounds = {  # noqa: RUF012 (the documented class attribute)
@@ -94,6 +95,8 @@ class PPOAgent(BaseAgent):
         self._queue = ActQueue()
         self.env_steps = 0
         self._native = NativePPO(self._policy, optimizer, backend)
+        on_cuda = self._policy.device.type == "cuda" and backend != "torch"
+        self._graph = GraphPPO(self._policy, optimizer, self._ops) if on_cuda else None
         if "learning_rate" in self._hyperparams.params:
             self._set_learning_rate(float(self._hyperparams.params["learning_rate"]))
 
@@ -223,6 +226,8 @@ class PPOAgent(BaseAgent):
 
     def _update(self, batch: Batch, config: PPOConfig) -> dict[str, Any]:
         updated = self._native.update(batch, config, self._streams["update"])
+        if updated is None and self._graph is not None:
+            updated = self._graph.update(batch, config, self._streams["update"])
         if updated is None:
             updated = self._update_in_torch(batch, config)
         return {
@@ -256,13 +261,8 @@ class PPOAgent(BaseAgent):
             values,
             batch.returns,
             batch.values if config.value_clip is not None else None,
-            clip_ratio=config.clip_ratio,
-            value_clip=config.value_clip,
-            value_clip_mode=config.value_clip_mode,
-            vf_coef=config.vf_coef,
-            entropy_coef=config.entropy_coef,
             action_mask=batch.action_masks,
-            normalize_advantages=config.normalize_advantages == "minibatch",
+            **config.loss_options(),
         )
         stats: list[float] = result.stats.tolist()
         if not all(map(math.isfinite, stats)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -60,3 +61,14 @@ class PPOConfig:
                 "normalize_advantages must be 'minibatch', 'window' or 'none', "
                 f"got {self.normalize_advantages!r}"
             )
+
+    def loss_options(self) -> dict[str, Any]:
+        """What ppo_loss takes from here."""
+        return {
+            "clip_ratio": self.clip_ratio,
+            "value_clip": self.value_clip,
+            "value_clip_mode": self.value_clip_mode,
+            "vf_coef": self.vf_coef,
+            "entropy_coef": self.entropy_coef,
+            "normalize_advantages": self.normalize_advantages == "minibatch",
+        }

@@ -1,0 +1,261 @@
+"""PPO's update as one CUDA graph: every epoch and minibatch of a window recorded once, then replayed.
+
+What an update needs is copied into buffers that stay where they are; the recorded work reads them. A flag on
+the device stops the minibatches behind a KL limit, or behind a loss or gradient that is not finite: Adam's
+fused step leaves everything alone where it is told that a gradient is infinite.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.adam import adam
+
+from optix_fast.agents.native_nets import UnsupportedError, check_adam, note_step
+from optix_fast.agents.native_ppo import STATISTICS, Updated
+from optix_fast.agents.ppo_batch import Batch
+from optix_fast.agents.ppo_config import PPOConfig
+from optix_fast.random import RandomStream
+from optix_fast.types import NonFiniteError
+
+if TYPE_CHECKING:
+    from optix_fast.agents.actor_critic import ActorCriticPolicy
+
+Record = Callable[[Callable[[], None]], Callable[[], Any]]
+_KL = STATISTICS.index("approx_kl")
+
+
+def record_on_cuda(work: Callable[[], None]) -> Callable[[], Any]:
+    """Runs `work` once on a stream of its own, as capturing demands, and returns the replay of its graph."""
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        work()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    return graph.replay
+
+
+class GraphPPO:
+    """Replays the updates of one agent.
+
+    A graph is recorded anew when the size of the window, a hyperparameter other than the learning rate, or
+    the memory of a parameter has changed. Where annealing changes the clip ratio at every window, there is
+    nothing to replay, and torch does the work as usual.
+
+    Args:
+        policy, optimizer: of the agent.
+        ops: where ppo_loss is taken from.
+        record: makes a replay of some work; it is run once with every parameter left alone.
+    """
+
+    def __init__(
+        self,
+        policy: ActorCriticPolicy,
+        optimizer: torch.optim.Optimizer,
+        ops: ModuleType,
+        record: Record = record_on_cuda,
+    ) -> None:
+        self._policy, self._optimizer, self._ops, self._record = policy, optimizer, ops, record
+        self._made_for: Any = None
+        self._recorded: _Recorded | None = None
+        self._failed = ""
+
+    def update(self, batch: Batch, config: PPOConfig, stream: RandomStream) -> Updated | None:
+        """All epochs and minibatches; None where they cannot be replayed. The stream moves as far as the
+        epochs that were begun.
+
+        Raises:
+            NonFiniteError: a loss or gradient is NaN or infinite; parameters are those before that minibatch.
+        """
+        parameters = [p for p in self._policy.parameters() if p.requires_grad]
+        try:
+            recorded = self._current(batch, config, parameters)
+        except UnsupportedError:
+            return None
+        n_rows = len(batch.returns)
+        order = np.empty((config.n_epochs, n_rows), np.int64)
+        states = []
+        for epoch in range(config.n_epochs):
+            order[epoch] = stream.permutation(n_rows)
+            states.append(stream.state_dict())
+        stats, n_updates, finite = recorded.run(batch, torch.from_numpy(order))
+        begun = -(-max(n_updates, 1) // -(-n_rows // config.minibatch_size))
+        stream.load_state_dict(states[begun - 1])
+        if not finite:
+            raise NonFiniteError("loss or gradient")
+        note_step(self._optimizer)
+        means = stats[:n_updates, : len(STATISTICS)].double().mean(dim=0).tolist()
+        return Updated(dict(zip(STATISTICS, means, strict=True)), n_updates)
+
+    def _current(self, batch: Batch, config: PPOConfig, parameters: list[nn.Parameter]) -> _Recorded:
+        if config.anneal_steps is not None:
+            raise UnsupportedError("the clip ratio is annealed")
+        if not isinstance(batch.observations, Tensor):
+            raise UnsupportedError("the observations are not one array")
+        check_adam(self._optimizer, parameters)
+        wanted = (
+            replace(config, learning_rate=0.0),
+            [None if t is None else (t.shape, t.dtype) for t in batch],
+            [(p.data_ptr(), p.shape) for p in parameters],
+            [
+                {k: v for k, v in group.items() if k not in ("lr", "params")}
+                for group in self._optimizer.param_groups
+            ],
+        )
+        if self._recorded is not None and wanted == self._made_for:
+            return self._recorded
+        self._recorded, self._made_for = None, None
+        if self._failed:
+            raise UnsupportedError(self._failed)
+        recorded = _Recorded(self._policy, self._optimizer, self._ops, batch, config, parameters)
+        try:
+            recorded.replay = self._record(recorded.work)
+        except RuntimeError as error:
+            # A module that asks the device for a number while it runs, for example.
+            self._failed = f"the update cannot be captured in a CUDA graph: {error}"
+            raise UnsupportedError(self._failed) from error
+        self._recorded, self._made_for = recorded, wanted
+        return recorded
+
+
+class _Recorded:
+    """The buffers of one recorded update, and the work on them."""
+
+    def __init__(
+        self,
+        policy: ActorCriticPolicy,
+        optimizer: torch.optim.Optimizer,
+        ops: ModuleType,
+        batch: Batch,
+        config: PPOConfig,
+        parameters: list[nn.Parameter],
+    ) -> None:
+        self._policy, self._optimizer, self._ops, self._config = policy, optimizer, ops, config
+        self._parameters = parameters
+        device, n_rows = batch.returns.device, len(batch.returns)
+        self._batch = Batch(*(None if t is None else t.clone() for t in batch))  # type: ignore[arg-type]
+        self._order = torch.arange(n_rows, device=device).repeat(config.n_epochs, 1)
+        size = config.minibatch_size
+        n = config.n_epochs * -(-n_rows // size)
+        components = policy.head.dist.components
+        self._stats = torch.zeros(n, len(STATISTICS) + components, device=device)
+        self._ran = torch.zeros(n, device=device)
+        # float32 flags, as fused Adam reads them: 1 is true.
+        self._stopped_at_start = torch.ones((), device=device)
+        self._stopped, self._broken = torch.zeros((), device=device), torch.zeros((), device=device)
+        self._groups = [_Group(optimizer, group, parameters, device) for group in optimizer.param_groups]
+        self.replay: Callable[[], Any] = self.work
+
+    def run(self, batch: Batch, order: Tensor) -> tuple[Tensor, int, bool]:
+        """Statistics [minibatches, 5 + components], how many minibatches ran, and whether all was finite."""
+        for buffer, given in zip(self._batch, batch, strict=True):
+            if buffer is not None:
+                buffer.copy_(given)
+        self._order.copy_(order)
+        self._stopped_at_start.zero_()
+        for group in self._groups:
+            group.read()
+        self.replay()
+        for group in self._groups:
+            group.write()
+        n_updates = int(self._ran.sum())
+        return self._stats.cpu(), n_updates, not bool(self._broken)
+
+    def work(self) -> None:
+        """What is recorded; nothing in it asks the device for a number."""
+        self._stopped.copy_(self._stopped_at_start)
+        self._broken.zero_()
+        at = 0
+        for epoch in range(self._config.n_epochs):
+            for index in torch.split(self._order[epoch], self._config.minibatch_size):
+                self._minibatch(self._batch.rows(index), at)
+                at += 1
+
+    def _minibatch(self, rows: Batch, at: int) -> None:
+        config = self._config
+        params, values = self._policy.evaluate(rows.observations)
+        result = self._ops.ppo_loss(
+            self._policy.head.dist, params, rows.actions, rows.log_probs, rows.advantages, values,
+            rows.returns, rows.values if config.value_clip is not None else None,
+            action_mask=rows.action_masks, **config.loss_options(),
+        )  # fmt: skip
+        grads = list(torch.autograd.grad(result.loss, self._parameters))
+        norm = nn.utils.get_total_norm(grads)
+        finite = torch.isfinite(result.stats).all() & torch.isfinite(norm)
+        goes_on = (self._stopped == 0) & finite
+        if config.max_grad_norm:
+            # As torch's clip_grad_norm_.
+            torch._foreach_mul_(grads, torch.clamp(config.max_grad_norm / (norm + 1e-6), max=1.0))
+        skip = 1.0 - goes_on.float()
+        for group in self._groups:
+            group.step(grads, skip)
+        self._broken.copy_(torch.maximum(self._broken, ((self._stopped == 0) & ~finite).float()))
+        self._ran[at] = goes_on.float()
+        self._stats[at] = torch.where(goes_on, result.stats, 0.0)
+        past = result.stats[_KL] > (math.inf if config.target_kl is None else 1.5 * config.target_kl)
+        self._stopped.copy_(torch.maximum(skip, past.float()))
+
+
+class _Group:
+    """A parameter group of Adam with its state; step counters and learning rate on the device."""
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        group: Mapping[str, Any],
+        parameters: list[nn.Parameter],
+        device: torch.device,
+    ) -> None:
+        self._group = group
+        place = {id(p): i for i, p in enumerate(parameters)}
+        self._own = [p for p in group["params"] if id(p) in place]
+        self._places = [place[id(p)] for p in self._own]
+        for p in self._own:
+            state = optimizer.state[p]
+            if not state:
+                state["step"] = torch.tensor(0.0)
+                state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
+        self._optimizer = optimizer
+        self._counters = torch.zeros(len(self._own), device=device)
+        self._lr = torch.zeros((), device=device)
+        # Moments may be replaced by load_state_dict: the recorded work has copies.
+        self._moments = [[torch.zeros_like(p) for p in self._own] for _ in range(2)]
+
+    def read(self) -> None:
+        """The optimizer's state and learning rate as they are now."""
+        states = [self._optimizer.state[p] for p in self._own]
+        self._lr.fill_(float(self._group["lr"]))
+        self._counters.copy_(torch.stack([state["step"].float().cpu() for state in states]))
+        for moments, key in zip(self._moments, ("exp_avg", "exp_avg_sq"), strict=True):
+            torch._foreach_copy_(moments, [state[key] for state in states])
+
+    def write(self) -> None:
+        """Back into the optimizer's state."""
+        states = [self._optimizer.state[p] for p in self._own]
+        for state, counter in zip(states, self._counters.cpu(), strict=True):
+            state["step"].copy_(counter)
+        for moments, key in zip(self._moments, ("exp_avg", "exp_avg_sq"), strict=True):
+            torch._foreach_copy_([state[key] for state in states], moments)
+
+    def step(self, grads: list[Tensor], skip: Tensor) -> None:
+        """Adam's step on this group, or nothing where `skip` is 1."""
+        group = self._group
+        beta1, beta2 = group["betas"]
+        with torch.no_grad():
+            adam(
+                self._own, [grads[i] for i in self._places], self._moments[0], self._moments[1], [],
+                list(self._counters.unbind()), foreach=False, fused=True, capturable=True, found_inf=skip,
+                decoupled_weight_decay=bool(group.get("decoupled_weight_decay", False)), amsgrad=False,
+                beta1=beta1, beta2=beta2, lr=self._lr, weight_decay=group["weight_decay"], eps=group["eps"],
+                maximize=False,
+            )  # fmt: skip

@@ -1,0 +1,207 @@
+"""The replayed update against torch's own loop. Without a GPU the recording is the work itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from ppo_learners import Learner, distance, learner, permutations, rows_for, torch_update
+
+from optix_fast import ops, reference
+from optix_fast.agents.actor_critic import ActorCriticPolicy
+from optix_fast.agents.graph_ppo import GraphPPO, record_on_cuda
+from optix_fast.agents.ppo_batch import Batch
+from optix_fast.agents.ppo_config import PPOConfig
+from optix_fast.random import RandomStream
+from optix_fast.types import NonFiniteError
+
+CONFIG = PPOConfig(minibatch_size=64, n_epochs=2)
+
+
+class Given(RandomStream):
+    """A stream whose permutations are the helper's."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self.drawn = 0
+
+    def permutation(self, n: int) -> Any:
+        self.drawn += 1
+        self.advance(1)
+        return permutations(self.drawn, n)[-1].numpy()
+
+
+class Recorder:
+    """Counts recordings; runs the work once, as the real one does."""
+
+    def __init__(self) -> None:
+        self.recordings = 0
+
+    def __call__(self, work: Callable[[], None]) -> Callable[[], None]:
+        self.recordings += 1
+        work()
+        return work
+
+
+def graph_for(it: Learner, record: Any = None, device: str = "cpu") -> GraphPPO:
+    policy = ActorCriticPolicy(it.actor, it.critic, it.head, torch.device(device), None)
+    return GraphPPO(
+        policy, it.optimizer, reference if device == "cpu" else ops, record=record or (lambda work: work)
+    )
+
+
+def batch_for(it: Learner, device: str = "cpu", **options: Any) -> tuple[Batch, Any]:
+    rows = rows_for(it, **options)
+    order = ("observations", "actions", "log_probs", "values", "advantages", "returns", "action_masks")
+    parts = {name: getattr(rows, name) for name in order}
+    moved = {name: None if part is None else part.to(device) for name, part in parts.items()}
+    return Batch(**moved), rows
+
+
+@pytest.mark.parametrize("dist", ["categorical", "multi_discrete", "state", "free"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"max_grad_norm": None}, {"value_clip": 0.2}, {"normalize_advantages": "none"}, {"target_kl": 2e-4}],
+    ids=str,
+)
+def test_windows_are_learned_as_torch_does(dist: str, changes: dict[str, Any]) -> None:
+    config = PPOConfig(**{"minibatch_size": 64, "n_epochs": 3, **changes})
+    it = learner(dist=dist, dtype=torch.float64 if dist == "state" else torch.float32)
+    theirs, record = it.twin(), Recorder()
+    graph = graph_for(it, record)
+    for window in range(3):
+        batch, rows = batch_for(it, seed=window)
+        updated = graph.update(batch, config, Given())
+        assert updated is not None
+        means, n = torch_update(theirs, rows, permutations(3, 320), config)
+        assert updated.n_updates == n
+        if "target_kl" in changes:
+            assert n < 15
+        for name, mean in updated.means.items():
+            assert mean == pytest.approx(means[name], rel=1e-3, abs=1e-5), name
+    assert distance(it, theirs) < 1e-4
+    assert record.recordings == 1
+
+
+def test_the_last_minibatch_may_be_smaller() -> None:
+    it = learner()
+    theirs, (batch, rows) = it.twin(), batch_for(it, n=300)
+    updated = graph_for(it).update(batch, CONFIG, Given())
+    assert updated is not None and updated.n_updates == 10
+    torch_update(theirs, rows, permutations(2, 300), CONFIG)
+    assert distance(it, theirs) < 1e-5
+
+
+def test_recording_changes_nothing() -> None:
+    it = learner()
+    before = [p.detach().clone() for p in it.parameters]
+    seen: list[bool] = []
+
+    def record(work: Callable[[], None]) -> Callable[[], None]:
+        work()
+        seen.append(all(torch.equal(p, b) for p, b in zip(it.parameters, before, strict=True)))
+        return work
+
+    graph_for(it, record).update(batch_for(it)[0], CONFIG, Given())
+    assert seen == [True]
+    assert not torch.equal(it.parameters[0], before[0])
+
+
+def test_a_new_learning_rate_needs_no_new_recording_and_other_changes_do() -> None:
+    it = learner()
+    theirs, record = it.twin(), Recorder()
+    graph, (batch, rows) = graph_for(it, record), batch_for(it)
+    for rate in (3e-4, 1e-3):
+        for one in (it, theirs):
+            one.optimizer.param_groups[0]["lr"] = rate
+        graph.update(batch, CONFIG, Given())
+        torch_update(theirs, rows, permutations(2, 320), CONFIG)
+    assert distance(it, theirs) < 1e-5
+    assert record.recordings == 1
+    graph.update(batch, PPOConfig(minibatch_size=64, n_epochs=2, clip_ratio=0.1), Given())
+    assert record.recordings == 2
+    it.optimizer.param_groups[0]["weight_decay"] = 0.1
+    graph.update(batch, PPOConfig(minibatch_size=64, n_epochs=2, clip_ratio=0.1), Given())
+    assert record.recordings == 3
+    it.actor[0].weight = torch.nn.Parameter(it.actor[0].weight.detach().clone())
+    assert graph.update(batch, CONFIG, Given()) is None  # the optimizer does not hold it
+
+
+def test_restored_optimizer_state_is_used() -> None:
+    it = learner()
+    graph, (batch, _) = graph_for(it), batch_for(it)
+    graph.update(batch, CONFIG, Given())
+    saved, weights = it.optimizer.state_dict(), [p.detach().clone() for p in it.parameters]
+    saved = torch.utils._pytree.tree_map_only(torch.Tensor, torch.clone, saved)
+    graph.update(batch, CONFIG, Given())
+    once = [p.detach().clone() for p in it.parameters]
+    it.optimizer.load_state_dict(saved)
+    with torch.no_grad():
+        for p, w in zip(it.parameters, weights, strict=True):
+            p.copy_(w)
+    graph.update(batch, CONFIG, Given())
+    assert all(torch.equal(p, o) for p, o in zip(it.parameters, once, strict=True))
+
+
+@pytest.mark.parametrize("what", ["advantages", "observations"])
+def test_what_is_not_finite_stops_the_update(what: str) -> None:
+    it = learner()
+    batch, _ = batch_for(it)
+    getattr(batch, what)[5] = math.nan
+    config = PPOConfig(minibatch_size=320, n_epochs=3, normalize_advantages="none")
+    before = [p.detach().clone() for p in it.parameters]
+    with pytest.raises(NonFiniteError):
+        graph_for(it).update(batch, config, Given())
+    assert all(torch.equal(p, b) for p, b in zip(it.parameters, before, strict=True))
+
+
+def test_the_stream_moves_by_the_epochs_that_were_begun() -> None:
+    it = learner()
+    stream = Given()
+    graph_for(it).update(batch_for(it)[0], PPOConfig(minibatch_size=64, n_epochs=4, target_kl=1e-9), stream)
+    assert stream.drawn == 4 and stream.offset == 1
+
+
+def test_what_cannot_be_replayed_is_left_to_torch() -> None:
+    it = learner()
+    batch, _ = batch_for(it)
+    assert graph_for(it).update(batch, PPOConfig(anneal_steps=1000), Given()) is None
+    assert (
+        graph_for(it).update(batch._replace(observations={"a": batch.observations}), CONFIG, Given()) is None
+    )
+    sgd = learner(make_optimizer=lambda p: torch.optim.SGD(p, lr=0.1))
+    assert graph_for(sgd).update(batch, CONFIG, Given()) is None
+
+    def refuse(work: Any) -> Any:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    graph = graph_for(it, refuse)
+    assert graph.update(batch, CONFIG, Given()) is None
+    assert graph.update(batch, CONFIG, Given()) is None
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dist", ["categorical", "multi_discrete", "state", "free"])
+@pytest.mark.parametrize("target_kl", [None, 2e-4])
+def test_a_cuda_graph_learns_as_torch_does(dist: str, target_kl: float | None) -> None:
+    config = PPOConfig(minibatch_size=64, n_epochs=3, target_kl=target_kl)
+    it = learner(dist=dist)
+    theirs = it.twin()
+    on_device = it.twin()
+    for module in (on_device.actor, on_device.critic):
+        module.cuda()
+    if on_device.log_std is not None:
+        on_device.log_std.data = on_device.log_std.data.cuda()
+    graph = graph_for(on_device, record_on_cuda, "cuda")
+    for window in range(3):
+        batch, rows = batch_for(it, seed=window)
+        moved = Batch(*(None if t is None else t.cuda() for t in batch))  # type: ignore[union-attr,arg-type]
+        updated = graph.update(moved, config, Given())
+        assert updated is not None
+        _, n = torch_update(theirs, rows, permutations(3, 320), config)
+        assert updated.n_updates == n
+    for ours, other in zip(on_device.parameters, theirs.parameters, strict=True):
+        assert float((ours.detach().cpu() - other.detach()).norm() / other.detach().norm()) < 1e-3

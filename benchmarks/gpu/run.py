@@ -167,7 +167,7 @@ def tanh_normal_cases(torch, ops):
 
 
 def ppo_updates(torch, ops, width):
-    """name → one window's update: torch's own loop as eager_ppo.py has it, with compiled networks, and ours."""
+    """name → one window's update: eager_ppo.py's loop, the same with compiled networks, and ours."""
     sys.path.insert(0, str(ROOT / "benchmarks"))
     import eager_ppo
 

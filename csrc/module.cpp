@@ -16,6 +16,7 @@ void bind_mlp(py::module_& m);
 void bind_ppo_update(py::module_& m);
 void bind_act(py::module_& m);
 void bind_replay(py::module_& m);
+void bind_dqn_update(py::module_& m);
 
 namespace {
 
@@ -61,4 +62,5 @@ PYBIND11_MODULE(_C, m) {
   bind_ppo_update(m);
   bind_act(m);
   bind_replay(m);
+  bind_dqn_update(m);
 }

@@ -64,6 +64,14 @@ def ppo_update(
     permutations: torch.Tensor,
     options: dict[str, Any],
 ) -> tuple[str | None, int, list[float]]: ...
+def dqn_update(
+    networks: tuple[list[_Layer], list[_Layer]],
+    parameters: list[tuple[Any, ...]],
+    targets: list[torch.Tensor],
+    replay: Any,
+    drawn: dict[str, Any],
+    options: dict[str, Any],
+) -> tuple[str | None, int, int, float, float, float, float]: ...
 def act(
     plan: ActPlan,
     targets: ActTargets,

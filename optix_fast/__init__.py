@@ -37,6 +37,7 @@ _EXPORTS = {
     "ObsNormalizer": "envs.normalizers",
     "RewardNormalizer": "envs.normalizers",
     "RunningMeanStd": "envs.normalizers",
+    "TorchDQNAgent": "agents",
     "TorchGaussianPPOAgent": "agents",
     "TorchPPOAgent": "agents",
     "make_agent": "agents",
@@ -74,6 +75,7 @@ __all__ = [
     "RewardNormalizer",
     "RunningMeanStd",
     "TorchEvaluator",
+    "TorchDQNAgent",
     "TorchGaussianPPOAgent",
     "TorchPPOAgent",
     "TrainConfig",
@@ -89,7 +91,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from optix_fast import ops
-    from optix_fast.agents import TorchGaussianPPOAgent, TorchPPOAgent, make_agent
+    from optix_fast.agents import TorchDQNAgent, TorchGaussianPPOAgent, TorchPPOAgent, make_agent
     from optix_fast.buffers import PrioritizedReplayBuffer, ReplayBuffer
     from optix_fast.config import TrainConfig
     from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer, RunningMeanStd

@@ -39,11 +39,13 @@ PUBLIC = {
     "ppo_update": "optix_fast/agents/native_ppo.py",
     "act": "optix_fast/agents/native_act.py",
     "replay": "optix_fast/buffers/ring.py",
+    "dqn_update": "optix_fast/agents/native_dqn.py",
 }
 REFERENCE = {
     "mlp": "optix_fast/networks/mlp.py",
     "ppo_update": "optix_fast/agents/ppo.py",
     "act": "optix_fast/agents/actor_critic.py",
+    "dqn_update": "optix_fast/agents/dqn.py",
 }
 TESTS = {
     "random": "tests/test_random.py",
@@ -51,6 +53,7 @@ TESTS = {
     "ppo_update": "tests/agents/test_native_ppo.py",
     "act": "tests/agents/test_native_act.py",
     "replay": "tests/buffers/test_native_replay.py",
+    "dqn_update": "tests/agents/test_native_dqn.py",
 }
 
 

@@ -46,6 +46,15 @@ double gradient_norm(const Trained<T>& trained) {
   return __builtin_sqrt(squares);
 }
 
+// The targets become copies of the parameters.
+template <typename T>
+void copy_targets(const Trained<T>& trained) {
+  for (int64_t i = 0; i < trained.n; ++i) {
+    const AdamParameter<T>& p = trained.parameters[i];
+    copy<T>(p.value, p.size, p.target);
+  }
+}
+
 // g ← g·min(1, max_norm / (‖g‖ + 1e-6)) as torch's clip_grad_norm_, Adam, and where tau is positive the
 // targets after it. False, and nothing changed, where the norm is not finite.
 template <SimdPath Path, typename T>

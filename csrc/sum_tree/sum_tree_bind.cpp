@@ -6,6 +6,8 @@
 #include <mutex>
 #include <vector>
 
+#include "priorities_bind.h"
+
 namespace optix_fast {
 namespace {
 
@@ -163,6 +165,8 @@ class SumTree {
     });
     return py::make_tuple(key, offset);
   }
+
+  SharedTree share() { return {tree_, &positive_, &mutex_}; }
 
   // The priorities have been checked.
   void load(py::handle leaves, uint64_t key, uint64_t offset) {
@@ -364,6 +368,8 @@ class SumTreeCuda {
 #endif
 
 }  // namespace
+
+SharedTree share_tree(py::handle tree) { return py::cast<SumTree&>(tree).share(); }
 
 void bind_sum_tree(py::module_& m) {
   m.def("sum_tree_weights", &sum_tree_weights);

@@ -1,8 +1,19 @@
 """Agents: each fulfils the six-method contract of `optix_fast.types.BaseAgent`."""
 
+from optix_fast.agents.dqn_config import DQNConfig
 from optix_fast.agents.factory import choose_algo, make_agent
 from optix_fast.agents.ppo import PPOAgent
 from optix_fast.agents.ppo_config import PPOConfig
+from optix_fast.agents.torch_dqn import TorchDQNAgent
 from optix_fast.agents.torch_ppo import TorchGaussianPPOAgent, TorchPPOAgent
 
-__all__ = ["PPOAgent", "PPOConfig", "TorchGaussianPPOAgent", "TorchPPOAgent", "choose_algo", "make_agent"]
+__all__ = [
+    "DQNConfig",
+    "PPOAgent",
+    "PPOConfig",
+    "TorchDQNAgent",
+    "TorchGaussianPPOAgent",
+    "TorchPPOAgent",
+    "choose_algo",
+    "make_agent",
+]

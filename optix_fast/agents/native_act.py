@@ -108,6 +108,8 @@ class NativeActor:
                 components = list(zip(head.dist.nvec, head._start.tolist(), strict=True))
             else:
                 n = networks.outputs if head.space is None else int(head.space.n)
+                if isinstance(head, GreedyHead) and head.n_actions is not None:
+                    n = head.n_actions
                 components = [(n, head._start)]
             if networks.outputs != sum(n for n, _ in components):
                 raise UnsupportedError("the actor's outputs do not fit the action space")

@@ -1,11 +1,13 @@
 """Builders of networks, and the policy heads that turn their outputs into actions."""
 
+from optix_fast.networks.dueling import DuelingQNetwork
 from optix_fast.networks.encoders import ObservationEncoder
 from optix_fast.networks.heads import CategoricalHead, GreedyHead, MultiDiscreteHead, NormalHead, PolicyHead
 from optix_fast.networks.mlp import mlp
 
 __all__ = [
     "CategoricalHead",
+    "DuelingQNetwork",
     "GreedyHead",
     "MultiDiscreteHead",
     "NormalHead",

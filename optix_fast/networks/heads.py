@@ -38,7 +38,7 @@ class CategoricalHead:
 
     dist = Categorical()
     raw_column: str | None = None
-    outputs_are = "actor must return logits"
+    who, outputs_are = "a categorical policy", "actor must return logits"
 
     def __init__(self) -> None:
         self.space: spaces.Discrete | None = None
@@ -51,7 +51,7 @@ class CategoricalHead:
             ValueError: the space is not Discrete, or the head is bound to another one.
         """
         if not isinstance(space, spaces.Discrete):
-            raise ValueError(f"a categorical policy needs a Discrete action space, got {space}")
+            raise ValueError(f"{self.who} needs a Discrete action space, got {space}")
         if self.space is not None and self.space != space:
             raise ValueError(f"the policy is bound to {self.space}; it cannot act in {space}")
         self.space, self._start = space, int(space.start)
@@ -171,13 +171,30 @@ class GreedyHead(CategoricalHead):
 
     Args:
         epsilon: probability of an action that is drawn uniformly from the allowed ones.
+        n_actions: K, where it is known before the space is.
     """
 
-    outputs_are = "q_network must return one value for each action,"
+    who, outputs_are = "a Q-network", "q_network must return one value for each action,"
 
-    def __init__(self, epsilon: float = 0.0) -> None:
+    def __init__(self, epsilon: float = 0.0, n_actions: int | None = None) -> None:
         super().__init__()
-        self.epsilon = epsilon
+        self.epsilon, self.n_actions = epsilon, n_actions
+
+    def bind(self, space: spaces.Space[Any]) -> None:
+        """Act in `space`.
+
+        Raises:
+            ValueError: the space is not Discrete, has not n_actions actions, or the head is bound to another.
+        """
+        if isinstance(space, spaces.Discrete) and self.n_actions not in (None, space.n):
+            raise ValueError(f"n_actions is {self.n_actions}, but the action space is {space}")
+        super().bind(space)
+
+    def params(self, outputs: Tensor) -> Tensor:
+        """Network outputs [B, K] → values, checked against n_actions."""
+        if self.n_actions is not None and (outputs.ndim != 2 or outputs.shape[1] != self.n_actions):
+            raise ValueError(f"{self.outputs_are} [B, {self.n_actions}], got {list(outputs.shape)}")
+        return super().params(outputs)
 
     def draw(
         self,

@@ -163,6 +163,11 @@ class SumTree:
         return indices, priorities, weights
 
     @property
+    def native(self) -> Any:
+        """The core's tree, which its learners draw from by themselves; None where the reference runs."""
+        return self._tree
+
+    @property
     def total(self) -> float:
         """Σp."""
         return self._reference.total if self._reference is not None else float(self._tree.total())

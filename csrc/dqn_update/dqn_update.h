@@ -1,0 +1,65 @@
+// Deep Q-learning in one call: K updates, each of which draws B transitions from the replay and does all that
+// optix_fast/agents/dqn.py does in torch (Mnih et al. 2015; double Q: van Hasselt et al. 2016; priorities:
+// Schaul et al. 2016):
+//
+//   draw      rows given by the caller, or leaves of a sum tree with importance weights w (priorities.h);
+//             n-step rewards R and discounts γ^m·(1 − terminated) from replay.h
+//   target    y = R + discount·Q̄(o′, a*);  a* = argmax_a Q(o′, a) with double Q, else argmax_a Q̄(o′, a); the
+//             first of equals
+//   loss      mean w·l(Q(o, a) − y);  l(x) = x²  or Huber: x²/2 where |x| < 1, else |x| − 1/2
+//   step      backward, ‖g‖ clipped as in mlp/trained.h, Adam
+//   after     priorities (|Q(o, a) − y| + eps)^α into the tree;  Q̄ ← Q̄ + τ·(Q − Q̄) in Adam's sweep, or
+//             Q̄ ← Q after every target_update_freq-th update since training began
+//
+// Parameters, optimizer state, target network and tree are changed where they are. A target, loss or norm
+// that is not finite ends the call; everything is then put back as it was before the first update.
+//
+// Memory: one arena, about 6 elements per parameter, 3·B per unit of every layer, and 12 bytes per draw.
+//
+// CPU: one thread, and the worker team (threads.h) for large products; the order of every sum is fixed
+// (mlp.h), so the same call gives the same bits. The gradient by the outputs has one entry in each row. The
+// target network's transposed weights are made anew only after it has changed.
+#pragma once
+
+#include "mlp/mlp.h"
+#include "replay/replay.h"
+#include "sum_tree/priorities.h"
+
+namespace optix_fast {
+
+template <typename T>
+struct DqnUpdateArgs {
+  Stack<T> online, target;
+  ReplaySource replay;
+  int64_t updates, batch;   // K, B
+  const int64_t* indices;   // [K, B], rows of the replay; null: by priority
+  PrioritizedDraws* draws;  // or null
+  int64_t n_step;
+  double gamma;
+  bool double_q, huber;
+  double max_norm;  // infinity: no clipping
+  double tau;       // 0: the target is copied
+  int64_t target_update_freq, updates_before;
+  Trained<T> trained;
+
+  // Work memory.
+  T* observations;       // [B, padded(D)]
+  T* next_observations;  // [B, padded(D)]
+  int64_t *actions, *after, *best;
+  T *rewards, *discounts, *td;
+  T* grad_output;  // [B, online.last().stride]
+  Scratch<T> scratch;
+};
+
+struct DqnUpdateResult {
+  enum Failure : uint8_t { none, target, loss, gradient, action, empty, no_row } failure = none;
+  int64_t row = 0;  // of the replay, whose action is none of the network's
+  int64_t updates = 0, copies = 0;
+  // Over the updates: of the loss, of mean |Q(o, a) − y|, of mean Q(o, a).
+  double loss_sum = 0, td_sum = 0, value_sum = 0;
+};
+
+template <SimdPath Path, typename T>
+DqnUpdateResult dqn_update_cpu(const DqnUpdateArgs<T>& args);
+
+}  // namespace optix_fast

@@ -1,0 +1,152 @@
+#include "dqn_update.h"
+
+#include "mlp/trained.h"
+
+namespace optix_fast {
+namespace {
+
+template <SimdPath Path, typename T>
+void gather(const DqnUpdateArgs<T>& a, const int64_t* rows) {
+  const int64_t stride = padded<T>(a.replay.features);
+  ReplayMinibatch<T> batch{};
+  batch.targets.n = a.batch;
+  batch.targets.indices = rows;
+  batch.targets.n_step = a.n_step;
+  batch.targets.gamma = a.gamma;
+  batch.targets.after = a.after;
+  batch.targets.rewards = a.rewards;
+  batch.targets.discounts = a.discounts;
+  batch.observations = a.observations;
+  batch.next_observations = a.next_observations;
+  batch.discrete_actions = a.actions;
+  batch.observations_stride = batch.next_stride = stride;
+  replay_gather_cpu<Path, T>(a.replay, batch);
+}
+
+// argmax of each row of a network's outputs.
+template <typename T>
+void greedy_actions(const Layer<T>& last, int64_t rows, int64_t* actions) {
+  for (int64_t i = 0; i < rows; ++i) {
+    const T* q = last.output + i * last.stride;
+    int64_t best = 0;
+    for (int64_t k = 1; k < last.out; ++k) best = q[k] > q[best] ? k : best;
+    actions[i] = best;
+  }
+}
+
+// y, into `td`. False where one is not finite.
+template <SimdPath Path, typename T>
+bool targets(const DqnUpdateArgs<T>& a) {
+  const int64_t stride = padded<T>(a.replay.features);
+  if (a.double_q) {
+    stack_forward_cpu<Path, T>(a.online, a.next_observations, stride, a.batch);
+    greedy_actions(a.online.last(), a.batch, a.best);
+  }
+  stack_forward_cpu<Path, T>(a.target, a.next_observations, stride, a.batch);
+  const Layer<T>& last = a.target.last();
+  if (!a.double_q) greedy_actions(last, a.batch, a.best);
+  bool all_finite = true;
+  for (int64_t i = 0; i < a.batch; ++i) {
+    a.td[i] = a.rewards[i] + a.discounts[i] * last.output[i * last.stride + a.best[i]];
+    all_finite = all_finite && finite(a.td[i]);
+  }
+  return all_finite;
+}
+
+// Q(o, a) − y in `td`, and the gradient of the loss, which is returned, by the outputs.
+template <SimdPath Path, typename T>
+double temporal_differences(const DqnUpdateArgs<T>& a, const float* weights, DqnUpdateResult& result) {
+  stack_forward_cpu<Path, T>(a.online, a.observations, padded<T>(a.replay.features), a.batch);
+  const Layer<T>& last = a.online.last();
+  __builtin_memset(a.grad_output, 0, a.batch * last.stride * sizeof(T));
+  double loss = 0, td_sum = 0, values = 0;
+  for (int64_t i = 0; i < a.batch; ++i) {
+    const int64_t at = i * last.stride + a.actions[i];
+    const T value = last.output[at], td = value - a.td[i];
+    const T weight = weights == nullptr ? T(1) : static_cast<T>(weights[i]);
+    const T error = td < T(0) ? -td : td;
+    const bool linear = a.huber && !(error < T(1));
+    const T slope = linear ? (td < T(0) ? T(-1) : T(1)) : a.huber ? td : T(2) * td;
+    const T l = linear ? error - T(0.5) : a.huber ? T(0.5) * td * td : td * td;
+    a.td[i] = td;
+    a.grad_output[at] = weight * slope / static_cast<T>(a.batch);
+    loss += static_cast<double>(weight * l);
+    td_sum += static_cast<double>(error);
+    values += static_cast<double>(value);
+  }
+  const auto n = static_cast<double>(a.batch);
+  result.loss_sum += loss / n;
+  result.td_sum += td_sum / n;
+  result.value_sum += values / n;
+  return loss;
+}
+
+// A tree may have leaves beyond the rows that there are.
+template <typename T>
+bool has_rows(const DqnUpdateArgs<T>& a, const int64_t* rows) {
+  for (int64_t i = 0; i < a.batch; ++i) {
+    if (rows[i] >= a.replay.size) return false;
+  }
+  return true;
+}
+
+// The first row whose action is none of the network's, or −1.
+template <typename T>
+int64_t impossible_action(const DqnUpdateArgs<T>& a) {
+  const auto n = static_cast<uint64_t>(a.online.last().out);
+  for (int64_t i = 0; i < a.batch; ++i) {
+    if (static_cast<uint64_t>(a.actions[i]) >= n) return i;
+  }
+  return -1;
+}
+
+template <SimdPath Path, typename T>
+DqnUpdateResult::Failure one_update(const DqnUpdateArgs<T>& a, int64_t k, DqnUpdateResult& result) {
+  if (a.draws != nullptr && !draw_leaves<Path>(*a.draws, k)) return DqnUpdateResult::empty;
+  const int64_t* rows = (a.draws == nullptr ? a.indices : a.draws->drawn) + k * a.batch;
+  if (a.draws != nullptr && !has_rows(a, rows)) return DqnUpdateResult::no_row;
+  gather<Path>(a, rows);
+  const int64_t impossible = impossible_action(a);
+  if (impossible >= 0) {
+    result.row = rows[impossible];
+    return DqnUpdateResult::action;
+  }
+  stack_refresh_cpu<Path, T>(a.online);
+  if (!targets<Path>(a)) return DqnUpdateResult::target;
+  const float* weights = a.draws == nullptr ? nullptr : a.draws->weights;
+  if (!finite(temporal_differences<Path>(a, weights, result))) return DqnUpdateResult::loss;
+  stack_backward_cpu<Path, T>(a.online, a.scratch, a.observations, padded<T>(a.replay.features), a.batch,
+                              a.grad_output, nullptr, false);
+  if (!clipped_step<Path>(a.trained, a.max_norm, a.tau)) return DqnUpdateResult::gradient;
+  if (a.draws != nullptr) write_priorities<Path>(*a.draws, k, a.td);
+  ++result.updates;
+  const bool copies = a.tau == 0.0 && (a.updates_before + result.updates) % a.target_update_freq == 0;
+  if (copies) {
+    copy_targets(a.trained);
+    ++result.copies;
+  }
+  if (copies || a.tau > 0.0) stack_refresh_cpu<Path, T>(a.target);
+  return DqnUpdateResult::none;
+}
+
+}  // namespace
+
+template <SimdPath Path, typename T>
+DqnUpdateResult dqn_update_cpu(const DqnUpdateArgs<T>& a) {
+  DqnUpdateResult result;
+  exchange_saved(a.trained, false);
+  stack_refresh_cpu<Path, T>(a.target);
+  for (int64_t k = 0; k < a.updates; ++k) {
+    result.failure = one_update<Path>(a, k, result);
+    if (result.failure == DqnUpdateResult::none) continue;
+    exchange_saved(a.trained, true);
+    if (a.draws != nullptr) take_back_priorities<Path>(*a.draws, k);
+    return result;
+  }
+  return result;
+}
+
+template DqnUpdateResult dqn_update_cpu<kPath, float>(const DqnUpdateArgs<float>&);
+template DqnUpdateResult dqn_update_cpu<kPath, double>(const DqnUpdateArgs<double>&);
+
+}  // namespace optix_fast

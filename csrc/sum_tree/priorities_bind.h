@@ -1,0 +1,43 @@
+// For the bindings of learners that draw by priority.
+#pragma once
+
+#include <mutex>
+
+#include "mlp/mlp_bind.h"
+#include "priorities.h"
+#include "tensor.h"
+
+namespace optix_fast {
+
+// The inside of a SumTree of the CPU. Whoever uses it holds the mutex, and takes that only without the
+// interpreter's lock in its hand.
+struct SharedTree {
+  SumTreeView view;
+  int64_t* positive;
+  std::mutex* mutex;
+};
+SharedTree share_tree(py::handle tree);  // in sum_tree_bind.cpp
+
+// uniforms float64 [K, B], betas float64 [K].
+inline PrioritizedDraws read_draws(TensorReader& reader, const SharedTree& tree, py::handle uniforms,
+                                   py::handle betas, int64_t updates, int64_t batch) {
+  PrioritizedDraws draws{};
+  draws.tree = tree.view;
+  draws.positive = tree.positive;
+  draws.batch = batch;
+  draws.uniforms = reader.read(uniforms, "uniforms", DType::f64, "[K, B]", {updates, batch}).as<double>();
+  draws.betas = reader.read(betas, "betas", DType::f64, "[K]", {updates}).as<double>();
+  return draws;
+}
+
+inline void draws_place(PrioritizedDraws& draws, int64_t updates, Arena& arena) {
+  draws.mass = arena.take<double>(draws.batch);
+  draws.weights = arena.take<float>(draws.batch);
+  draws.fresh = arena.take<float>(draws.batch);
+  draws.touched = arena.take<int64_t>(draws.batch);
+  draws.scratch = arena.take<unsigned char>(prefix_scratch(draws.batch));
+  draws.drawn = arena.take<int64_t>(updates * draws.batch);
+  draws.before = arena.take<float>(updates * draws.batch);
+}
+
+}  // namespace optix_fast

@@ -1,0 +1,158 @@
+"""DQN's updates in the core: K of them in one call, in place on the user's network and optimizer."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from optix_fast import _native
+from optix_fast.agents.dqn import DQNModel, Updated
+from optix_fast.agents.dqn_config import DQNConfig
+from optix_fast.agents.native_act import Policy
+from optix_fast.agents.native_learner import NativeLearner
+from optix_fast.agents.native_nets import (
+    Layer,
+    UnsupportedError,
+    adam_parameters,
+    check_distinct,
+    check_surroundings,
+    layers_of,
+    learner_threads,
+    note_step,
+)
+from optix_fast.agents.off_policy import Draws, Experience
+from optix_fast.types import NonFiniteError
+
+_core: Any = _native.core
+
+
+class NativeDQN(NativeLearner):
+    """The core's share in a DQN agent; see NativeLearner.
+
+    Args:
+        policy, model: of the agent.
+        wanted: as the agent's `backend` argument.
+
+    Raises:
+        RuntimeError: wanted is "native" and the core does not serve this agent.
+    """
+
+    def __init__(self, policy: Policy, model: DQNModel, wanted: str) -> None:
+        super().__init__(policy, wanted)
+        self._model = model
+        self.require(self.refusal())
+
+    def _update_refusal(self) -> str:
+        try:
+            networks = networks_of_dqn(self._model)
+            adam_parameters(self._model.optimizer, _parameters(networks[0]), create=False)
+        except UnsupportedError as error:
+            return str(error)
+        return ""
+
+    def update(
+        self, experience: Experience, draws: Draws, config: DQNConfig, updates_before: int
+    ) -> Updated | None:
+        """K updates.
+
+        Raises:
+            NonFiniteError, ValueError: see dqn_update.
+            RuntimeError: the agent was told to be native, and is refused.
+        """
+        if self.wanted == "torch":
+            return None
+        try:
+            refusal = self.refusal()
+            if refusal:
+                raise UnsupportedError(refusal)
+            return dqn_update(self._model, experience, draws, config, updates_before)
+        except UnsupportedError as error:
+            self.require(str(error))
+            return None
+
+
+def networks_of_dqn(model: DQNModel) -> tuple[list[Layer], list[Layer]]:
+    """Network and target network as the core sees them.
+
+    Raises:
+        UnsupportedError: with the reason.
+    """
+    check_surroundings()
+    online, target = layers_of(model.q_network, "the network"), layers_of(model.target, "the target network")
+    ours, theirs = _parameters(online), _parameters(target)
+    check_distinct([*ours, *theirs])
+    if [p.shape for p in ours] != [p.shape for p in theirs]:
+        raise UnsupportedError("the target network is not like the network")
+    if not any(p.requires_grad for p in ours):
+        raise UnsupportedError("every parameter is frozen")
+    return online, target
+
+
+def _parameters(layers: list[Layer]) -> list[nn.Parameter]:
+    return [parameter for layer in layers for parameter in layer.linear.parameters()]
+
+
+def dqn_update(
+    model: DQNModel, experience: Experience, draws: Draws, config: DQNConfig, updates_before: int
+) -> Updated:
+    """The updates of dqn.dqn_update, by one call of the core.
+
+    Raises:
+        UnsupportedError: the core does not serve this model, or these observations; with the reason.
+        NonFiniteError: a target, loss or gradient is NaN or infinite; networks, optimizer and priorities are
+            as before.
+        ValueError: an action that the network does not have, or a replay that does not fit it.
+    """
+    online, target = networks_of_dqn(model)
+    parameters, targets = _parameters(online), _parameters(target)
+    adam = adam_parameters(model.optimizer, parameters, create=True)
+    buffer = experience.buffer
+    try:
+        view = buffer.replay.view()
+    except ValueError as error:
+        raise UnsupportedError("the observations are not one float array") from error
+    if view.observations.shape[1] != online[0].linear.in_features:
+        raise UnsupportedError("the network does not read one flat observation")
+    failed, n_updates, copies, *sums, greatest = _core.dqn_update(
+        ([layer.described() for layer in online], [layer.described() for layer in target]),
+        adam, targets, view, _drawn(experience, draws, config), _options(config, updates_before),
+    )  # fmt: skip
+    # Written behind autograd's back, also when all was put back.
+    torch.autograd.graph.increment_version([*(t for entry in adam for t in entry[:4]), *targets])
+    if failed is not None:
+        raise NonFiniteError(failed)
+    if draws.indices is None:
+        buffer.max_priority = greatest
+    note_step(model.optimizer)
+    loss, td_error, q_value = (total / max(n_updates, 1) for total in sums)
+    return Updated(n_updates, copies, loss, td_error, q_value)
+
+
+def _drawn(experience: Experience, draws: Draws, config: DQNConfig) -> dict[str, Any]:
+    if draws.indices is not None:
+        return {"indices": torch.from_numpy(draws.indices)}
+    return {
+        "tree": experience.buffer.tree.native,
+        "uniforms": torch.from_numpy(draws.uniforms),
+        "betas": torch.from_numpy(draws.betas),
+        "alpha": config.per_alpha,
+        "eps": config.per_eps,
+        "max_priority": experience.buffer.max_priority,
+    }
+
+
+def _options(config: DQNConfig, updates_before: int) -> dict[str, Any]:
+    return {
+        "threads": learner_threads(),
+        "n_step": config.n_step,
+        "gamma": config.gamma,
+        "double_q": config.double_q,
+        "huber": config.loss == "huber",
+        "max_norm": config.max_grad_norm or math.inf,
+        "tau": config.tau or 0.0,
+        "target_update_freq": config.target_update_freq,
+        "updates_before": updates_before,
+    }

@@ -1,0 +1,216 @@
+"""What the off-policy agents share: experience, when to learn from it, which transitions are drawn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from optix_fast.agents import agent as shared
+from optix_fast.buffers import PrioritizedReplayBuffer
+from optix_fast.random import RandomStream
+from optix_fast.types import Array, EpisodeData, NonFiniteError, Tree, tree_map
+
+# Random numbers that are drawn ahead, at most.
+_CHUNK_BYTES = 1 << 24
+
+
+class ReplayConfig(Protocol):
+    """The hyperparameters that are read here; DQNConfig and SACConfig explain them."""
+
+    @property
+    def gamma(self) -> float: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def updates_per_step(self) -> float: ...
+    @property
+    def first_update_at(self) -> int: ...
+    @property
+    def replay_capacity(self) -> int: ...
+    @property
+    def n_step(self) -> int: ...
+    @property
+    def per_alpha(self) -> float: ...
+    @property
+    def per_beta(self) -> float: ...
+    @property
+    def per_beta_steps(self) -> int | None: ...
+    @property
+    def per_eps(self) -> float: ...
+
+
+class Transitions(NamedTuple):
+    """What one update learns from.
+
+    observations, next_observations: [B, D], or trees of [B, …]; next: m steps later.
+    actions: int64 [B], or [B, A].
+    rewards: Σ γᵏ·r of those m steps, [B].
+    discounts: γᵐ, zero where the episode has terminated, [B].
+    weights: importance weights [B], None where all are 1.
+    """
+
+    observations: Tree
+    actions: Tensor
+    rewards: Tensor
+    next_observations: Tree
+    discounts: Tensor
+    weights: Tensor | None = None
+
+
+class Draws(NamedTuple):
+    """The random numbers that choose the transitions of K updates, B each; both backends take the same ones.
+
+    indices: int64 [K, B], rows of the replay, where all are equally likely; otherwise None, and
+    uniforms: float64 [K, B] in [0, 1): number j of an update chooses the leaf at (j + u_j)/B of the total
+        priority, as it is at that update.
+    betas: float64 [K], exponents of the importance weights.
+    """
+
+    indices: npt.NDArray[np.int64] | None
+    uniforms: npt.NDArray[np.float64] | None = None
+    betas: npt.NDArray[np.float64] | None = None
+
+    @property
+    def updates(self) -> int:
+        """K."""
+        return len(self.indices if self.indices is not None else self.uniforms)  # type: ignore[arg-type]
+
+
+class Experience:
+    """The replay of an agent, and how many updates its transitions have earned.
+
+    Every valid row of a window is stored. Once `first_update_at` rows have been, and enough for a batch, each
+    further one earns `updates_per_step` updates; what is left of a fraction waits for the next window.
+
+    Args:
+        config: as the agent's hyperparameters are at the start.
+        stream: the draws come from a child of it.
+    """
+
+    def __init__(self, config: ReplayConfig, stream: RandomStream) -> None:
+        self.buffer = PrioritizedReplayBuffer(
+            config.replay_capacity, config.per_alpha, config.per_beta, config.n_step, config.gamma,
+            config.per_eps, seed=0,
+        )  # fmt: skip
+        self._stream = stream.spawn("replay")
+        self._credit = 0.0
+        self.stored = 0
+        self._before: list[tuple[Tensor, Tensor]] = []
+
+    def __len__(self) -> int:
+        """Transitions that can be drawn."""
+        return len(self.buffer)
+
+    def add(self, window: EpisodeData, config: ReplayConfig, actions: Array | None = None) -> int:
+        """Store a window; returns how many updates are due.
+
+        Raises:
+            NonFiniteError: a reward is NaN or infinite; nothing is stored then.
+            ValueError: the window does not fit what was stored before.
+        """
+        if not np.isfinite(np.asarray(window.rewards, np.float64)).all():
+            raise NonFiniteError("reward")
+        self.buffer.set_params(
+            alpha=config.per_alpha, beta=config.per_beta, n_step=config.n_step, gamma=config.gamma
+        )
+        rows = self.buffer.push_window(window, actions)
+        idle = max(config.first_update_at, config.batch_size)
+        earning = min(rows, max(0, self.stored + rows - idle))
+        self.stored += rows
+        self._credit += earning * config.updates_per_step
+        due = math.floor(self._credit)
+        self._credit -= due
+        return due
+
+    def draws(self, updates: int, config: ReplayConfig) -> Iterator[Draws]:
+        """For so many updates, in pieces that fit into a cache of reasonable size."""
+        most = max(1, _CHUNK_BYTES // (8 * config.batch_size))
+        for at in range(0, updates, most):
+            shape = (min(most, updates - at), config.batch_size)
+            if config.per_alpha == 0.0:
+                yield Draws(self._stream.integers(0, len(self), shape))
+            else:
+                uniforms = self._stream.integers(0, 2**53, shape).astype(np.float64) * 2.0**-53
+                yield Draws(None, uniforms, np.full(shape[0], self._beta(config)))
+
+    def _beta(self, config: ReplayConfig) -> float:
+        if config.per_beta_steps is None:
+            return config.per_beta
+        return config.per_beta + (1.0 - config.per_beta) * min(1.0, self.stored / config.per_beta_steps)
+
+    # --- updates in torch -------------------------------------------------------------------------
+
+    def batch(self, draws: Draws, k: int, like: Tensor) -> tuple[Transitions, Array]:
+        """The transitions of update k with the device and the float type of `like`, and their rows."""
+        weights = None
+        if draws.indices is not None:
+            indices = draws.indices[k]
+        else:
+            assert draws.uniforms is not None
+            assert draws.betas is not None
+            indices, given = self.buffer.draw(draws.uniforms[k], float(draws.betas[k]))
+            weights = torch.from_numpy(given).to(like)
+        rows = self.buffer.replay.batch(indices)
+
+        def put(array: Array) -> Tensor:
+            return torch.from_numpy(array).to(like)
+
+        def observed(tree: Tree) -> Tree:
+            return tree_map(
+                lambda leaf: leaf.to(like.dtype) if leaf.is_floating_point() else leaf,
+                shared.to_tensors(tree, like.device),
+            )
+
+        actions = torch.from_numpy(rows.actions).to(like.device)
+        transitions = Transitions(
+            observed(rows.observations),
+            actions.to(like.dtype) if actions.is_floating_point() else actions,
+            put(rows.rewards),
+            observed(rows.next_observations),
+            put(rows.discounts),
+            weights,
+        )
+        return transitions, indices
+
+    def update_priorities(self, indices: Array, errors: Tensor) -> None:
+        """Priorities of rows, from their TD errors [B]; nothing where all rows are equally likely."""
+        if self.buffer.alpha == 0.0:
+            return
+        rows = torch.from_numpy(indices)
+        self._before.append((rows, self.buffer.tree.priorities(rows)))
+        self.buffer.update_priorities(indices, errors.double().cpu().numpy())
+
+    @contextmanager
+    def priorities_kept_on_error(self) -> Iterator[None]:
+        """Priorities are as they were if what is done inside fails."""
+        self._before, greatest = [], self.buffer.max_priority
+        try:
+            yield
+        except BaseException:
+            for rows, priorities in reversed(self._before):
+                self.buffer.tree.update(rows, priorities)
+            self.buffer.max_priority = greatest
+            raise
+        finally:
+            self._before = []
+
+    # --- state ------------------------------------------------------------------------------------
+
+    def state_dict(self, rows: bool = True) -> dict[str, Any]:
+        """Everything, or all but the stored transitions."""
+        state = {"credit": self._credit, "stored": self.stored, "stream": self._stream.state_dict()}
+        return state | {"buffer": self.buffer.state_dict()} if rows else state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what state_dict gave; without transitions in it, the stored ones stay."""
+        if "buffer" in state:
+            self.buffer.load_state_dict(state["buffer"])
+        self._credit, self.stored = float(state["credit"]), int(state["stored"])
+        self._stream.load_state_dict(state["stream"])

@@ -34,6 +34,8 @@ _EXPORTS = {
     "PrioritizedReplayBuffer": "buffers",
     "RNDPipeline": "exploration",
     "ReplayBuffer": "buffers",
+    "compute_gae": "buffers",
+    "make_minibatches": "buffers",
     "ObsNormalizer": "envs.normalizers",
     "RewardNormalizer": "envs.normalizers",
     "RunningMeanStd": "envs.normalizers",
@@ -83,8 +85,10 @@ __all__ = [
     "__version__",
     "backend",
     "build_info",
+    "compute_gae",
     "evaluate_policy",
     "make_agent",
+    "make_minibatches",
     "no_recording",
     "ops",
 ]
@@ -92,7 +96,7 @@ __all__ = [
 if TYPE_CHECKING:
     from optix_fast import ops
     from optix_fast.agents import TorchDQNAgent, TorchGaussianPPOAgent, TorchPPOAgent, make_agent
-    from optix_fast.buffers import PrioritizedReplayBuffer, ReplayBuffer
+    from optix_fast.buffers import PrioritizedReplayBuffer, ReplayBuffer, compute_gae, make_minibatches
     from optix_fast.config import TrainConfig
     from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer, RunningMeanStd
     from optix_fast.exploration import RNDPipeline

@@ -1,7 +1,16 @@
-"""Buffers: what off-policy agents learn from."""
+"""Buffers: what off-policy agents learn from, and rollouts in plain arrays."""
 
 from optix_fast.buffers.prioritized import PrioritizedBatch, PrioritizedReplayBuffer
 from optix_fast.buffers.replay import ReplayBuffer
 from optix_fast.buffers.ring import ReplayBatch, ReplayView
+from optix_fast.buffers.trajectory import compute_gae, make_minibatches
 
-__all__ = ["PrioritizedBatch", "PrioritizedReplayBuffer", "ReplayBatch", "ReplayBuffer", "ReplayView"]
+__all__ = [
+    "PrioritizedBatch",
+    "PrioritizedReplayBuffer",
+    "ReplayBatch",
+    "ReplayBuffer",
+    "ReplayView",
+    "compute_gae",
+    "make_minibatches",
+]

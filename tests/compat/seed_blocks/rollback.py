@@ -1,0 +1,1 @@
+opt = RLOptimizer(agent=agent, pipeline=pipeline, rollback_on_degradation=True)

@@ -1,0 +1,1 @@
+opt = RLOptimizer(agent=agent, pipeline=pipeline, verbose=True)

@@ -13,14 +13,21 @@ from optix_fast.types import LoopState
 
 # A trend is looked for from this many scores on.
 _MIN_TREND_SCORES = 5
+# ... and must be surer than a single gain, because one far score can make it: factor on noise_k.
+_RISE = 1.25
 # The slowest progress worth waiting for: one standard deviation of the noise in this many windows.
 _SLOWEST_RAMP = 30.0
 # How surely (in standard errors) such progress must be excluded before training counts as done.
 _CONFIDENCE = 3.0
 # ... but after this many times dormant_threshold windows without improvement it is done anyway.
-_PATIENCE = 10
+_PATIENCE = 9
 # The latest scores' own noise counts when it is below this fraction of the whole window's.
 _MUCH_QUIETER = 0.25
+# A plateau's latest scores must not move by more than this (in standard errors).
+_SETTLED = 3.0
+_LATEST = 3
+# So far below what was reached (in σ) must the last score, each of the last two, of the last three lie.
+_FALLEN = (8.0, 3.0, 2.0)
 
 
 class BackoffScheduler:
@@ -36,7 +43,7 @@ class BackoffScheduler:
 
     * the latest score exceeds the best by more than the margin (σ from the scores before it), or
     * the scores rise: the least-squares slope over the last `trend_window` scores (five or more,
-      by window number) exceeds noise_k·w standard errors, and its gain over them the user margin.
+      by window number) exceeds 1.25·noise_k·w standard errors, and its gain over them the user margin.
 
     So a steady ramp always improves, however noisy or slow next to its noise, once enough of it
     has been seen, and a lucky score does not reset anything.
@@ -45,14 +52,19 @@ class BackoffScheduler:
     each would take 1 300 windows to believe a flat score). From `plateau_threshold` on the state
     is COOLING; from `dormant_threshold` on it is DORMANT, provided that the scores so far exclude
     progress of one σ in 30 windows: slope + 3·w standard errors ≤ σ/30 (with the noise of the last
-    `trend_window` scores alone when that is below σ/4). Without that evidence it waits, at most
-    until 10 · dormant_threshold windows have passed without improvement. A score without noise
-    gives that evidence at once; a flat noisy one within about 200 windows.
+    `trend_window` scores alone when that is below σ/4), and that the scores have settled: the last
+    three neither rise nor fall by more than 3·w standard errors, and the last is not the first or
+    second that lies 2·w·σ below what was reached (which may be a collapse, or its end). Without
+    that evidence it waits, at most until 9 · dormant_threshold windows have passed without
+    improvement. A score without noise gives that evidence at once; a flat noisy one within about
+    200 windows.
 
     **Degradation.** A score below best − max(|best|·(1 − degradation_threshold),
-    min_degradation_drop, allowance) has degraded. The allowance, for noise in both scores, is
-    2·noise_k·w·σ, of which only noise_k·w·σ may exceed half of |best|. It counts as
-    non-improvement too: a policy that has collapsed for good ends the run like any other plateau.
+    min_degradation_drop) has degraded, unless it may be noise. It is not when the last score lies
+    8·w·σ below what was reached, or each of the last two 3·w·σ, or each of the last three 2·w·σ.
+    Reached is the highest level that two scores in a row attained (the best alone may have been
+    luck); σ is the noise of the scores before. It counts as non-improvement too: a policy that has
+    collapsed for good ends the run like any other plateau.
 
     A NaN score is no evidence and changes nothing.
 
@@ -112,6 +124,7 @@ class BackoffScheduler:
 
         self._points: deque[Point] = deque(maxlen=self.score_window)
         self._best: float | None = None
+        self._reached: float | None = None
         self._state = LoopState.ACTIVE
         self._interval = self.base_interval
         self._non_improvements = 0
@@ -166,14 +179,17 @@ class BackoffScheduler:
         if found is None or len(self._points) < _MIN_TREND_SCORES:
             return False
         trend, noise = found
-        limit = self.noise_k * noise.widening * trend.error + self._rounding(trend)
+        limit = _RISE * self.noise_k * noise.widening * trend.error + self._rounding(trend)
         return trend.slope > limit and trend.slope * trend.span > margin
 
     def check_degradation(self, score: float) -> bool:
-        """Whether `score` lies so far below the best that the policy has degraded (rule above)."""
+        """Whether `score` lies so far below the best that the policy has degraded (rule above).
+
+        Without recorded scores the threshold alone decides.
+        """
         if self._best is None or self._total < self.min_episodes_before_degradation:
             return False
-        return score < self._best - self._degradation_drop()
+        return score < self._best - self._threshold_drop() and self._has_fallen(score)
 
     def is_degrading(self) -> bool:
         """Whether the scores also fall significantly, not only lie low."""
@@ -196,6 +212,9 @@ class BackoffScheduler:
         last = self._points[-1][0] if self._points else -1.0
         if episode_id is not None and episode_id <= last:
             raise ValueError(f"episode_id must be later than {last:.0f}, got {episode_id}")
+        if self._points:
+            both = min(float(score), self._points[-1][1])
+            self._reached = both if self._reached is None else max(self._reached, both)
         self._points.append((last + 1.0 if episode_id is None else float(episode_id), float(score)))
 
     def record_improvement(self, score: float, windows: int = 1) -> None:
@@ -220,14 +239,14 @@ class BackoffScheduler:
         """An evaluation that closed `windows` windows found the policy degraded.
 
         It counts as non-improvement. The state is ACTIVE again, unless it is time for DORMANT; after
-        a rollback the restored policy is evaluated at the base interval, and its scores start a
-        new series.
+        a rollback the restored policy is evaluated at the base interval, and the scores of the
+        degraded one are forgotten.
         """
         self._back_off(windows)
         done = self._is_done()
         if rolled_back:
             self._interval = self.base_interval
-            self._points.clear()
+            self._forget_fallen()
         self._state = LoopState.DORMANT if done else LoopState.ACTIVE
 
     def record_restart(self) -> None:
@@ -244,6 +263,7 @@ class BackoffScheduler:
         return {
             "points": [list(point) for point in self._points],
             "best": self._best,
+            "reached": self._reached,
             "state": self._state.name,
             "interval": self._interval,
             "non_improvements": self._non_improvements,
@@ -255,6 +275,7 @@ class BackoffScheduler:
         self._points.clear()
         self._points.extend((float(x), float(y)) for x, y in state["points"])
         self._best = None if state["best"] is None else float(state["best"])
+        self._reached = None if state["reached"] is None else float(state["reached"])
         self._state = LoopState[state["state"]]
         self._interval = int(state["interval"])
         self._non_improvements = int(state["non_improvements"])
@@ -283,7 +304,34 @@ class BackoffScheduler:
             noise = latest
             trend = fit_trend(list(self._points)[-self.trend_window :], latest.sigma)
         upper = trend.slope + _CONFIDENCE * noise.widening * trend.error
-        return upper <= noise.sigma / _SLOWEST_RAMP + self._rounding(trend)
+        return upper <= noise.sigma / _SLOWEST_RAMP + self._rounding(trend) and self._has_settled(noise)
+
+    def _has_settled(self, noise: Noise) -> bool:
+        points = list(self._points)
+        noise = local_noise(points[:-_LATEST]) or noise  # a fall is not noise
+        for count in range(2, min(_LATEST, len(points)) + 1):
+            trend = fit_trend(points[-count:], noise.sigma)
+            if abs(trend.slope) > _SETTLED * noise.widening * trend.error + self._rounding(trend):
+                return False
+        if self._reached is None:
+            return True
+        floor = self._reached - _FALLEN[-1] * noise.widening * noise.sigma
+        low = [score < floor for _, score in points[-_LATEST:]]
+        return all(low) or not low[-1]
+
+    def _has_fallen(self, score: float) -> bool:
+        if self._reached is None:
+            return True
+        points = list(self._points)
+        latest = [y for _, y in points[::-1]]
+        latest[0] = max(latest[0], score)  # a smoothed score may still carry an older low one
+        for count, sigmas in enumerate(_FALLEN, start=1):
+            noise = local_noise(points[:-count])
+            if noise is None:
+                return False
+            if max(latest[:count]) < self._reached - sigmas * noise.widening * noise.sigma:
+                return True
+        return False
 
     def _trend(self) -> tuple[Trend, Noise] | None:
         points = list(self._points)
@@ -298,12 +346,18 @@ class BackoffScheduler:
         noise = local_noise(points)
         return 0.0 if noise is None else self.noise_k * noise.widening * noise.sigma
 
-    def _degradation_drop(self) -> float:
+    def _forget_fallen(self) -> None:
+        for _ in _FALLEN:
+            if (
+                self._best is not None
+                and self._points
+                and self._points[-1][1] < self._best - self._threshold_drop()
+            ):
+                self._points.pop()
+
+    def _threshold_drop(self) -> float:
         assert self._best is not None
-        size = abs(self._best)
-        noise = self._noise_allowance(list(self._points)[:-1])
-        allowance = min(2.0 * noise, max(noise, 0.5 * size))
-        return max(size * (1.0 - self.degradation_threshold), self.min_degradation_drop, allowance)
+        return max(abs(self._best) * (1.0 - self.degradation_threshold), self.min_degradation_drop)
 
 
 def _integer(name: str, value: Any, least: int) -> int:

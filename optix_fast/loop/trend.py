@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 Point = tuple[float, float]  # (window number, score)
 
+_NORMAL = math.sqrt(math.pi / 2.0)  # standard deviation / mean size, of a normal distribution
+
 
 class Noise(NamedTuple):
     """Standard deviation of the scores around their local trend, and how many terms it rests on."""
@@ -36,18 +38,19 @@ def local_noise(points: Sequence[Point]) -> Noise | None:
     Each inner point is compared with the straight line between its neighbours, a and b being the
     weights of the interpolation (Gasser, Sroka & Jennen-Steinmetz 1986):
 
-        σ² = mean (a·yᵢ₋₁ + b·yᵢ₊₁ − yᵢ)² / (a² + b² + 1)
+        σ = √(π/2) · mean |a·yᵢ₋₁ + b·yᵢ₊₁ − yᵢ| / √(a² + b² + 1)
 
-    so a steady ramp has no noise, whatever its slope, and unevenly spaced points are no problem.
+    so a steady ramp has no noise, whatever its slope, and unevenly spaced points are no problem. The
+    mean of sizes (exact for a normal distribution), not of squares, because a single jump of the
+    scores, or one lucky window, would rule a mean of squares.
     """
     total = 0.0
     for (x0, y0), (x1, y1), (x2, y2) in zip(points, points[1:], points[2:], strict=False):
         a = (x2 - x1) / (x2 - x0)
         b = 1.0 - a
-        off = a * y0 + b * y2 - y1
-        total += off * off / (a * a + b * b + 1.0)
+        total += abs(a * y0 + b * y2 - y1) / math.sqrt(a * a + b * b + 1.0)
     terms = len(points) - 2
-    return Noise(math.sqrt(total / terms), terms) if terms > 0 else None
+    return Noise(_NORMAL * total / terms, terms) if terms > 0 else None
 
 
 def fit_trend(points: Sequence[Point], sigma: float) -> Trend:

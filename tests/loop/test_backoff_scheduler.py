@@ -156,13 +156,64 @@ def test_no_degradation_before_there_is_a_best() -> None:
     assert not BackoffScheduler(min_episodes_before_degradation=0).check_degradation(-1e9)
 
 
-def test_drop_within_the_noise_is_no_degradation() -> None:
+def noisy_hundred(spread: float) -> BackoffScheduler:
     scheduler = BackoffScheduler()
     for window in range(20):
-        scheduler.record_score(100.0 + (10.0 if window % 2 else -10.0))
+        scheduler.record_score(100.0 + (spread if window % 2 else -spread))
         scheduler.record_improvement(100.0)
-    assert not scheduler.check_degradation(85.0)
-    assert scheduler.check_degradation(40.0)
+    return scheduler
+
+
+@pytest.mark.parametrize(
+    ("scores", "fired"),
+    [
+        ([85.0, 85.0, 85.0, 85.0], [False, False, False, False]),  # within the noise of ± 10
+        ([20.0], [False]),  # one low score may be bad luck
+        ([20.0, 20.0], [False, True]),
+        ([20.0, 100.0, 20.0, 100.0], [False, False, False, False]),
+        ([35.0, 35.0, 35.0], [False, False, True]),
+        ([-100.0], [True]),
+    ],
+)
+def test_degradation_must_be_clear_of_the_noise(scores: list[float], fired: list[bool]) -> None:
+    scheduler = noisy_hundred(10.0)
+    found = []
+    for score in scores:
+        scheduler.record_score(score)
+        found.append(scheduler.check_degradation(score))
+    assert found == fired
+
+
+def test_single_low_score_of_a_quiet_run_is_degradation() -> None:
+    scheduler = noisy_hundred(0.1)
+    scheduler.record_score(60.0)
+    assert scheduler.check_degradation(80.0)
+
+
+def test_smoothed_score_that_still_carries_an_older_low_one_is_no_degradation() -> None:
+    scheduler = noisy_hundred(0.1)
+    scheduler.record_score(20.0)
+    scheduler.record_score(100.0)
+    assert not scheduler.check_degradation(60.0)
+
+
+def test_one_lucky_score_does_not_make_the_usual_ones_degraded() -> None:
+    scheduler = noisy_hundred(2.0)
+    scheduler.record_score(500.0)
+    scheduler.record_improvement(300.0)
+    for _ in range(5):
+        scheduler.record_score(100.0)
+        assert not scheduler.check_degradation(100.0)
+
+
+def test_rollback_forgets_the_scores_of_the_degraded_policy() -> None:
+    scheduler = noisy_hundred(1.0)
+    before = scheduler.state_dict()["points"]
+    for _ in range(2):
+        scheduler.record_score(30.0)
+    scheduler.record_degradation(rolled_back=True)
+    assert scheduler.state_dict()["points"] == before[2:]  # two scores out of score_window
+    assert not scheduler.check_degradation(100.0)
 
 
 # --- improvement --------------------------------------------------------------------------------
@@ -267,7 +318,23 @@ def test_solved_task_stops_soon_though_the_way_to_it_was_noisy() -> None:
     assert sorted(found)[50] <= 66
 
 
-def test_plateau_ends_after_ten_times_the_threshold_whatever_the_noise() -> None:
+def test_fresh_fall_is_not_a_plateau() -> None:
+    # Level at 100, then the evaluation that would end training finds 20.
+    stopped, evaluated = simulate(lambda window: (100.0 if window < 30 else 20.0) + window % 3, 1000)
+    assert stopped is not None
+    assert len([window for window in evaluated if window >= 30]) >= 3
+
+
+def test_recovery_from_a_fall_is_awaited() -> None:
+    def score(window: int) -> float:
+        return window % 3 + 100.0 - (max(0.0, 70.0 - (window - 30)) if window >= 30 else 0.0)
+
+    stopped, _ = simulate(score, 1000)
+    assert stopped is not None
+    assert stopped >= 100
+
+
+def test_plateau_ends_after_nine_times_the_threshold_whatever_the_noise() -> None:
     scheduler = BackoffScheduler(max_interval_episodes=1)
     rng = random.Random(0)
     scheduler.record_score(1e9, 0)
@@ -277,7 +344,7 @@ def test_plateau_ends_after_ten_times_the_threshold_whatever_the_noise() -> None
         scheduler.record_non_improvement()
         if scheduler.current_state is DORMANT:
             break
-    assert window <= 200
+    assert window == 180
 
 
 # --- model --------------------------------------------------------------------------------------

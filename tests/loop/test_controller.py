@@ -222,7 +222,7 @@ def test_score_handed_to_the_tuner_was_earned_with_the_current_hyperparameters(
     script: Any, scripted_tuner: Any
 ) -> None:
     tuner = scripted_tuner()
-    run = script([0.0], tuner=tuner, max_episodes=12)
+    run = script([0.0], tuner=tuner, max_episodes=20)
     used: dict[int, Any] = {}
     run.agent.learn_hook = lambda data: used.update({run.agent.made + 1: run.agent.params["x"]})
     run.pipeline.score = lambda version, window: window + 100.0 * used.get(version, 0.0)

@@ -11,10 +11,10 @@ from optix_fast.loop.trend import fit_trend, local_noise
 
 
 def test_noise_of_three_points_by_hand() -> None:
-    # 0, 3, 0: the middle is 3 above the line, 9 / (¼ + ¼ + 1) = 6.
+    # 0, 3, 0: the middle is 3 above the line, 3 / √(¼ + ¼ + 1) = √6; times √(π/2).
     noise = local_noise([(0.0, 0.0), (1.0, 3.0), (2.0, 0.0)])
     assert noise is not None
-    assert noise.sigma == pytest.approx(math.sqrt(6.0))
+    assert noise.sigma == pytest.approx(math.sqrt(6.0 * math.pi / 2.0))
     assert (noise.terms, noise.widening) == (1, 3.0)
 
 

@@ -94,6 +94,6 @@ NOTES: dict[str, str] = {
     **dict.fromkeys(_TUNERS, "this tuner is not built yet"),
     **dict.fromkeys(_POPULATION, "policy populations are not built yet"),
     **dict.fromkeys(("TrialOrchestrator", "ParamSpace"), "the search across runs is not built yet"),
-    **dict.fromkeys(("TorchAgent", "TorchDQNAgent", "TorchSACAgent"), "this agent is not built yet"),
+    **dict.fromkeys(("TorchAgent", "TorchSACAgent"), "this agent is not built yet"),
     "DiagnosticController": "diagnostics are not built yet",
 }

@@ -46,7 +46,8 @@ class RNDPipeline(BasePipeline):
         pipeline: what is wrapped; its windows' fields are as in EpisodeData.
         obs_dim: size of one flattened observation.
         embedding_dim: width of both networks (two layers, ReLU between) and of their outputs.
-        eta: weight of the bonus; see set_eta.
+        eta: weight of the bonus, also kept as `base_eta`; the loop lowers it at each new best and raises
+            it on a plateau, by set_eta.
         predictor_lr: Adam's.
         norm_eps: added to σ.
         n_updates: minibatches per window.
@@ -90,7 +91,8 @@ class RNDPipeline(BasePipeline):
                 raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
         self.pipeline = pipeline
         self.obs_dim, self.n_updates, self.minibatch_size = int(obs_dim), int(n_updates), int(minibatch_size)
-        self.eta, self.norm_eps = float(eta), float(norm_eps)
+        self.eta = self.base_eta = float(eta)
+        self.norm_eps = float(norm_eps)
         self._device = torch.device(device)
         root = RandomStream(seed, "rnd")
         self._stream = root.spawn("minibatches")
@@ -188,6 +190,7 @@ class RNDPipeline(BasePipeline):
         optimizer = self._optimizer.state_dict()
         return {
             "eta": self.eta,
+            "base_eta": self.base_eta,
             "target": {k: v.clone() for k, v in self._target.state_dict().items()},
             "predictor": {k: v.clone() for k, v in self._predictor.state_dict().items()},
             "optimizer": {
@@ -209,7 +212,7 @@ class RNDPipeline(BasePipeline):
         self._observations.load_state_dict(state["observations"])
         self._distances.load_state_dict(state["distances"])
         self._stream.load_state_dict(state["stream"])
-        self.eta = float(state["eta"])
+        self.eta, self.base_eta = float(state["eta"]), float(state["base_eta"])
         if state["pipeline"] is not None:
             self.pipeline.load_state_dict(state["pipeline"])
 

@@ -14,6 +14,7 @@ from optix_fast.loop import checks
 from optix_fast.loop.backoff_scheduler import BackoffScheduler
 from optix_fast.loop.callbacks import CallbackList
 from optix_fast.loop.checkpoints import CheckpointRegistry, Rank, rank_of
+from optix_fast.loop.eta_schedule import EtaSchedule
 from optix_fast.loop.eval_log import EvalLog
 from optix_fast.loop.run_state import RunState, RunSummary
 from optix_fast.loop.scoring import PolicyScorer, ScoreFn
@@ -112,6 +113,8 @@ class LoopController:
         self.target_score = None if target_score is None else checks.number("target_score", target_score)
         self.score_smoothing = checks.whole("score_smoothing", score_smoothing) or 1
         self._callbacks = CallbackList(callbacks)
+        if callable(getattr(pipeline, "set_eta", None)):
+            self._callbacks.add(EtaSchedule(pipeline))
         self._log = EvalLog(verbose, verbose_log_file)
         self._stop = threading.Event()
         self._keep_going = False
@@ -165,8 +168,12 @@ class LoopController:
         self._callbacks.add(callback)
 
     def stop(self) -> None:
-        """End the run after the window that is under way. Any thread or callback may call this."""
+        """End the run after the window that is under way, which a live pipeline ends at once. Any thread
+        or callback may call this."""
         self._stop.set()
+        interrupt = getattr(self.pipeline, "interrupt", None)
+        if callable(interrupt):
+            interrupt()
 
     def keep_going(self) -> None:
         """Called in on_dormant: go on training, with a fresh schedule, instead of stopping."""
@@ -233,7 +240,7 @@ class LoopController:
                 return "budget"
             data = next(windows, None)
             if data is None:
-                return "budget"
+                return "stopped" if self._stop.is_set() else "budget"
             reason = self._one_window(data)
             if reason is not None:
                 return reason

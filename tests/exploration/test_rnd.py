@@ -222,8 +222,12 @@ def test_extrinsic_rewards_are_what_the_loop_scores(tmp_path):
         return [{key: entry.metrics[key] for key in keys} for entry in optimizer.controller.history]
 
     plain = run(cartpole(), "plain")
-    wrapped = run(RNDPipeline(cartpole(), 4, eta=10.0), "wrapped")
+    pipeline = RNDPipeline(cartpole(), 4, eta=10.0)
+    wrapped = run(pipeline, "wrapped")
     assert plain == wrapped
+    scores = [entry["primary_score"] for entry in plain]
+    new_bests = sum(score > max(scores[:i]) for i, score in enumerate(scores) if i > 0)
+    assert pipeline.eta == pytest.approx(10.0 * 0.9**new_bests)  # the loop's schedule
     assert sum(Watcher.learned[5:]) > sum(Watcher.learned[:5])
 
 

@@ -11,9 +11,11 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
+from torch import nn
 
-from optix_fast import LivePipeline, NonFiniteError, make_agent
+from optix_fast import HyperparamSet, LivePipeline, NonFiniteError, TorchDQNAgent, make_agent
 from optix_fast.pipelines.feed import Feed
 
 LIVE = LivePipeline
@@ -169,7 +171,14 @@ def test_dict_observations_and_actions_keep_their_structure():
     assert data.actions["size"].tolist() == [[2], [4]]
 
 
-def test_agent_of_this_package_is_told_the_spaces_and_writes_its_columns():
+def dqn() -> TorchDQNAgent:
+    network = nn.Linear(4, 2)
+    optimizer = torch.optim.Adam(network.parameters())
+    return TorchDQNAgent(network, 2, optimizer, HyperparamSet({"batch_size": 32}), device="cpu", seed=0)
+
+
+@pytest.mark.parametrize("algo", ["ppo", "dqn"])
+def test_agents_of_this_package_are_told_the_spaces_and_learn(algo):
     class Cart:
         """CartPole, one step behind its actions."""
 
@@ -197,14 +206,19 @@ def test_agent_of_this_package_is_told_the_spaces_and_writes_its_columns():
             self.answers.put(action)
 
     pipeline = LIVE(Cart(), episode_boundary_fn=LIVE.every_n_steps(64), span_episodes=True)
-    agent = make_agent("ppo", pipeline, seed=0)
+    agent: Any = make_agent("ppo", pipeline, seed=0) if algo == "ppo" else dqn()
     pipeline.set_agent(agent)
     first, second = itertools.islice(pipeline.episodes(), 2)
     for data in (first, second):
         assert data.length == 64
-        assert data.grid("log_probs").shape == data.grid("values").shape == (64, 1)
-        assert (data.log_probs < 0).all()
-        assert agent.learn(data)["n_updates"] > 0
+        diagnostics = agent.learn(data)
+        if algo == "ppo":
+            assert data.grid("log_probs").shape == data.grid("values").shape == (64, 1)
+            assert (data.log_probs < 0).all()
+            assert diagnostics["n_updates"] > 0
+        else:
+            assert diagnostics["buffer_size"] == agent.env_steps
+    assert agent.env_steps == 128
     pipeline.data_source.answers.put(0)
     pipeline.teardown()
 

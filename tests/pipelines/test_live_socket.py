@@ -184,6 +184,28 @@ def test_loop_trains_on_a_source_that_hangs_up_and_tears_it_down(serve, tmp_path
     assert "LivePipeline-producer" not in names
 
 
+def test_stop_from_another_thread_ends_a_run_on_a_silent_source(tmp_path):
+    class Silent:
+        def __init__(self) -> None:
+            self.closed = threading.Event()
+
+        def stream(self) -> Iterator[Any]:
+            for x in range(3):
+                yield np.array([0.0, x], np.float32), 1.0, False, False, {}
+            self.closed.wait(30)
+
+        def close(self) -> None:
+            self.closed.set()
+
+    agent = Digits()
+    pipeline = LivePipeline(Silent())
+    optimizer = RLOptimizer(agent=agent, pipeline=pipeline, checkpoint_dir=tmp_path)
+    threading.Timer(0.3, optimizer.stop).start()
+    optimizer.run()
+    assert optimizer.stop_reason == "stopped"
+    assert [data.length for data in agent.windows] == [2]  # what there was is learned from
+
+
 def test_server_that_comes_back_later_is_found_again(serve):
     first = serve([8])
     client = Client(first.address)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -255,3 +256,13 @@ def row_agent() -> Any:
 def vector_kind(request: pytest.FixtureRequest) -> Any:
     """Every way to step three scripted environments that carries masks and infos."""
     return request.param
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left_behind() -> Any:
+    """A LivePipeline's thread ends with the test that made it."""
+    yield
+    for thread in threading.enumerate():
+        if thread.name == "LivePipeline-producer":
+            thread.join(5)
+            assert not thread.is_alive()

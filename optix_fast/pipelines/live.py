@@ -209,6 +209,8 @@ class LivePipeline(BasePipeline):
             return self._take(message), message
         if isinstance(message, Lost | Ended):
             return self._lose_track() or isinstance(message, Ended), message
+        if message is None and not self._window.rows:
+            logger.warning("%s: nothing has arrived for %g s", self._name, self.silence_timeout)
         return True, message  # woken, silence, or the window's time is up
 
     def _patience(self) -> float:

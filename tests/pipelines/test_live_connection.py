@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import queue
 import threading
 import time
@@ -9,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from live_sources import Echo, LockStep, Script, item, windows
 
 from optix_fast import LivePipeline
@@ -143,6 +147,54 @@ def test_action_that_cannot_be_sent_cuts_the_episode():
     assert first.rewards.tolist() == [1.0, 2.0]
     assert first.truncated.tolist() == [False, True]
     assert second.observations.tolist() == [5]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    connections=st.lists(st.lists(st.sampled_from("..TX"), max_size=8), min_size=1, max_size=5),
+    broken=st.booleans(),
+    window_size=st.integers(1, 8),
+    span=st.booleans(),
+    buffer_size=st.integers(1, 4),
+)
+def test_rows_are_the_steps_that_were_seen_whole(connections, broken, window_size, span, buffer_size):
+    number = itertools.count()
+    scripts, expected = [], []
+    for kinds in connections:
+        items = [(float(next(number)), kind) for kind in kinds]
+        script: list[Any] = [item(x, x + 0.5, kind == "T", kind == "X") for x, kind in items]
+        scripts.append([*script, ConnectionError()] if broken else script)
+        for i, ((x, kind), (after, following)) in enumerate(itertools.pairwise(items)):
+            if kind == ".":  # the last of an episode is not acted on
+                cut = following == "." and i == len(items) - 2
+                expected.append((x, after + 0.5, following == "T", following == "X" or cut))
+    # After the last connection nothing more comes, and it gives up.
+    scripts += [[OSError()] for _ in range(8)]
+    boundary = LIVE.every_n_steps(window_size)
+    pipeline = LIVE(
+        Script(*scripts),
+        Echo(),
+        boundary,
+        buffer_size,
+        span_episodes=span,
+        reconnect_delay=1e-3,
+        max_reconnect_delay=1e-3,
+        max_attempts=8,
+    )
+    seen: list[Any] = []
+    iterator = pipeline.episodes()
+    with contextlib.suppress(ConnectionError):
+        while True:
+            data = next(iterator)
+            assert data.length <= window_size
+            columns = (data.observations, data.rewards, data.terminated, data.truncated)
+            seen += list(zip(*(column.tolist() for column in columns), strict=True))
+    pipeline.teardown()
+    assert [row[:3] for row in seen] == [row[:3] for row in expected]
+    # That a row was the last before a cut is known too late when its window had been yielded by then.
+    assert all(got <= cut for (*_, got), (*_, cut) in zip(seen, expected, strict=True))
+    if len(expected) < window_size:
+        assert [row[3] for row in seen] == [row[3] for row in expected]
 
 
 # --- ending --------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ void bind_ppo_update(py::module_& m);
 void bind_act(py::module_& m);
 void bind_replay(py::module_& m);
 void bind_dqn_update(py::module_& m);
+void bind_sac_update(py::module_& m);
 
 namespace {
 
@@ -63,4 +64,5 @@ PYBIND11_MODULE(_C, m) {
   bind_act(m);
   bind_replay(m);
   bind_dqn_update(m);
+  bind_sac_update(m);
 }

@@ -174,5 +174,13 @@ typename S::Vec artanh_third(typename S::Vec x) {
   return x + x * z * sum;
 }
 
+// log(1 − tanh²u) = 2·(ln 2 − |u| − ln(1 + t)); ln(1 + t) = 2·artanh(t/(2 + t)), of at most ⅓.
+template <typename S>
+typename S::Vec log_slope(const Folded<S>& u) {
+  using T = typename S::Scalar;
+  const auto half = artanh_third<S>(u.power / (T(2) + u.power));
+  return T(2) * ((T(0.69314718055994531) - u.magnitude) - T(2) * half);
+}
+
 }  // namespace
 }  // namespace optix_fast

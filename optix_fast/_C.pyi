@@ -72,6 +72,15 @@ def dqn_update(
     drawn: dict[str, Any],
     options: dict[str, Any],
 ) -> tuple[str | None, int, int, float, float, float, float]: ...
+def sac_update(
+    networks: tuple[list[_Layer], ...],
+    parameters: tuple[Any, ...],
+    log_alpha: torch.Tensor,
+    replay: Any,
+    drawn: dict[str, Any],
+    noise: torch.Tensor,
+    options: dict[str, Any],
+) -> tuple[str | None, list[float], float]: ...
 def act(
     plan: ActPlan,
     targets: ActTargets,

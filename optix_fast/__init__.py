@@ -42,6 +42,7 @@ _EXPORTS = {
     "TorchDQNAgent": "agents",
     "TorchGaussianPPOAgent": "agents",
     "TorchPPOAgent": "agents",
+    "TorchSACAgent": "agents",
     "make_agent": "agents",
     "BackoffScheduler": "loop",
     "CheckpointRegistry": "loop",
@@ -80,6 +81,7 @@ __all__ = [
     "TorchEvaluator",
     "TorchGaussianPPOAgent",
     "TorchPPOAgent",
+    "TorchSACAgent",
     "TrainConfig",
     "VectorBatchPipeline",
     "__version__",
@@ -95,7 +97,13 @@ __all__ = [
 
 if TYPE_CHECKING:
     from optix_fast import ops
-    from optix_fast.agents import TorchDQNAgent, TorchGaussianPPOAgent, TorchPPOAgent, make_agent
+    from optix_fast.agents import (
+        TorchDQNAgent,
+        TorchGaussianPPOAgent,
+        TorchPPOAgent,
+        TorchSACAgent,
+        make_agent,
+    )
     from optix_fast.buffers import PrioritizedReplayBuffer, ReplayBuffer, compute_gae, make_minibatches
     from optix_fast.config import TrainConfig
     from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer, RunningMeanStd

@@ -40,12 +40,14 @@ PUBLIC = {
     "act": "optix_fast/agents/native_act.py",
     "replay": "optix_fast/buffers/ring.py",
     "dqn_update": "optix_fast/agents/native_dqn.py",
+    "sac_update": "optix_fast/agents/native_sac.py",
 }
 REFERENCE = {
     "mlp": "optix_fast/networks/mlp.py",
     "ppo_update": "optix_fast/agents/ppo.py",
     "act": "optix_fast/agents/actor_critic.py",
     "dqn_update": "optix_fast/agents/dqn.py",
+    "sac_update": "optix_fast/agents/sac.py",
 }
 TESTS = {
     "random": "tests/test_random.py",
@@ -54,6 +56,7 @@ TESTS = {
     "act": "tests/agents/test_native_act.py",
     "replay": "tests/buffers/test_native_replay.py",
     "dqn_update": "tests/agents/test_native_dqn.py",
+    "sac_update": "tests/agents/test_native_sac.py",
 }
 
 

@@ -98,6 +98,17 @@ template <SimdPath Path, typename T>
 void stack_backward_cpu(const Stack<T>& stack, const Scratch<T>& scratch, const T* input,
                         int64_t input_stride, int64_t rows, T* grad_output, T* grad_input, bool accumulate);
 
+// The gradient by the input alone, and of it the columns from `from`, a whole number of cache lines, on:
+// grad_input [rows, padded(in) − from]. grad_output as in stack_backward_cpu.
+template <SimdPath Path, typename T>
+void stack_input_gradient_cpu(const Stack<T>& stack, const Scratch<T>& scratch, int64_t rows, T* grad_output,
+                              int64_t from, T* grad_input);
+
+// Makes the last forward pass that of `rows` alone, n of them, ascending: what a backward pass over a part of
+// the batch reads.
+template <SimdPath Path, typename T>
+void stack_take_rows_cpu(const Stack<T>& stack, const int64_t* rows, int64_t n);
+
 // Outputs of one or a few rows without any prepared copy: out [rows, last().out]; line: two scratch rows of
 // padded(widest). Reads in, out, activation, parameter, weight and bias of the layers.
 template <SimdPath Path, typename T>

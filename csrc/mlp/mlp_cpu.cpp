@@ -145,6 +145,32 @@ void weight_gradient(const Layer<T>& l, const T* delta, const T* input, int64_t 
   }
 }
 
+// The gradient by the last layer's output becomes that by its Z.
+template <typename S, typename T>
+void differentiate_output(const Stack<T>& stack, int64_t rows, T* gradient) {
+  const Layer<T>& last = stack.layers[stack.n - 1];
+  with_activation<S>(last.activation, last.parameter, [&](auto f) {
+    const Block all{1, padded<T>(rows * last.stride), 0};
+    differentiate<S>(f, gradient, f.keeps_input ? last.before : last.output, all);
+  });
+}
+
+// From the gradient by the Z of layer l to that by the Z of the layer below it, in `target`, which is
+// returned.
+template <typename S, typename T>
+T* gradient_below(const Layer<T>& l, const Layer<T>& below, int64_t rows, const T* delta, T* target) {
+  with_activation<S>(below.activation, below.parameter, [&](auto f) {
+    const T* from = f.keeps_input ? below.before : below.output;
+    const auto finish = [&](int64_t row, int64_t n, int64_t column, int64_t columns) {
+      const int64_t at = row * below.stride + column;
+      differentiate<S>(f, target + at, from + at, {n, columns, below.stride});
+    };
+    multiply<S, T>(rows, below.stride, l.out, {delta, l.stride, 1}, {l.weight_rows, below.stride},
+                   {nullptr, 0}, {target, below.stride}, finish);
+  });
+  return target;
+}
+
 // update(g, m, v, x) for every vector of elements `first` to `end` of a parameter and its Adam state; the
 // target, if it follows, moves by tau towards the new x.
 template <typename S, bool Follow, typename T, typename Update>
@@ -212,28 +238,14 @@ template <SimdPath Path, typename T>
 void stack_backward_cpu(const Stack<T>& stack, const Scratch<T>& scratch, const T* input,
                         int64_t input_stride, int64_t rows, T* grad_output, T* grad_input, bool accumulate) {
   using S = Simd<T>;
-  const Layer<T>& last = stack.layers[stack.n - 1];
-  with_activation<S>(last.activation, last.parameter, [&](auto f) {
-    const Block all{1, padded<T>(rows * last.stride), 0};
-    differentiate<S>(f, grad_output, f.keeps_input ? last.before : last.output, all);
-  });
+  differentiate_output<S>(stack, rows, grad_output);
   T* delta = grad_output;
   for (int64_t i = stack.n - 1; i > 0; --i) {
     const Layer<T>& l = stack.layers[i];
     const Layer<T>& below = stack.layers[i - 1];
     column_sums<S>(delta, l.stride, rows, l.out, l.grad_bias);
     weight_gradient<S>(l, delta, below.output, below.stride, rows, scratch.wide_grad);
-    T* target = scratch.delta[i % 2];
-    with_activation<S>(below.activation, below.parameter, [&](auto f) {
-      const T* from = f.keeps_input ? below.before : below.output;
-      const auto finish = [&](int64_t row, int64_t n, int64_t column, int64_t columns) {
-        const int64_t at = row * below.stride + column;
-        differentiate<S>(f, target + at, from + at, {n, columns, below.stride});
-      };
-      multiply<S, T>(rows, below.stride, l.out, {delta, l.stride, 1}, {l.weight_rows, below.stride},
-                     {nullptr, 0}, {target, below.stride}, finish);
-    });
-    delta = target;
+    delta = gradient_below<S>(l, below, rows, delta, scratch.delta[i % 2]);
   }
   const Layer<T>& first = stack.layers[0];
   column_sums<S>(delta, first.stride, rows, first.out, first.grad_bias);
@@ -242,6 +254,35 @@ void stack_backward_cpu(const Stack<T>& stack, const Scratch<T>& scratch, const 
   multiply<S, T>(rows, padded<T>(first.in), first.out, {delta, first.stride, 1},
                  {first.weight_rows, padded<T>(first.in)}, {accumulate ? grad_input : nullptr, input_stride},
                  {grad_input, input_stride}, kNothing);
+}
+
+template <SimdPath Path, typename T>
+void stack_input_gradient_cpu(const Stack<T>& stack, const Scratch<T>& scratch, int64_t rows, T* grad_output,
+                              int64_t from, T* grad_input) {
+  using S = Simd<T>;
+  differentiate_output<S>(stack, rows, grad_output);
+  T* delta = grad_output;
+  for (int64_t i = stack.n - 1; i > 0; --i) {
+    delta = gradient_below<S>(stack.layers[i], stack.layers[i - 1], rows, delta, scratch.delta[i % 2]);
+  }
+  const Layer<T>& first = stack.layers[0];
+  const int64_t columns = padded<T>(first.in) - from;
+  multiply<S, T>(rows, columns, first.out, {delta, first.stride, 1},
+                 {first.weight_rows + from, padded<T>(first.in)}, {nullptr, 0}, {grad_input, columns},
+                 kNothing);
+}
+
+template <SimdPath Path, typename T>
+void stack_take_rows_cpu(const Stack<T>& stack, const int64_t* rows, int64_t n) {
+  for (int64_t i = 0; i < stack.n; ++i) {
+    const Layer<T>& l = stack.layers[i];
+    for (T* values : {l.output, l.before}) {
+      if (values == nullptr) continue;
+      for (int64_t k = 0; k < n; ++k) {
+        __builtin_memmove(values + k * l.stride, values + rows[k] * l.stride, l.stride * sizeof(T));
+      }
+    }
+  }
 }
 
 template <SimdPath Path, typename T>
@@ -347,6 +388,9 @@ void follow_cpu(const T* value, int64_t n, T tau, T* target) {
   template void stack_forward_cpu<kPath, T>(const Stack<T>&, const T*, int64_t, int64_t);                    \
   template void stack_backward_cpu<kPath, T>(const Stack<T>&, const Scratch<T>&, const T*, int64_t, int64_t, \
                                              T*, T*, bool);                                                  \
+  template void stack_input_gradient_cpu<kPath, T>(const Stack<T>&, const Scratch<T>&, int64_t, T*, int64_t, \
+                                                   T*);                                                      \
+  template void stack_take_rows_cpu<kPath, T>(const Stack<T>&, const int64_t*, int64_t);                     \
   template void stack_forward_few_cpu<kPath, T>(const Stack<T>&, const T*, int64_t, int64_t, T*, int64_t,    \
                                                 T*);                                                         \
   template double squared_norm_cpu<kPath, T>(const T*, int64_t);                                             \

@@ -33,8 +33,6 @@
 
 namespace optix_fast {
 
-constexpr double kLogStdMin = -5.0, kLogStdMax = 2.0;
-
 // What one minibatch needs besides the layers.
 template <typename T>
 struct Minibatch {

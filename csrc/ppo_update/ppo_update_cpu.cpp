@@ -1,6 +1,7 @@
 #include "ppo_update.h"
 
 #include "mlp/trained.h"
+#include "tanh_normal/log_std.h"
 
 namespace optix_fast {
 namespace {
@@ -36,16 +37,6 @@ template <typename T>
 Input<T> trunk_output(const PpoUpdateArgs<T>& a) {
   if (a.trunk.n == 0) return {a.batch.observations, padded<T>(a.features)};
   return {a.trunk.last().output, a.trunk.last().stride};
-}
-
-template <typename T>
-T clamped_log_std(T x) {
-  return x < T(kLogStdMin) ? T(kLogStdMin) : x > T(kLogStdMax) ? T(kLogStdMax) : x;
-}
-
-template <typename T>
-bool inside(T x) {
-  return x >= T(kLogStdMin) && x <= T(kLogStdMax);
 }
 
 // Network outputs → the distribution's parameters and the values, without the padding of rows.
@@ -87,13 +78,13 @@ void write_output_gradients(const PpoUpdateArgs<T>& a, int64_t n) {
     if (a.log_std != nullptr) continue;
     const T* log_std = policy.output + i * policy.stride + width;
     for (int64_t j = 0; j < width; ++j)
-      by_output[width + j] = inside(log_std[j]) ? gradient[width + j] : T(0);
+      by_output[width + j] = inside_log_std(log_std[j]) ? gradient[width + j] : T(0);
   }
   if (a.log_std == nullptr) return;
   for (int64_t j = 0; j < width; ++j) {
     T sum = 0;
     for (int64_t i = 0; i < n; ++i) sum += b.grad_params[i * 2 * width + width + j];
-    a.grad_log_std[j] = inside(a.log_std[j]) ? sum : T(0);
+    a.grad_log_std[j] = inside_log_std(a.log_std[j]) ? sum : T(0);
   }
 }
 

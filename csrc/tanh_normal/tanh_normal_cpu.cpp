@@ -8,7 +8,6 @@ namespace {
 
 constexpr int64_t kBlock = 512;  // elements; a multiple of every vector's lanes and of a Philox block
 constexpr double kHalfLog2Pi = 0.91893853320467274;
-constexpr double kLn2 = 0.69314718055994531;
 
 // Walks over flat [B, A] elements, row by row.
 class Rows {
@@ -122,14 +121,6 @@ class Scales {
   const T* powers_;
   int64_t at_ = 0, step_ = 0;
 };
-
-// log(1 − tanh²u) = 2·(ln 2 − |u| − ln(1 + t)); ln(1 + t) = 2·artanh(t/(2 + t)), of at most ⅓.
-template <typename S>
-typename S::Vec log_slope(const Folded<S>& u) {
-  using T = typename S::Scalar;
-  const auto half = artanh_third<S>(u.power / (T(2) + u.power));
-  return T(2) * ((T(kLn2) - u.magnitude) - T(2) * half);
-}
 
 // u = artanh a and log(1 − a²), both from ln(1 ± |a|); near zero their difference would lose u's digits.
 template <typename S>

@@ -4,16 +4,20 @@ from optix_fast.agents.dqn_config import DQNConfig
 from optix_fast.agents.factory import choose_algo, make_agent
 from optix_fast.agents.ppo import PPOAgent
 from optix_fast.agents.ppo_config import PPOConfig
+from optix_fast.agents.sac_config import SACConfig
 from optix_fast.agents.torch_dqn import TorchDQNAgent
 from optix_fast.agents.torch_ppo import TorchGaussianPPOAgent, TorchPPOAgent
+from optix_fast.agents.torch_sac import TorchSACAgent
 
 __all__ = [
     "DQNConfig",
     "PPOAgent",
     "PPOConfig",
+    "SACConfig",
     "TorchDQNAgent",
     "TorchGaussianPPOAgent",
     "TorchPPOAgent",
+    "TorchSACAgent",
     "choose_algo",
     "make_agent",
 ]

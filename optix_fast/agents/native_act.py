@@ -13,13 +13,26 @@ from torch.nn.modules import module as nn_module
 from optix_fast import _native
 from optix_fast.agents.native_nets import Layer, UnsupportedError, check_parameter, networks_of
 from optix_fast.envs.normalizers import ObsNormalizer, RunningMeanStd
-from optix_fast.networks.heads import CategoricalHead, GreedyHead, MultiDiscreteHead, NormalHead, PolicyHead
+from optix_fast.networks.heads import (
+    CategoricalHead,
+    GreedyHead,
+    MultiDiscreteHead,
+    NormalHead,
+    PolicyHead,
+    SquashedHead,
+)
 from optix_fast.random import RandomStream
 from optix_fast.types import Array, NonFiniteError
 
 _core: Any = _native.core
 # The numbers of csrc/act/act.h.
-_KINDS: dict[type, int] = {CategoricalHead: 0, MultiDiscreteHead: 0, NormalHead: 1, GreedyHead: 2}
+_KINDS: dict[type, int] = {
+    CategoricalHead: 0,
+    MultiDiscreteHead: 0,
+    NormalHead: 1,
+    SquashedHead: 1,
+    GreedyHead: 2,
+}
 _FORWARD_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _HEAD_STATE = ("_start", "_scale", "_offset", "_low", "_high", "squash", "log_std", "space")
 
@@ -200,7 +213,7 @@ class NativeActor:
         if column is not None:
             raw = rows.column(column, (self._plan.width,))
         self._targets = _core.ActTargets(
-            rows.n_steps, rows.n_envs, self._action_width(), column is not None,
+            rows.n_steps, rows.n_envs, self._action_width(), isinstance(self._policy.head, NormalHead),
             rows.actions, rows.column("log_probs") if judged else None,
             rows.column("values") if judged else None, raw,
         )  # fmt: skip

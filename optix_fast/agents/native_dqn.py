@@ -118,7 +118,7 @@ def dqn_update(
         raise UnsupportedError("the network does not read one flat observation")
     failed, n_updates, copies, *sums, greatest = _core.dqn_update(
         ([layer.described() for layer in online], [layer.described() for layer in target]),
-        adam, targets, view, _drawn(experience, draws, config), _options(config, updates_before),
+        adam, targets, view, experience.described(draws, config), _options(config, updates_before),
     )  # fmt: skip
     # Written behind autograd's back, also when all was put back.
     torch.autograd.graph.increment_version([*(t for entry in adam for t in entry[:4]), *targets])
@@ -129,19 +129,6 @@ def dqn_update(
     note_step(model.optimizer)
     loss, td_error, q_value = (total / max(n_updates, 1) for total in sums)
     return Updated(n_updates, copies, loss, td_error, q_value)
-
-
-def _drawn(experience: Experience, draws: Draws, config: DQNConfig) -> dict[str, Any]:
-    if draws.indices is not None:
-        return {"indices": torch.from_numpy(draws.indices)}
-    return {
-        "tree": experience.buffer.tree.native,
-        "uniforms": torch.from_numpy(draws.uniforms),
-        "betas": torch.from_numpy(draws.betas),
-        "alpha": config.per_alpha,
-        "eps": config.per_eps,
-        "max_priority": experience.buffer.max_priority,
-    }
 
 
 def _options(config: DQNConfig, updates_before: int) -> dict[str, Any]:

@@ -129,9 +129,10 @@ class Experience:
         self._credit -= due
         return due
 
-    def draws(self, updates: int, config: ReplayConfig) -> Iterator[Draws]:
-        """For so many updates, in pieces that fit into a cache of reasonable size."""
-        most = max(1, _CHUNK_BYTES // (8 * config.batch_size))
+    def draws(self, updates: int, config: ReplayConfig, row_bytes: int = 0) -> Iterator[Draws]:
+        """For so many updates, in pieces that fit into a cache of reasonable size, together with row_bytes
+        of what the caller draws itself for each transition."""
+        most = max(1, _CHUNK_BYTES // ((8 + row_bytes) * config.batch_size))
         for at in range(0, updates, most):
             shape = (min(most, updates - at), config.batch_size)
             if config.per_alpha == 0.0:
@@ -144,6 +145,19 @@ class Experience:
         if config.per_beta_steps is None:
             return config.per_beta
         return config.per_beta + (1.0 - config.per_beta) * min(1.0, self.stored / config.per_beta_steps)
+
+    def described(self, draws: Draws, config: ReplayConfig) -> dict[str, Any]:
+        """The draws for the core."""
+        if draws.indices is not None:
+            return {"indices": torch.from_numpy(draws.indices)}
+        return {
+            "tree": self.buffer.tree.native,
+            "uniforms": torch.from_numpy(draws.uniforms),
+            "betas": torch.from_numpy(draws.betas),
+            "alpha": config.per_alpha,
+            "eps": config.per_eps,
+            "max_priority": self.buffer.max_priority,
+        }
 
     # --- updates in torch -------------------------------------------------------------------------
 

@@ -319,4 +319,42 @@ class NormalHead:
         raise ValueError("a Gaussian policy learns from the pre_tanh column, which is missing")
 
 
+class SquashedHead(NormalHead):
+    """The squashed Gaussian of an off-policy agent: it learns from actions in (−1, 1) that windows do not
+    carry but the environment's actions tell, so the Box must be bounded.
+
+    Args:
+        action_dim: A. The network's outputs are [mean ‖ log_std], [B, 2A].
+    """
+
+    raw_column = None
+
+    def __init__(self, action_dim: int) -> None:
+        super().__init__(action_dim)
+
+    def bind(self, space: spaces.Space[Any]) -> None:
+        """Act in `space`.
+
+        Raises:
+            ValueError: not a Box with action_dim floats within finite bounds, or bound to another one.
+        """
+        if isinstance(space, spaces.Box) and not space.is_bounded():
+            raise ValueError(f"the action space must have finite bounds, got {space}")
+        super().bind(space)
+
+    def of_unit(self, actions: Array) -> Array:
+        """Actions [N, A] in (−1, 1) → in environment units, [N, *space.shape]."""
+        scaled: Array = np.clip(actions * self._scale + self._offset, self._low, self._high)
+        return scaled.reshape(len(actions), *self._shape)
+
+    def raw_of(self, actions: Array) -> Array:
+        """Actions [N, *space.shape] in environment units → in (−1, 1), float32 [N, A]."""
+        flat = np.asarray(actions, np.float32).reshape(len(actions), -1)
+        if flat.shape[1] != self.action_dim:
+            raise ValueError(f"actions must have {self.action_dim} values, got {list(np.shape(actions))}")
+        # A dimension whose bounds are equal has no scale.
+        scale = np.where(self._scale > 0, self._scale, 1)
+        return np.clip((flat - self._offset) / scale, -1, 1)
+
+
 PolicyHead = CategoricalHead | MultiDiscreteHead | NormalHead

@@ -55,7 +55,13 @@ def tanh_normal_sample(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """As :func:`optix_fast.ops.tanh_normal_sample`, with a stream; differentiable any number of times."""
     mean, log_std = _check_params("tanh_normal_sample", mean, log_std)
-    noise = torch.from_numpy(stream.normal(tuple(mean.shape))).to(mean)
+    return tanh_normal_of_noise(mean, log_std, torch.from_numpy(stream.normal(tuple(mean.shape))).to(mean))
+
+
+def tanh_normal_of_noise(
+    mean: torch.Tensor, log_std: torch.Tensor, noise: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The sample that the normal numbers `noise` [B, A] make: action, log_prob, pre_tanh."""
     pre_tanh = mean + torch.exp(log_std) * noise
     log_prob = (-0.5 * noise * noise - log_std - _HALF_LOG_2PI - _log_slope(pre_tanh)).sum(dim=1)
     return torch.tanh(pre_tanh), log_prob, pre_tanh

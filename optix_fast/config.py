@@ -23,7 +23,7 @@ class TrainConfig:
     Args:
         env_id: a registered Gymnasium id ("module:Id-v0" imports the module first).
         env_kwargs: passed to the environment's constructor.
-        algo: "auto" chooses from the action space.
+        algo: "auto" chooses from the action space; see make_agent.
         steps: environment steps at most.
         n_envs: environments stepped together.
         vectorization: one process, one process per environment, or the environment's own vectorised
@@ -31,11 +31,12 @@ class TrainConfig:
         n_steps: steps of each environment per window.
         seed: of weights, streams and environments.
         device, backend: see make_agent.
-        hidden_sizes, activation: of actor and critic.
+        hidden_sizes, activation: of the networks; see make_agent.
         normalize_observations, normalize_rewards: see make_agent.
         squash, log_std: of a Gaussian policy.
+        dueling: of a Q-network.
         hyperparams: of the algorithm.
-        anneal: lower learning rate and clip ratio linearly to zero over `steps`.
+        anneal: lower PPO's learning rate and clip ratio linearly to zero over `steps`.
         target_score: stop once this mean return is reached and confirmed; None takes the
             environment's registered reward_threshold, and no target where there is none.
         confirm_episodes: deterministic episodes that confirm it.
@@ -45,7 +46,7 @@ class TrainConfig:
 
     env_id: str
     env_kwargs: dict[str, Any] = field(default_factory=dict)
-    algo: Literal["auto", "ppo"] = "auto"
+    algo: Literal["auto", "ppo", "dqn"] = "auto"
     steps: int = 200_000
     n_envs: int = 8
     vectorization: Vectorization = "sync"
@@ -54,11 +55,12 @@ class TrainConfig:
     device: str = "auto"
     backend: Literal["auto", "native", "torch"] = "auto"
     hidden_sizes: tuple[int, ...] = (64, 64)
-    activation: str = "tanh"
+    activation: str | None = None
     normalize_observations: bool = False
     normalize_rewards: bool = False
     squash: bool = True
     log_std: Literal["state", "free"] = "state"
+    dueling: bool = False
     hyperparams: dict[str, Any] = field(default_factory=dict)
     anneal: bool = False
     target_score: float | None = None

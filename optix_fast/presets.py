@@ -95,14 +95,74 @@ _GENERAL_CONTINUOUS: Preset = {
 }
 
 
-def preset_for(env_id: str, env: Any) -> Preset:
+# DQN: one environment; windows long enough for a few episodes, whose scores the loop compares. Single
+# environments, then all others.
+_DQN: dict[str, Preset] = {
+    "CartPole": {
+        "steps": 100_000,
+        "hyperparams": {
+            "learning_rate": 1e-3,
+            "batch_size": 128,
+            "learning_starts": 1000,
+            "epsilon_min": 0.04,
+            "epsilon_decay_steps": 10_000,
+            "updates_per_step": 0.5,
+            "target_update_freq": 200,
+            "n_step": 3,
+        },
+    },
+    "Acrobot": {
+        "steps": 100_000,
+        "hyperparams": {
+            "learning_rate": 6.3e-4,
+            "batch_size": 128,
+            "replay_capacity": 50_000,
+            "learning_starts": 1000,
+            "epsilon_min": 0.1,
+            "epsilon_decay_steps": 12_000,
+            "updates_per_step": 0.5,
+            "target_update_freq": 250,
+        },
+    },
+    "LunarLander": {
+        "steps": 300_000,
+        "hidden_sizes": [128, 128],
+        "hyperparams": {
+            "learning_rate": 6.3e-4,
+            "batch_size": 128,
+            "replay_capacity": 100_000,
+            "learning_starts": 1000,
+            "epsilon_min": 0.05,
+            "epsilon_decay_steps": 50_000,
+            "updates_per_step": 0.5,
+            "target_update_freq": 250,
+            "per_alpha": 0.6,
+            "per_beta_steps": 300_000,
+        },
+    },
+}
+_DQN_GENERAL: Preset = {
+    "steps": 500_000,
+    "hyperparams": {
+        "learning_rate": 5e-4,
+        "learning_starts": 1000,
+        "epsilon_decay_steps": 50_000,
+        "target_update_freq": 500,
+    },
+}
+
+
+def preset_for(env_id: str, env: Any, algo: str = "ppo") -> Preset:
     """TrainConfig settings for an environment.
 
     Args:
         env_id: as registered.
         env: an instance, whose registration and spaces are read.
+        algo: "ppo" or "dqn".
     """
     name = env_id.rsplit(":", 1)[-1].rsplit("/", 1)[-1].rsplit("-v", 1)[0]
+    if algo == "dqn":
+        return {"n_envs": 1, "n_steps": 512, **_DQN.get(name, _DQN_GENERAL)}
     if name in _ENVIRONMENTS:
         return _ENVIRONMENTS[name]
     spec: Any = getattr(env, "spec", None)

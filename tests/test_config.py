@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium as gym
 import pytest
 
+from optix_fast.agents import make_agent
 from optix_fast.config import TrainConfig, read_yaml
 from optix_fast.presets import preset_for, reward_threshold
 
@@ -42,7 +43,7 @@ def test_lists_from_yaml_become_hidden_sizes(tmp_path: Path) -> None:
         ({"env_id": "X", "seed": -1}, ValueError, "seed must not be negative"),
         ({"env_id": 3}, TypeError, "env_id must be a str"),
         ({"env_id": ""}, ValueError, "env_id must not be empty"),
-        ({"env_id": "X", "algo": "dqn"}, ValueError, "algo must be one of 'auto', 'ppo', got 'dqn'"),
+        ({"env_id": "X", "algo": "a2c"}, ValueError, "algo must be one of 'auto', 'ppo', 'dqn', got 'a2c'"),
     ],
 )
 def test_wrong_settings_are_named(values: dict[str, Any], error: type[Exception], message: str) -> None:
@@ -79,6 +80,14 @@ def test_every_preset_is_a_valid_config(env_id: str) -> None:
     env = gym.make(env_id)
     config = TrainConfig.from_dict({**preset_for(env_id, env), "env_id": env_id})
     assert config.steps >= 100_000
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "Acrobot-v1", "MountainCar-v0"])
+def test_every_dqn_preset_makes_an_agent(env_id: str) -> None:
+    env = gym.make(env_id)
+    config = TrainConfig.from_dict({**preset_for(env_id, env, "dqn"), "env_id": env_id, "algo": "dqn"})
+    agent = make_agent("dqn", env, config.hidden_sizes, config.hyperparams)
+    assert agent.get_hyperparams().params["learning_starts"] == 1000
 
 
 def test_presets_go_from_the_environment_to_its_family_to_its_spaces() -> None:

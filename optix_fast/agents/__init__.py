@@ -1,7 +1,7 @@
 """Agents: each fulfils the six-method contract of `optix_fast.types.BaseAgent`."""
 
 from optix_fast.agents.dqn_config import DQNConfig
-from optix_fast.agents.factory import choose_algo, make_agent
+from optix_fast.agents.factory import Agent, choose_algo, make_agent
 from optix_fast.agents.ppo import PPOAgent
 from optix_fast.agents.ppo_config import PPOConfig
 from optix_fast.agents.sac_config import SACConfig
@@ -10,6 +10,7 @@ from optix_fast.agents.torch_ppo import TorchGaussianPPOAgent, TorchPPOAgent
 from optix_fast.agents.torch_sac import TorchSACAgent
 
 __all__ = [
+    "Agent",
     "DQNConfig",
     "PPOAgent",
     "PPOConfig",

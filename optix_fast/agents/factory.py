@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import torch
@@ -11,16 +11,21 @@ from gymnasium import spaces
 from torch import nn
 
 from optix_fast.agents import agent as shared
+from optix_fast.agents.dqn_config import DQNConfig
 from optix_fast.agents.ppo import PPOAgent
 from optix_fast.agents.ppo_config import PPOConfig
+from optix_fast.agents.torch_dqn import TorchDQNAgent
 from optix_fast.agents.torch_ppo import TorchGaussianPPOAgent, TorchPPOAgent
 from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer
+from optix_fast.networks.dueling import DuelingQNetwork
 from optix_fast.networks.encoders import ObservationEncoder, needs_encoder
 from optix_fast.networks.mlp import mlp
 from optix_fast.random import RandomStream
 from optix_fast.types import HyperparamSet
 
-ALGORITHMS = ("ppo",)
+# Who is known, and what their hyperparameters are.
+ALGORITHMS: dict[str, type[Any]] = {"ppo": PPOConfig, "dqn": DQNConfig}
+Agent = PPOAgent | TorchDQNAgent
 # A 64-64 network is updated faster on the CPU than a GPU can be asked to; see docs/performance.md.
 _GPU_PAYS_FROM_WIDTH = 512
 
@@ -34,76 +39,144 @@ def make_agent(
     device: str = "auto",
     backend: str = "auto",
     *,
-    activation: str = "tanh",
+    activation: str | None = None,
     normalize_observations: bool = False,
     normalize_rewards: bool = False,
     squash: bool = True,
     log_std: str = "state",
-) -> PPOAgent:
+    dueling: bool = False,
+) -> Agent:
     """Networks, optimizer and agent for an environment.
 
-    Actor and critic are separate MLPs with orthogonal weights (gain √2, actor output 0.01, critic
-    output 1), the optimizer is Adam(eps=1e-5). Observations other than one-dimensional Boxes pass
-    an ObservationEncoder first.
+    Weights are orthogonal with gain √2. PPO: actor and critic are separate MLPs (gain of the actor's
+    output 0.01, of the critic's 1), the optimizer is Adam(eps=1e-5). DQN: one MLP (gain of the output 1),
+    Adam. Observations other than one-dimensional Boxes pass an ObservationEncoder first.
 
     Args:
-        algo: "ppo", or "auto", which chooses from the action space.
+        algo: "ppo", "dqn", or "auto", see choose_algo.
         env: a gymnasium.Env or VectorEnv (only its spaces are read), or a pipeline.
         hidden_sizes: widths of the hidden layers.
-        hyperparams: of the algorithm; see PPOConfig.
+        hyperparams: of the algorithm; see PPOConfig, DQNConfig.
         seed: of the weights and of the agent's random streams.
         device: "auto" is the CPU for layers narrower than 512, else CUDA where there is one.
         backend: "auto", "native" or "torch".
-        activation: tanh, relu, leaky_relu, elu, silu or gelu.
-        normalize_observations: give the agent an ObsNormalizer (float Box observations only).
+        activation: tanh, relu, leaky_relu, elu, silu or gelu; None is tanh for ppo, relu for dqn.
+        normalize_observations: give a PPO agent an ObsNormalizer (float Box observations only).
         normalize_rewards: give it a RewardNormalizer with the agent's gamma.
         squash, log_std: of a Gaussian policy; see TorchGaussianPPOAgent. Only for Box actions.
+        dueling: give a DQN agent a DuelingQNetwork.
 
     Raises:
         ValueError: unknown algorithm, an unknown hyperparameter (the nearest known one is named), a
-            value out of range, or spaces that the algorithm cannot serve.
+            value out of range, an option that the algorithm has not, or spaces that it cannot serve.
     """
     observation_space, action_space = _spaces(env)
-    choose_algo(algo, action_space)
+    algo = choose_algo(algo, action_space)
     params = dict(hyperparams or {})
-    wrong = shared.unknown_keys(params, PPOConfig)
+    wrong = shared.unknown_keys(params, ALGORITHMS[algo])
     if wrong:
         raise ValueError("; ".join(wrong))
-    config = shared.read_config(PPOConfig, params)
-    continuous = isinstance(action_space, spaces.Box)
-    outputs = _outputs(action_space, log_std)
     stream = RandomStream(seed)
-    generator = torch.Generator().manual_seed(int(stream.spawn("weights").integers(0, 2**62, (1,))[0]))
-    actor = _network(observation_space, hidden_sizes, outputs, activation, 0.01, generator)
-    critic = _network(observation_space, hidden_sizes, 1, activation, 1.0, generator)
+    parts = _Parts(
+        observation_space, action_space, tuple(hidden_sizes),
+        activation or {"ppo": "tanh"}.get(algo, "relu"),
+        torch.Generator().manual_seed(int(stream.spawn("weights").integers(0, 2**62, (1,))[0])),
+        params, choose_device(device, hidden_sizes),
+        int(stream.spawn("agent").integers(0, 2**62, (1,))[0]), backend,
+    )  # fmt: skip
+    if algo == "dqn":
+        if normalize_observations or normalize_rewards:
+            raise ValueError("dqn learns from stored experience as it is: it has no normalizers")
+        return _dqn(parts, dueling)
+    if dueling:
+        raise ValueError("dueling is an option of dqn")
+    return _ppo(parts, normalize_observations, normalize_rewards, squash, log_std)
+
+
+class _Parts(NamedTuple):
+    """What agents of every algorithm are made of."""
+
+    observation_space: spaces.Space[Any]
+    action_space: Any
+    hidden_sizes: tuple[int, ...]
+    activation: str
+    generator: torch.Generator
+    params: dict[str, Any]
+    device: str
+    seed: int
+    backend: str
+
+    def network(self, outputs: int, output_gain: float) -> nn.Sequential:
+        encoder = ObservationEncoder(self.observation_space)
+        sizes = [encoder.features, *self.hidden_sizes, outputs]
+        layers = mlp(sizes, self.activation, output_gain, self.generator)
+        return nn.Sequential(encoder, *layers) if needs_encoder(self.observation_space) else layers
+
+    def hyperparams(self, learning_rate: float) -> HyperparamSet:
+        return HyperparamSet({"learning_rate": learning_rate, **self.params})
+
+
+def _ppo(
+    parts: _Parts, normalize_observations: bool, normalize_rewards: bool, squash: bool, log_std: str
+) -> PPOAgent:
+    config = shared.read_config(PPOConfig, parts.params)
+    outputs = _outputs(parts.action_space, log_std)
+    actor, critic = parts.network(outputs, 0.01), parts.network(1, 1.0)
     optimizer = torch.optim.Adam(
         [*actor.parameters(), *critic.parameters()], lr=config.learning_rate, eps=1e-5
     )
-    obs_normalizer = _obs_normalizer(observation_space) if normalize_observations else None
+    obs_normalizer = _obs_normalizer(parts.observation_space) if normalize_observations else None
     reward_normalizer = RewardNormalizer(config.gamma) if normalize_rewards else None
-    hyperparam_set = HyperparamSet({"learning_rate": config.learning_rate, **params})
-    agent_seed = int(stream.spawn("agent").integers(0, 2**62, (1,))[0])
-    where = choose_device(device, hidden_sizes)
-    if continuous:
+    hyperparams = parts.hyperparams(config.learning_rate)
+    if isinstance(parts.action_space, spaces.Box):
         return TorchGaussianPPOAgent(
-            actor, critic, optimizer, outputs // (2 if log_std == "state" else 1), hyperparam_set,
-            where, reward_normalizer, obs_normalizer=obs_normalizer, action_space=action_space,
-            squash=squash, log_std=log_std, seed=agent_seed, backend=backend,
+            actor, critic, optimizer, outputs // (2 if log_std == "state" else 1), hyperparams,
+            parts.device, reward_normalizer, obs_normalizer=obs_normalizer,
+            action_space=parts.action_space, squash=squash, log_std=log_std, seed=parts.seed,
+            backend=parts.backend,
         )  # fmt: skip
     return TorchPPOAgent(
-        actor, critic, optimizer, hyperparam_set, where, reward_normalizer,
-        obs_normalizer=obs_normalizer, action_space=action_space, seed=agent_seed, backend=backend,
+        actor, critic, optimizer, hyperparams, parts.device, reward_normalizer,
+        obs_normalizer=obs_normalizer, action_space=parts.action_space, seed=parts.seed,
+        backend=parts.backend,
+    )  # fmt: skip
+
+
+def _dqn(parts: _Parts, dueling: bool) -> TorchDQNAgent:
+    config = shared.read_config(DQNConfig, parts.params)
+    n_actions = int(parts.action_space.n)
+    network: nn.Module
+    if dueling:
+        encoder = ObservationEncoder(parts.observation_space)
+        head = DuelingQNetwork(
+            encoder.features, n_actions, parts.hidden_sizes, parts.activation, parts.generator
+        )
+        network = nn.Sequential(encoder, head) if needs_encoder(parts.observation_space) else head
+    else:
+        network = parts.network(n_actions, 1.0)
+    optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
+    return TorchDQNAgent(
+        network, n_actions, optimizer, parts.hyperparams(config.learning_rate), parts.device,
+        action_space=parts.action_space, seed=parts.seed, backend=parts.backend,
     )  # fmt: skip
 
 
 def choose_algo(algo: str, action_space: Any) -> str:
     """The algorithm that `algo` means for an action space.
 
+    "auto" is ppo for every space that it serves: it is the one that reaches our targets on all of them with
+    one setting (docs/results.md). DQN serves Discrete spaces; where steps of the environment are dear, ask
+    for it.
+
     Raises:
         ValueError: an unknown algorithm, or one that does not serve the space.
     """
     if algo not in (*ALGORITHMS, "auto"):
         raise ValueError(f"algo must be one of {', '.join(ALGORITHMS)}, auto; got {algo!r}")
+    if algo == "dqn":
+        if not isinstance(action_space, spaces.Discrete):
+            raise ValueError(f"dqn needs a Discrete action space, got {action_space}")
+        return "dqn"
     flat = isinstance(action_space, spaces.MultiDiscrete) and action_space.nvec.ndim == 1
     if not flat and not isinstance(action_space, spaces.Box | spaces.Discrete):
         raise ValueError(f"ppo needs a Discrete, MultiDiscrete or Box action space, got {action_space}")
@@ -138,19 +211,6 @@ def _outputs(action_space: Any, log_std: str) -> int:
     for size in action_space.shape:
         width *= int(size)
     return width * (2 if log_std == "state" else 1)
-
-
-def _network(
-    space: spaces.Space[Any],
-    hidden_sizes: Sequence[int],
-    outputs: int,
-    activation: str,
-    output_gain: float,
-    generator: torch.Generator,
-) -> nn.Sequential:
-    encoder = ObservationEncoder(space)
-    layers = mlp([encoder.features, *hidden_sizes, outputs], activation, output_gain, generator)
-    return nn.Sequential(encoder, *layers) if needs_encoder(space) else layers
 
 
 def _obs_normalizer(space: spaces.Space[Any]) -> ObsNormalizer:

@@ -44,6 +44,12 @@ COLUMNS = (
     "clip_fraction",
     "explained_var",
     "learning_rate",
+    "loss",
+    "td_error_mean",
+    "q_value_mean",
+    "n_updates",
+    "epsilon",
+    "buffer_size",
 )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import gymnasium as gym
 
-from optix_fast.agents import PPOAgent
+from optix_fast.agents import Agent
 from optix_fast.loop import EvaluationResult, RLOptimizer, evaluate_policy
 
 EnvFn = Callable[[], gym.Env[Any, Any]]
@@ -48,7 +48,7 @@ def _seeds() -> Iterator[int]:
 
 
 def choose_policy(
-    agent: PPOAgent, optimizer: RLOptimizer, last: dict[str, Any], make_env: EnvFn
+    agent: Agent, optimizer: RLOptimizer, last: dict[str, Any], make_env: EnvFn
 ) -> tuple[str, float]:
     """Load into `agent` the best of a run's checkpoints and its last policy.
 
@@ -75,6 +75,6 @@ def choose_policy(
     return winner, means[winner]
 
 
-def _loader(agent: PPOAgent, optimizer: RLOptimizer, folder: str) -> Callable[[], None]:
+def _loader(agent: Agent, optimizer: RLOptimizer, folder: str) -> Callable[[], None]:
     weights = Path(optimizer.registry.checkpoint_dir) / folder / "weights"
     return lambda: agent.load_weights(str(weights))

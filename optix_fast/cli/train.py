@@ -12,7 +12,7 @@ from typing import Any
 import gymnasium as gym
 import torch
 
-from optix_fast.agents import PPOAgent, choose_algo, make_agent
+from optix_fast.agents import Agent, PPOAgent, choose_algo, make_agent
 from optix_fast.cli.progress import Progress
 from optix_fast.cli.run_dir import RunDir
 from optix_fast.cli.selection import choose_policy, confirm_fn
@@ -56,9 +56,9 @@ def complete_config(env_id: str, settings: Mapping[str, Any]) -> TrainConfig:
     """
     probe = gym.make(env_id, **settings.get("env_kwargs", {}))
     try:
-        preset = preset_for(env_id, probe)
         threshold = reward_threshold(probe)
         algo = choose_algo(settings.get("algo", "auto"), probe.action_space)
+        preset = preset_for(env_id, probe, algo)
     finally:
         probe.close()
     hyperparams = {**preset.get("hyperparams", {}), **settings.get("hyperparams", {})}
@@ -75,9 +75,15 @@ def make_env_fn(config: TrainConfig) -> Callable[[], gym.Env[Any, Any]]:
     return lambda: gym.make(env_id, **kwargs)
 
 
-def make_run_agent(config: TrainConfig, env: Any) -> PPOAgent:
-    """The run's agent, untrained."""
+def make_run_agent(config: TrainConfig, env: Any) -> Agent:
+    """The run's agent, untrained.
+
+    Raises:
+        ValueError: see make_agent; or `anneal` for another algorithm than ppo.
+    """
     hyperparams = dict(config.hyperparams)
+    if config.anneal and config.algo != "ppo":
+        raise ValueError(f"anneal is an option of ppo, not of {config.algo}")
     if config.anneal:
         hyperparams["anneal_steps"] = config.steps
     return make_agent(
@@ -93,6 +99,7 @@ def make_run_agent(config: TrainConfig, env: Any) -> PPOAgent:
         normalize_rewards=config.normalize_rewards,
         squash=config.squash,
         log_std=config.log_std,
+        dueling=config.dueling,
     )
 
 
@@ -119,10 +126,37 @@ def make_pipeline(config: TrainConfig) -> Pipeline:
     )
 
 
+def _state_of(agent: Agent) -> dict[str, Any]:
+    """The agent's state without the transitions that it has stored: copying those after every window would
+    take longer than learning from them, and nothing that the run does later takes them away."""
+    return agent.state_dict() if isinstance(agent, PPOAgent) else agent.state_dict(replay=False)
+
+
+def _with_replay(state: dict[str, Any], agent: Agent) -> dict[str, Any]:
+    """That state with the stored transitions."""
+    if isinstance(agent, PPOAgent):
+        return state
+    experience = {**agent.state_dict()["experience"], **state["experience"]}
+    return {**state, "experience": experience}
+
+
+def _windows_before_convergence(config: TrainConfig, agent: Agent) -> int:
+    """How many windows must pass before a score that stands still counts as converged.
+
+    The scores of an off-policy agent are those of a policy that explores, and stand still for long before
+    they rise (10 to 60 thousand steps in CartPole). So where there is a target, only the budget ends a run
+    that has not reached it; where there is none, half of the budget comes first.
+    """
+    if agent.is_on_policy:
+        return 0
+    windows = config.steps // (config.n_steps * config.n_envs)
+    return windows + 1 if config.target_score is not None else windows // 2
+
+
 class _Recorder(LoopCallback):
     """Writes progress.csv, keeps the agent's last state, and shows how the run goes."""
 
-    def __init__(self, run: RunDir, agent: PPOAgent, pipeline: Pipeline, progress: Progress) -> None:
+    def __init__(self, run: RunDir, agent: Agent, pipeline: Pipeline, progress: Progress) -> None:
         self.run, self.agent, self.pipeline, self.progress = run, agent, pipeline, progress
         self.optimizer: RLOptimizer | None = None
         self.last: dict[str, Any] | None = None
@@ -132,7 +166,7 @@ class _Recorder(LoopCallback):
         seconds = time.perf_counter() - self._began
         steps = self.pipeline.total_steps
         state = self.optimizer.state.name if self.optimizer is not None else ""
-        self.last = {"agent": self.agent.state_dict(), "pipeline": self.pipeline.state_dict()}
+        self.last = {"agent": _state_of(self.agent), "pipeline": self.pipeline.state_dict()}
         if eval_metrics is not None:
             metrics = eval_metrics.metrics
             self.run.add_row(
@@ -184,6 +218,7 @@ def train(config: TrainConfig, run_dir: str | Path, show_progress: bool = True) 
         checkpoint_dir=str(run.checkpoints),
         max_snapshots=config.max_snapshots,
         callbacks=[recorder],
+        min_episodes_before_dormant=_windows_before_convergence(config, agent),
         target_score=config.target_score,
         target_confirm_fn=None
         if config.target_score is None
@@ -216,7 +251,7 @@ def _conclude(
     if best is not None:
         run.save_best(recorder.agent)
     if recorder.last is not None:
-        run.save_last(recorder.last)
+        run.save_last({**recorder.last, "agent": _with_replay(recorder.last["agent"], recorder.agent)})
     result = TrainResult(
         run.path,
         optimizer.stop_reason or "failed",

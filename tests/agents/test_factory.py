@@ -10,7 +10,8 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from optix_fast.agents import TorchGaussianPPOAgent, TorchPPOAgent, make_agent
+from optix_fast.agents import TorchDQNAgent, TorchGaussianPPOAgent, TorchPPOAgent, make_agent
+from optix_fast.networks import DuelingQNetwork
 from optix_fast.pipelines import BatchPipeline, VectorBatchPipeline
 
 
@@ -22,6 +23,50 @@ class SpacesOnly:
 def test_action_space_chooses_the_agent() -> None:
     assert isinstance(make_agent("auto", gym.make("CartPole-v1")), TorchPPOAgent)
     assert isinstance(make_agent("ppo", gym.make("Pendulum-v1")), TorchGaussianPPOAgent)
+
+
+def test_dqn_is_made_with_its_own_network_and_hyperparameters() -> None:
+    agent = make_agent("dqn", gym.make("Acrobot-v1"), hyperparams={"n_step": 3}, seed=0)
+    assert isinstance(agent, TorchDQNAgent)
+    assert [type(layer).__name__ for layer in agent._q_network] == ["Linear", "ReLU"] * 2 + ["Linear"]
+    assert agent.act(np.zeros(6, np.float32)) in (0, 1, 2)
+    assert agent.get_hyperparams().params["learning_rate"] == 5e-4
+    dueling = make_agent("dqn", gym.make("Acrobot-v1"), dueling=True)
+    assert isinstance(dueling._q_network, DuelingQNetwork)
+
+
+@pytest.mark.parametrize("dueling", [False, True])
+def test_dqn_learns_from_dict_observations(dueling: bool) -> None:
+    space = spaces.Dict({"a": spaces.Box(-1, 1, (2,)), "b": spaces.Discrete(3)})
+
+    class Env(gym.Env[Any, Any]):
+        observation_space, action_space = space, spaces.Discrete(2)
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+            super().reset(seed=seed)
+            return space.sample(), {}
+
+        def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+            return space.sample(), 1.0, False, False, {}
+
+    pipeline = BatchPipeline(Env(), window_size=128, seed=0)
+    agent = make_agent("dqn", pipeline, seed=0, dueling=dueling)
+    pipeline.set_agent(agent)
+    assert agent.learn(next(pipeline.episodes()))["n_updates"] == 16
+
+
+@pytest.mark.parametrize(
+    ("env_id", "arguments", "message"),
+    [
+        ("Pendulum-v1", {}, "dqn needs a Discrete action space, got Box"),
+        ("CartPole-v1", {"normalize_rewards": True}, "dqn .* no normalizers"),
+        ("CartPole-v1", {"hyperparams": {"clip_ratio": 0.1}}, "unknown hyperparameter 'clip_ratio'"),
+        ("CartPole-v1", {"algo": "ppo", "dueling": True}, "dueling is an option of dqn"),
+    ],
+)
+def test_what_dqn_does_not_do_is_refused(env_id: str, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_agent(**{"algo": "dqn", "env": gym.make(env_id), **arguments})
 
 
 def test_vector_environments_and_pipelines_serve_as_env() -> None:

@@ -12,9 +12,11 @@ import pytest
 pytestmark = pytest.mark.slow
 
 
-def train_and_evaluate(env_id: str, seed: int, where: Path) -> tuple[dict[str, float], float]:
+def train_and_evaluate(
+    env_id: str, seed: int, where: Path, algo: str = "auto"
+) -> tuple[dict[str, float], float]:
     command = [sys.executable, "-m", "optix_fast.cli.main"]
-    train = [*command, "train", env_id, "--seed", str(seed), "--run-dir", "run", "--quiet"]
+    train = [*command, "train", env_id, "--algo", algo, "--seed", str(seed), "--run-dir", "run", "--quiet"]
     subprocess.run(train, cwd=where, check=True, timeout=900)
     done = subprocess.run(
         [*command, "eval", "run", "--episodes", "100", "--json"],
@@ -43,3 +45,10 @@ def test_acrobot_is_solved(seed: int, tmp_path: Path) -> None:
 def test_pendulum_swings_up_within_its_budget(seed: int, tmp_path: Path) -> None:
     _, mean = train_and_evaluate("Pendulum-v1", seed, tmp_path)
     assert mean >= -250
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_dqn_solves_cartpole_within_100_000_steps(seed: int, tmp_path: Path) -> None:
+    summary, mean = train_and_evaluate("CartPole-v1", seed, tmp_path, "dqn")
+    assert summary["env_steps"] <= 100_000
+    assert mean >= 475

@@ -19,6 +19,7 @@ import pytest
 
 from optix_fast import __version__
 from optix_fast.cli.main import main
+from optix_fast.serialization import load_state
 
 # A run of a second or two: what it learns does not matter here.
 QUICK = ("--steps", "3000", "--n-envs", "4", "--quiet", "--target-score", "1000")
@@ -184,7 +185,7 @@ def test_doctor_reports_versions_core_and_reasons(tmp_path: Path) -> None:
     [
         (("CartPolle-v1",), "CartPolle"),
         (("CartPole-v1", "--steps", "0"), "steps must be at least 1, got 0"),
-        (("CartPole-v1", "--algo", "dqn"), "algo must be one of"),
+        (("CartPole-v1", "--algo", "a2c"), "algo must be one of"),
         (("CartPole-v1", "--vectorization", "threads"), "vectorization must be one of"),
         (("CartPole-v1", "--device", "cuda:99"), "cuda:99"),
         (("Acrobot-v1", "--vectorization", "vector_entry_point"), "Acrobot-v1"),
@@ -216,7 +217,7 @@ def test_unusable_action_space_and_nan_reward_are_named(
         "gym.register('Nan-v0', Nan)\ngym.register('Binary-v0', Binary)\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    for env_id, message in (("Nan-v0", "reward"), ("Binary-v0", "needs a Discrete or Box action space")):
+    for env_id, message in (("Nan-v0", "reward"), ("Binary-v0", "needs a Discrete, MultiDiscrete or Box")):
         done = cli("train", f"broken_envs:{env_id}", "--run-dir", "run", "--quiet", cwd=tmp_path)
         assert message in error_of(done)
         assert not (tmp_path / "run").exists()
@@ -255,3 +256,28 @@ def test_ctrl_c_saves_the_best_policy_and_exits_130(tmp_path: Path) -> None:
     assert summary["stop_reason"] == "interrupted"
     evaluated = cli("eval", "run", "--episodes", "5", "--json", cwd=tmp_path)
     assert json.loads(evaluated.stdout)["episodes"] == 5
+
+
+# --- other algorithms -----------------------------------------------------------------------------
+
+
+def test_dqn_trains_is_evaluated_and_saves_what_it_goes_on_from(tmp_path: Path) -> None:
+    quick = ("--steps", "3000", "--quiet", "--target-score", "1000")
+    done = cli("train", "CartPole-v1", "--algo", "dqn", *quick, "--run-dir", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "best" / "q_network.safetensors").is_file()
+    state = load_state(str(tmp_path / "run" / "last" / "state.safetensors"))
+    assert state["agent"]["env_steps"] == 3000
+    assert len(state["agent"]["experience"]["buffer"]["replay"]["rows"]["rewards"]) == 3000
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["stop_reason"] == "budget"
+    with (tmp_path / "run" / "progress.csv").open() as file:
+        last = list(csv.DictReader(file))[-1]
+    assert float(last["loss"]) > 0 and 0.04 < float(last["epsilon"]) < 1
+    evaluated = cli("eval", "run", "--episodes", "2", cwd=tmp_path)
+    assert evaluated.stdout.startswith("CartPole-v1: return "), evaluated.stderr
+
+
+def test_dqn_refuses_continuous_actions_in_one_line(tmp_path: Path) -> None:
+    done = cli("train", "Pendulum-v1", "--algo", "dqn", "--quiet", cwd=tmp_path)
+    assert "dqn needs a Discrete action space, got Box" in error_of(done)
+    assert not list(tmp_path.rglob("config.yaml"))

@@ -44,15 +44,19 @@ _EXPORTS = {
     "TorchPPOAgent": "agents",
     "TorchSACAgent": "agents",
     "make_agent": "agents",
+    "BackoffOptimizer": "tuners",
     "BackoffScheduler": "loop",
     "CheckpointRegistry": "loop",
     "LoopController": "loop",
+    "FixedHyperparams": "tuners",
     "RLOptimizer": "loop",
+    "SPSAOptimizer": "tuners",
     "TorchEvaluator": "loop",
     "evaluate_policy": "loop",
 }
 
 __all__ = [
+    "BackoffOptimizer",
     "BackoffScheduler",
     "BaseAgent",
     "BaseEvaluator",
@@ -62,6 +66,7 @@ __all__ = [
     "CheckpointRegistry",
     "EpisodeData",
     "EvalMetrics",
+    "FixedHyperparams",
     "HyperparamSet",
     "LivePipeline",
     "LoopCallback",
@@ -77,6 +82,7 @@ __all__ = [
     "ReplayBuffer",
     "RewardNormalizer",
     "RunningMeanStd",
+    "SPSAOptimizer",
     "TorchDQNAgent",
     "TorchEvaluator",
     "TorchGaussianPPOAgent",
@@ -118,6 +124,7 @@ if TYPE_CHECKING:
     )
     from optix_fast.pipelines import BatchPipeline, LivePipeline, VectorBatchPipeline
     from optix_fast.random import RandomStream
+    from optix_fast.tuners import BackoffOptimizer, FixedHyperparams, SPSAOptimizer
     from optix_fast.types import (
         BaseAgent,
         BaseEvaluator,

@@ -40,7 +40,7 @@ class TrainConfig:
         target_score: stop once this mean return is reached and confirmed; None takes the
             environment's registered reward_threshold, and no target where there is none.
         confirm_episodes: deterministic episodes that confirm it.
-        tuner: who changes hyperparameters during the run; "none".
+        tuner: who changes hyperparameters during the run: nobody, or see optix_fast.tuners.
         max_snapshots: checkpoints kept.
     """
 
@@ -65,7 +65,7 @@ class TrainConfig:
     anneal: bool = False
     target_score: float | None = None
     confirm_episodes: int = 100
-    tuner: Literal["none"] = "none"
+    tuner: Literal["none", "spsa", "backoff"] = "none"
     max_snapshots: int = 5
 
     def __post_init__(self) -> None:

@@ -61,7 +61,7 @@ def train(
         Optional[float],  # noqa: UP045
         typer.Option(help="Stop at this mean return."),
     ] = None,
-    tuner: Annotated[Optional[str], typer.Option(help="none.")] = None,  # noqa: UP045
+    tuner: Annotated[Optional[str], typer.Option(help="none, spsa or backoff.")] = None,  # noqa: UP045
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """Train an agent until the environment is solved, the score converges or the steps run out."""

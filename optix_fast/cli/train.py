@@ -20,6 +20,7 @@ from optix_fast.config import TrainConfig
 from optix_fast.loop import RLOptimizer
 from optix_fast.pipelines import BatchPipeline, VectorBatchPipeline
 from optix_fast.presets import preset_for, reward_threshold
+from optix_fast.tuners import make_tuner
 from optix_fast.types import EvalMetrics, LoopCallback
 
 Pipeline = BatchPipeline | VectorBatchPipeline
@@ -216,6 +217,7 @@ def train(config: TrainConfig, run_dir: str | Path, show_progress: bool = True) 
         agent=agent,
         pipeline=pipeline,
         checkpoint_dir=str(run.checkpoints),
+        optimizer=make_tuner(config.tuner, agent, config.seed),
         max_snapshots=config.max_snapshots,
         callbacks=[recorder],
         min_episodes_before_dormant=_windows_before_convergence(config, agent),
@@ -239,13 +241,13 @@ def train(config: TrainConfig, run_dir: str | Path, show_progress: bool = True) 
         else:
             # An interrupted choice may have left any of the candidates in the agent.
             optimizer.registry.load_best(agent)
-            _conclude(run, recorder, optimizer, time.perf_counter() - began, "best checkpoint")
+            _conclude(run, config, recorder, optimizer, time.perf_counter() - began, "best checkpoint")
         raise
-    return _conclude(run, recorder, optimizer, seconds, chosen)
+    return _conclude(run, config, recorder, optimizer, seconds, chosen)
 
 
 def _conclude(
-    run: RunDir, recorder: _Recorder, optimizer: RLOptimizer, seconds: float, chosen: str
+    run: RunDir, config: TrainConfig, recorder: _Recorder, optimizer: RLOptimizer, seconds: float, chosen: str
 ) -> TrainResult:
     best = optimizer.best_snapshot
     if best is not None:
@@ -269,7 +271,7 @@ def _conclude(
             "steps_per_second": round(result.env_steps / max(seconds, 1e-9), 1),
             "best_score": None if math.isnan(result.best_score) else result.best_score,
             "chosen_policy": chosen,
-            "tuner": "none",
+            "tuner": config.tuner,
             "backend": recorder.agent.backend,
             "device": str(recorder.agent.device),
         }

@@ -345,7 +345,7 @@ class LoopController:
             self.scheduler.record_improvement(smoothed, closed)
             if self.optimizer is not None and not is_first:
                 self.optimizer.on_improvement(metrics)
-        elif self._may_degrade() and self.scheduler.check_degradation(smoothed):
+        elif self._may_degrade(window) and self.scheduler.check_degradation(smoothed):
             rolled_back = self.rollback_on_degradation and self._restore_best()
             self.scheduler.record_degradation(closed, rolled_back)
             self._callbacks.call("on_degradation", window, metrics)
@@ -356,9 +356,10 @@ class LoopController:
             self._callbacks.call("on_plateau", window, self.state)
         return self.state is LoopState.DORMANT and self._is_converged(window)
 
-    def _may_degrade(self) -> bool:
-        on_policy = getattr(self.agent, "is_on_policy", True)
-        return bool(on_policy) and not getattr(self.optimizer, "is_probing", False)
+    def _may_degrade(self, window: int) -> bool:
+        if not getattr(self.agent, "is_on_policy", True) or getattr(self.optimizer, "is_probing", False):
+            return False
+        return window > self._run.probed_until
 
     def _is_converged(self, window: int) -> bool:
         if self.optimizer is not None:
@@ -374,6 +375,7 @@ class LoopController:
             return
         current = self.agent.get_hyperparams()
         old = dict(current.params)
+        was_probing = bool(getattr(self.optimizer, "is_probing", False))
         suggested = self.optimizer.suggest(current, self._run.history)
         if not isinstance(suggested, HyperparamSet):
             raise TypeError(f"optimizer.suggest must return a HyperparamSet, got {type(suggested).__name__}")
@@ -381,6 +383,9 @@ class LoopController:
             return
         self.agent.set_hyperparams(suggested)
         self._run.tuned_after = window
+        if was_probing:
+            # The next window's policy has still learned with the probe.
+            self._run.probed_until = window + 1
         self._callbacks.call("on_hyperparam_update", old, dict(suggested.params))
 
     # --- the end --------------------------------------------------------------------------------

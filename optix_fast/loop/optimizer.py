@@ -13,6 +13,7 @@ from optix_fast.loop.controller import LoopController
 from optix_fast.loop.evaluators import TorchEvaluator
 from optix_fast.loop.run_state import RunSummary
 from optix_fast.loop.scoring import ScoreFn
+from optix_fast.tuners import fill_bounds, make_tuner
 from optix_fast.types import LoopState, PolicySnapshot
 
 _DORMANT_THRESHOLD = 20
@@ -30,7 +31,9 @@ class RLOptimizer:
         agent: anything with the six methods of BaseAgent.
         pipeline: a BasePipeline; gets the agent by `set_agent`.
         evaluator: a BaseEvaluator; default TorchEvaluator.
-        optimizer: a BaseOptimizer that tunes hyperparameters during the run; None tunes nothing.
+        optimizer: a BaseOptimizer that tunes hyperparameters during the run; default SPSAOptimizer.
+            Bounds that it was not given are the agent's `default_param_bounds`; without any it tunes
+            nothing, like `FixedHyperparams()`.
         checkpoint_dir, max_snapshots: where the best policies go, and how many (CheckpointRegistry).
         rollback_on_degradation, improvement_margin, max_episodes, callbacks, val_pipeline,
             score_smoothing, checkpoint_score_fn, verbose, verbose_log_file, target_score,
@@ -112,7 +115,7 @@ class RLOptimizer:
         self.controller = LoopController(
             agent=agent,
             evaluator=TorchEvaluator() if evaluator is None else evaluator,
-            optimizer=optimizer,
+            optimizer=self._tuner(optimizer, agent),
             pipeline=pipeline,
             checkpoint_registry=self.registry,
             backoff_scheduler=self.scheduler,
@@ -129,6 +132,13 @@ class RLOptimizer:
             target_confirm_fn=target_confirm_fn,
             max_steps=max_steps,
         )
+
+    @staticmethod
+    def _tuner(optimizer: Any, agent: Any) -> Any:
+        if optimizer is None:
+            return make_tuner("spsa", agent, seed=0)
+        fill_bounds(optimizer, agent)
+        return optimizer
 
     def run(self) -> RunSummary:
         """Train; the best policy is loaded when this returns or raises (LoopController.run)."""

@@ -40,6 +40,7 @@ class RunState:
         windows, env_steps: done so far.
         last_evaluated: the last window that gave a score; −1 before the first.
         tuned_after: the last window after which the hyperparameters changed; −1 before the first.
+        probed_until: the last window whose policy learned with a tuner's probe that is over.
         restores: restores after non-finite updates, in a row.
         diagnostics: of the learn() that made the current policy.
         raws: the latest scores, for smoothing.
@@ -51,6 +52,7 @@ class RunState:
         self.env_steps = 0
         self.last_evaluated = -1
         self.tuned_after = -1
+        self.probed_until = -1
         self.restores = 0
         self.diagnostics: dict[str, Any] = {}
         self.raws: deque[float] = deque(maxlen=score_smoothing)
@@ -73,6 +75,7 @@ class RunState:
             "env_steps": self.env_steps,
             "last_evaluated": self.last_evaluated,
             "tuned_after": self.tuned_after,
+            "probed_until": self.probed_until,
             "restores": self.restores,
             "diagnostics": {k: v for k, v in self.diagnostics.items() if isinstance(v, int | float | str)},
             "raws": list(self.raws),
@@ -85,6 +88,7 @@ class RunState:
         self.env_steps = int(state["env_steps"])
         self.last_evaluated = int(state["last_evaluated"])
         self.tuned_after = int(state["tuned_after"])
+        self.probed_until = int(state["probed_until"])
         self.restores = int(state["restores"])
         self.diagnostics = dict(state["diagnostics"])
         self.raws.clear()

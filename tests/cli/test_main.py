@@ -157,6 +157,17 @@ def test_settings_come_from_preset_then_file_then_options(tmp_path: Path) -> Non
     ).read_text().count("\n")
 
 
+@pytest.mark.parametrize("tuner", ["spsa", "backoff"])
+def test_tuner_is_used_and_named(tuner: str, tmp_path: Path) -> None:
+    done = cli("train", "CartPole-v1", *QUICK, "--tuner", tuner, "--run-dir", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"tuner {tuner}\n" in done.stdout
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["tuner"] == tuner
+    with (tmp_path / "run" / "progress.csv").open() as file:
+        rates = {row["learning_rate"] for row in csv.DictReader(file)} - {""}
+    assert len(rates) > 1
+
+
 @pytest.mark.parametrize(
     ("vectorization", "n_envs"), [("sync", "1"), ("async", "2"), ("vector_entry_point", "8")]
 )

@@ -301,6 +301,25 @@ def test_probing_tuner_is_not_a_degradation(script: Any, scripted_tuner: Any) ->
     assert run.named("on_degradation") == []
 
 
+def test_score_that_a_probe_has_earned_is_no_degradation_after_the_probe_either(
+    script: Any, scripted_tuner: Any
+) -> None:
+    # The tuner stops probing at window 9; the policy of window 10 has still learned with the probe.
+    tuner = scripted_tuner()
+    run = script(collapse, tuner=tuner, max_episodes=13)
+    original = tuner.suggest
+
+    def suggest(current: Any, history: Any) -> Any:
+        suggested = original(current, history)
+        tuner.probing = history[-1].episode_id < 9
+        return suggested
+
+    tuner.suggest = suggest
+    run.run()
+    assert run.named("on_hyperparam_update")[-1][1]["x"] == len(tuner.seen)
+    assert run.named("on_degradation") == [(12,)]
+
+
 # --- non-finite ---------------------------------------------------------------------------------
 
 

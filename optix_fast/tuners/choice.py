@@ -1,0 +1,54 @@
+"""Tuners by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from optix_fast.tuners.backoff import BackoffOptimizer
+from optix_fast.tuners.search_space import SearchSpace
+from optix_fast.tuners.spsa import SPSAOptimizer
+from optix_fast.types import BaseOptimizer, EvalMetrics, HyperparamSet
+
+_KINDS: dict[str, type[SPSAOptimizer] | type[BackoffOptimizer]] = {
+    "spsa": SPSAOptimizer,
+    "backoff": BackoffOptimizer,
+}
+
+
+class FixedHyperparams(BaseOptimizer):
+    """Tunes nothing: the hyperparameters stay what they are."""
+
+    def suggest(
+        self, current_hyperparams: HyperparamSet, metrics_history: Sequence[EvalMetrics]
+    ) -> HyperparamSet:
+        """What is there."""
+        return current_hyperparams
+
+
+def make_tuner(name: str, agent: Any, seed: int | None = None) -> BaseOptimizer:
+    """A tuner within the agent's own bounds.
+
+    Args:
+        name: "none", "spsa" or "backoff".
+        agent: its `default_param_bounds` are searched, those in `default_log_params` on a logarithmic
+            scale. An agent without bounds is not tuned.
+        seed: of the tuner's random numbers.
+
+    Raises:
+        ValueError: no tuner has that name.
+    """
+    if name == "none":
+        return FixedHyperparams()
+    if name not in _KINDS:
+        raise ValueError(f"tuner must be 'none', 'spsa' or 'backoff', got {name!r}")
+    tuner = _KINDS[name](seed=seed)
+    fill_bounds(tuner, agent)
+    return tuner
+
+
+def fill_bounds(tuner: Any, agent: Any) -> None:
+    """Let a tuner of this package that was given no bounds search within the agent's."""
+    if isinstance(tuner, SPSAOptimizer | BackoffOptimizer) and not tuner.space.bounds:
+        bounds = getattr(agent, "default_param_bounds", None)
+        tuner.space = SearchSpace(bounds, getattr(agent, "default_log_params", None))

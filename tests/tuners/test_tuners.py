@@ -1,0 +1,280 @@
+"""SPSA and Backoff call by call, and their convergence through the whole loop."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from optix_fast.loop import BackoffScheduler, CheckpointRegistry, LoopController, RLOptimizer, TorchEvaluator
+from optix_fast.tuners import BackoffOptimizer, FixedHyperparams, SPSAOptimizer, make_tuner
+from optix_fast.types import BaseAgent, BasePipeline, EpisodeData, EvalMetrics, HyperparamSet
+
+BOUNDS = {"x": (0.0, 1.0), "n": (1, 100), "lr": (1e-4, 1e-2)}
+
+
+def history(*scores: float) -> list[EvalMetrics]:
+    return [EvalMetrics(score, {}, i) for i, score in enumerate(scores)]
+
+
+def params(**values: Any) -> HyperparamSet:
+    return HyperparamSet(dict(values), episode_id=7)
+
+
+# --- SPSA ---------------------------------------------------------------------------------------
+
+
+def test_spsa_cycle_by_hand() -> None:
+    tuner = SPSAOptimizer({"x": (0.0, 1.0)}, perturbation_scale=0.05, learning_rate=0.1, seed=0)
+    plus = tuner.suggest(params(x=0.5), history(0.0))
+    sign = round((plus.params["x"] - 0.5) / 0.05)
+    assert sign in (-1, 1)
+    assert plus.params["x"] == pytest.approx(0.5 + 0.05 * sign)
+    assert tuner.is_probing
+    minus = tuner.suggest(plus, history(0.0, 4.0))
+    assert minus.params["x"] == pytest.approx(0.5 - 0.05 * sign)
+    assert tuner.is_probing
+    # f⁺ − f⁻ = 4 − 2; S = √π/2 · (4 + 2)/2; ĝ = 2 / (4·S·Δ); x' = 0.5 + 0.1·ĝ.
+    after = tuner.suggest(minus, history(0.0, 4.0, 2.0))
+    spread = 0.5 * 3.141592653589793**0.5 * 3.0
+    assert after.params["x"] == pytest.approx(0.5 + 0.1 * 2.0 / (4.0 * spread) * sign)
+    assert not tuner.is_probing
+    assert after.episode_id == 7
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_spsa_steps_do_not_depend_on_the_scale_of_the_scores(scale: float) -> None:
+    tuner = SPSAOptimizer({"x": (0.0, 1.0)}, seed=1)
+    current, scores = params(x=0.3), [0.0]
+    for score in (1.0, 0.5, 0.2, 0.9, 0.1):
+        current = tuner.suggest(current, history(*(scale * s for s in scores)))
+        scores.append(score)
+    reference = SPSAOptimizer({"x": (0.0, 1.0)}, seed=1)
+    expected, scores = params(x=0.3), [0.0]
+    for score in (1.0, 0.5, 0.2, 0.9, 0.1):
+        expected = reference.suggest(expected, history(*scores))
+        scores.append(score)
+    assert current.params["x"] == pytest.approx(expected.params["x"], rel=1e-9)
+
+
+def test_spsa_keeps_integers_bounds_and_other_keys() -> None:
+    tuner = SPSAOptimizer(BOUNDS, log_params=["lr"], seed=2)
+    current = params(x=1.0, n=3, lr=1e-3, name="ppo", flag=True, other=5)
+    rng = random.Random(0)
+    scores = [0.0]
+    for _ in range(60):
+        current = tuner.suggest(current, history(*scores))
+        scores.append(rng.gauss(0.0, 1.0))
+        assert 0.0 <= current.params["x"] <= 1.0
+        assert isinstance(current.params["n"], int) and 1 <= current.params["n"] <= 100
+        assert 1e-4 <= current.params["lr"] <= 1e-2
+        assert (current.params["name"], current.params["flag"], current.params["other"]) == ("ppo", True, 5)
+
+
+def test_spsa_begins_anew_from_hyperparameters_that_somebody_else_set() -> None:
+    tuner = SPSAOptimizer({"x": (0.0, 1.0)}, seed=0)
+    tuner.suggest(params(x=0.5), history(0.0))
+    moved = tuner.suggest(params(x=0.2), history(0.0, 1.0))
+    assert abs(moved.params["x"] - 0.2) == pytest.approx(0.05)
+    assert tuner.is_probing
+
+
+def test_spsa_perturbation_shrinks_at_improvements_and_grows_at_plateaus() -> None:
+    tuner = SPSAOptimizer(BOUNDS, perturbation_scale=0.05, min_perturbation=0.03)
+    found = []
+    for _ in range(4):
+        tuner.on_improvement(history(1.0)[0])
+        found.append(tuner.perturbation_scale)
+    assert found == pytest.approx([0.04, 0.032, 0.03, 0.03])
+    for _ in range(4):
+        tuner.on_plateau(history(1.0))
+    assert tuner.perturbation_scale == 0.2
+
+
+# --- Backoff ------------------------------------------------------------------------------------
+
+
+def two_calls(tuner: BackoffOptimizer, start: float, gain: float) -> tuple[float, float]:
+    probe = tuner.suggest(params(x=start), history(0.0, 0.1, 0.0))
+    assert tuner.is_probing
+    after = tuner.suggest(probe, history(0.0, 0.1, 0.0, gain))
+    assert not tuner.is_probing
+    return probe.params["x"], after.params["x"]
+
+
+def test_backoff_keeps_a_better_probe_and_goes_to_the_other_side_of_a_worse_one() -> None:
+    probe, after = two_calls(BackoffOptimizer({"x": (0.0, 1.0)}, seed=0), 0.5, 9.0)
+    assert after == probe
+    assert abs(probe - 0.5) == pytest.approx(0.05)
+    probe, after = two_calls(BackoffOptimizer({"x": (0.0, 1.0)}, seed=0), 0.5, -9.0)
+    assert after == pytest.approx(1.0 - probe)
+
+
+@pytest.mark.parametrize("start", [0.0, 1.0])
+def test_backoff_stays_at_a_bound_when_leaving_it_is_worse(start: float) -> None:
+    probe, after = two_calls(BackoffOptimizer({"x": (0.0, 1.0)}), start, -9.0)
+    assert probe == pytest.approx(abs(start - 0.05))
+    assert after == start
+
+
+def test_backoff_does_not_move_on_a_constant_score() -> None:
+    tuner = BackoffOptimizer({"x": (0.0, 1.0)}, seed=0)
+    current = params(x=0.5)
+    for _ in range(60):
+        current = tuner.suggest(current, history(*[3.0] * 10))
+    assert current.params["x"] == pytest.approx(0.5)
+
+
+def test_backoff_takes_the_parameters_in_turn() -> None:
+    tuner = BackoffOptimizer({"x": (0.0, 1.0), "y": (0.0, 1.0)}, seed=0)
+    current, changed = params(x=0.5, y=0.5), []
+    for _ in range(8):
+        before = dict(current.params)
+        current = tuner.suggest(current, history(0.0, 0.0))
+        changed.append([key for key in before if before[key] != current.params[key]])
+    assert changed == [["x"], ["x"], ["y"], ["y"], ["x"], ["x"], ["y"], ["y"]]
+
+
+# --- both ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [SPSAOptimizer, BackoffOptimizer])
+def test_nothing_to_tune_changes_nothing(kind: Any) -> None:
+    for tuner in (kind(), kind({"absent": (0.0, 1.0)})):
+        assert tuner.suggest(params(x=0.5), history(1.0)).params == {"x": 0.5}
+        assert not tuner.is_probing
+    assert kind(BOUNDS).suggest(params(x=0.5), []).params == {"x": 0.5}
+
+
+@pytest.mark.parametrize("kind", [SPSAOptimizer, BackoffOptimizer])
+@pytest.mark.parametrize("cut", [1, 2, 3, 7])
+def test_restored_tuner_goes_on_identically(kind: Any, cut: int) -> None:
+    rng = random.Random(1)
+    scores = [rng.gauss(0.0, 1.0) for _ in range(20)]
+    whole = kind(BOUNDS, log_params=["lr"], seed=5)
+    current, copies = params(x=0.5, n=7, lr=1e-3), []
+    for i in range(20):
+        if i == cut:
+            other, resumed = kind(BOUNDS, log_params=["lr"], seed=99), current.copy()
+            other.load_state_dict(whole.state_dict())
+            copies = [other]
+        current = whole.suggest(current, history(*scores[: i + 1]))
+        for copy in copies:
+            resumed = copy.suggest(resumed, history(*scores[: i + 1]))
+            assert resumed.params == current.params
+
+
+@pytest.mark.parametrize("kind", [SPSAOptimizer, BackoffOptimizer])
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), "0.1", True])
+def test_wrong_scale_is_named(kind: Any, value: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="perturbation_scale"):
+        kind(BOUNDS, perturbation_scale=value)
+
+
+# --- through the loop ---------------------------------------------------------------------------
+
+
+class QuadraticAgent(BaseAgent):
+    """Its score is a parabola of the x that it learned with last, best at 0.6."""
+
+    default_param_bounds = {"x": (0.0, 1.0)}  # noqa: RUF012
+
+    def __init__(self, start: float) -> None:
+        self.params: dict[str, Any] = {"x": start}
+        self.used = start
+        self.path: list[float] = []
+
+    def act(self, observation: Any) -> int:
+        return 0
+
+    def learn(self, episode_data: EpisodeData) -> dict[str, Any]:
+        self.used = self.params["x"]
+        self.path.append(self.used)
+        return {}
+
+    def get_hyperparams(self) -> HyperparamSet:
+        return HyperparamSet(dict(self.params))
+
+    def set_hyperparams(self, hyperparams: HyperparamSet) -> None:
+        self.params = dict(hyperparams.params)
+
+    def save_weights(self, path: str) -> None:
+        Path(path).mkdir(parents=True)
+
+    def load_weights(self, path: str) -> None:
+        """Nothing to load."""
+
+
+class NoisyParabola(BasePipeline):
+    is_live = False
+
+    def __init__(self, seed: int, sigma: float) -> None:
+        self._rng, self._sigma = random.Random(seed), sigma
+
+    def set_agent(self, agent: QuadraticAgent) -> None:
+        self._agent = agent
+
+    def setup(self) -> None:
+        """Nothing to prepare."""
+
+    def teardown(self) -> None:
+        """Nothing to release."""
+
+    def episodes(self) -> Iterator[EpisodeData]:
+        while True:
+            score = 1000.0 - 400.0 * (self._agent.used - 0.6) ** 2 + self._sigma * self._rng.gauss(0.0, 1.0)
+            yield EpisodeData([0], [0], [score], [True], [False], [{}], 0)
+
+
+@pytest.mark.parametrize("kind", [SPSAOptimizer, BackoffOptimizer])
+@pytest.mark.parametrize("interval", [1, 2, 4])
+@pytest.mark.parametrize("start", [0.05, 0.95])
+def test_tuner_finds_the_top_of_a_noisy_parabola_through_the_loop(
+    tmp_path: Path, kind: Any, interval: int, start: float
+) -> None:
+    ends = []
+    for seed in range(3):
+        agent = QuadraticAgent(start)
+        controller = LoopController(
+            agent,
+            TorchEvaluator(),
+            kind({"x": (0.0, 1.0)}, seed=seed),
+            NoisyParabola(seed, sigma=4.0),
+            CheckpointRegistry(tmp_path / str(seed), write_interval=1e9),
+            BackoffScheduler(base_interval=interval, max_interval_episodes=interval, dormant_threshold=10**6),
+            max_episodes=300 * interval,
+        )
+        controller.run()
+        last = agent.path[-len(agent.path) // 4 :]
+        ends.append(sum(last) / len(last))
+    assert all(abs(end - 0.6) < 0.2 for end in ends), ends
+    assert abs(sum(ends) / len(ends) - 0.6) < 0.1, ends
+
+
+def test_rloptimizer_tunes_by_spsa_within_the_agents_bounds_by_default(tmp_path: Path) -> None:
+    def build(optimizer: Any) -> Any:
+        agent = QuadraticAgent(0.5)
+        return RLOptimizer(agent, NoisyParabola(0, 1.0), optimizer=optimizer, checkpoint_dir=tmp_path / "c")
+
+    default = build(None).controller.optimizer
+    assert isinstance(default, SPSAOptimizer)
+    assert default.space.bounds == {"x": (0.0, 1.0)}
+    assert build(BackoffOptimizer()).controller.optimizer.space.bounds == {"x": (0.0, 1.0)}
+    own = build(SPSAOptimizer({"x": (0.2, 0.8)})).controller.optimizer
+    assert own.space.bounds == {"x": (0.2, 0.8)}
+    fixed = build(FixedHyperparams())
+    fixed.controller.max_episodes = 20
+    fixed.run()
+    assert set(fixed.controller.agent.path) == {0.5}
+
+
+def test_tuners_by_name() -> None:
+    agent = QuadraticAgent(0.5)
+    assert isinstance(make_tuner("none", agent), FixedHyperparams)
+    assert isinstance(make_tuner("spsa", agent), SPSAOptimizer)
+    assert isinstance(make_tuner("backoff", agent), BackoffOptimizer)
+    with pytest.raises(ValueError, match="'genetic'"):
+        make_tuner("genetic", agent)

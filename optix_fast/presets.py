@@ -152,17 +152,35 @@ _DQN_GENERAL: Preset = {
 }
 
 
+# SAC: one environment, and as many updates as steps.
+_SAC: dict[str, Preset] = {
+    "Pendulum": {
+        "steps": 20_000,
+        "n_steps": 200,
+        "hyperparams": {"learning_rate": 1e-3, "batch_size": 100, "learning_starts": 1000},
+    },
+}
+_SAC_GENERAL: Preset = {
+    "steps": 300_000,
+    "n_steps": 64,
+    "hidden_sizes": [256, 256],
+    "hyperparams": {"learning_rate": 3e-4, "batch_size": 256, "learning_starts": 10_000},
+}
+
+
 def preset_for(env_id: str, env: Any, algo: str = "ppo") -> Preset:
     """TrainConfig settings for an environment.
 
     Args:
         env_id: as registered.
         env: an instance, whose registration and spaces are read.
-        algo: "ppo" or "dqn".
+        algo: "ppo", "dqn" or "sac".
     """
     name = env_id.rsplit(":", 1)[-1].rsplit("/", 1)[-1].rsplit("-v", 1)[0]
     if algo == "dqn":
         return {"n_envs": 1, "n_steps": 512, **_DQN.get(name, _DQN_GENERAL)}
+    if algo == "sac":
+        return {"n_envs": 1, **_SAC.get(name, _SAC_GENERAL)}
     if name in _ENVIRONMENTS:
         return _ENVIRONMENTS[name]
     spec: Any = getattr(env, "spec", None)

@@ -43,7 +43,11 @@ def test_lists_from_yaml_become_hidden_sizes(tmp_path: Path) -> None:
         ({"env_id": "X", "seed": -1}, ValueError, "seed must not be negative"),
         ({"env_id": 3}, TypeError, "env_id must be a str"),
         ({"env_id": ""}, ValueError, "env_id must not be empty"),
-        ({"env_id": "X", "algo": "a2c"}, ValueError, "algo must be one of 'auto', 'ppo', 'dqn', got 'a2c'"),
+        (
+            {"env_id": "X", "algo": "a2c"},
+            ValueError,
+            "algo must be one of 'auto', .*'sac', got 'a2c'",
+        ),
     ],
 )
 def test_wrong_settings_are_named(values: dict[str, Any], error: type[Exception], message: str) -> None:
@@ -80,6 +84,14 @@ def test_every_preset_is_a_valid_config(env_id: str) -> None:
     env = gym.make(env_id)
     config = TrainConfig.from_dict({**preset_for(env_id, env), "env_id": env_id})
     assert config.steps >= 100_000
+
+
+@pytest.mark.parametrize("env_id", ["Pendulum-v1", "MountainCarContinuous-v0"])
+def test_every_sac_preset_makes_an_agent(env_id: str) -> None:
+    env = gym.make(env_id)
+    config = TrainConfig.from_dict({**preset_for(env_id, env, "sac"), "env_id": env_id, "algo": "sac"})
+    agent = make_agent("sac", env, config.hidden_sizes, config.hyperparams)
+    assert agent.get_hyperparams().params["learning_starts"] >= 1000
 
 
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "Acrobot-v1", "MountainCar-v0"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -14,18 +14,20 @@ from optix_fast.agents import agent as shared
 from optix_fast.agents.dqn_config import DQNConfig
 from optix_fast.agents.ppo import PPOAgent
 from optix_fast.agents.ppo_config import PPOConfig
+from optix_fast.agents.sac_config import SACConfig
 from optix_fast.agents.torch_dqn import TorchDQNAgent
 from optix_fast.agents.torch_ppo import TorchGaussianPPOAgent, TorchPPOAgent
+from optix_fast.agents.torch_sac import TorchSACAgent
 from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer
 from optix_fast.networks.dueling import DuelingQNetwork
-from optix_fast.networks.encoders import ObservationEncoder, needs_encoder
+from optix_fast.networks.encoders import EncodedCritic, ObservationEncoder, needs_encoder
 from optix_fast.networks.mlp import mlp
 from optix_fast.random import RandomStream
 from optix_fast.types import HyperparamSet
 
 # Who is known, and what their hyperparameters are.
-ALGORITHMS: dict[str, type[Any]] = {"ppo": PPOConfig, "dqn": DQNConfig}
-Agent = PPOAgent | TorchDQNAgent
+ALGORITHMS: dict[str, type[Any]] = {"ppo": PPOConfig, "dqn": DQNConfig, "sac": SACConfig}
+Agent = PPOAgent | TorchDQNAgent | TorchSACAgent
 # A 64-64 network is updated faster on the CPU than a GPU can be asked to; see docs/performance.md.
 _GPU_PAYS_FROM_WIDTH = 512
 
@@ -50,17 +52,18 @@ def make_agent(
 
     Weights are orthogonal with gain √2. PPO: actor and critic are separate MLPs (gain of the actor's
     output 0.01, of the critic's 1), the optimizer is Adam(eps=1e-5). DQN: one MLP (gain of the output 1),
-    Adam. Observations other than one-dimensional Boxes pass an ObservationEncoder first.
+    Adam. SAC: actor and both critics are MLPs (gain of the outputs 0.01 and 1), each optimizer Adam.
+    Observations other than one-dimensional Boxes pass an ObservationEncoder first.
 
     Args:
-        algo: "ppo", "dqn", or "auto", see choose_algo.
+        algo: "ppo", "dqn", "sac", or "auto", see choose_algo.
         env: a gymnasium.Env or VectorEnv (only its spaces are read), or a pipeline.
         hidden_sizes: widths of the hidden layers.
-        hyperparams: of the algorithm; see PPOConfig, DQNConfig.
+        hyperparams: of the algorithm; see PPOConfig, DQNConfig, SACConfig.
         seed: of the weights and of the agent's random streams.
         device: "auto" is the CPU for layers narrower than 512, else CUDA where there is one.
         backend: "auto", "native" or "torch".
-        activation: tanh, relu, leaky_relu, elu, silu or gelu; None is tanh for ppo, relu for dqn.
+        activation: tanh, relu, leaky_relu, elu, silu or gelu; None is tanh for ppo, else relu.
         normalize_observations: give a PPO agent an ObsNormalizer (float Box observations only).
         normalize_rewards: give it a RewardNormalizer with the agent's gamma.
         squash, log_std: of a Gaussian policy; see TorchGaussianPPOAgent. Only for Box actions.
@@ -84,12 +87,14 @@ def make_agent(
         params, choose_device(device, hidden_sizes),
         int(stream.spawn("agent").integers(0, 2**62, (1,))[0]), backend,
     )  # fmt: skip
+    if algo != "ppo" and (normalize_observations or normalize_rewards):
+        raise ValueError(f"{algo} learns from stored experience as it is: it has no normalizers")
     if algo == "dqn":
-        if normalize_observations or normalize_rewards:
-            raise ValueError("dqn learns from stored experience as it is: it has no normalizers")
         return _dqn(parts, dueling)
     if dueling:
         raise ValueError("dueling is an option of dqn")
+    if algo == "sac":
+        return _sac(parts)
     return _ppo(parts, normalize_observations, normalize_rewards, squash, log_std)
 
 
@@ -111,6 +116,13 @@ class _Parts(NamedTuple):
         sizes = [encoder.features, *self.hidden_sizes, outputs]
         layers = mlp(sizes, self.activation, output_gain, self.generator)
         return nn.Sequential(encoder, *layers) if needs_encoder(self.observation_space) else layers
+
+    def critic(self, action_dim: int) -> nn.Module:
+        """Of an observation and an action."""
+        encoder = ObservationEncoder(self.observation_space)
+        sizes = [encoder.features + action_dim, *self.hidden_sizes, 1]
+        layers = mlp(sizes, self.activation, 1.0, self.generator)
+        return EncodedCritic(encoder, layers, action_dim) if needs_encoder(self.observation_space) else layers
 
     def hyperparams(self, learning_rate: float) -> HyperparamSet:
         return HyperparamSet({"learning_rate": learning_rate, **self.params})
@@ -161,12 +173,32 @@ def _dqn(parts: _Parts, dueling: bool) -> TorchDQNAgent:
     )  # fmt: skip
 
 
+def _sac(parts: _Parts) -> TorchSACAgent:
+    config, space = shared.read_config(SACConfig, parts.params), parts.action_space
+    discrete = isinstance(space, spaces.Discrete)
+    width = _outputs(space, "free")
+    actor = parts.network(width if discrete else 2 * width, 0.01)
+    critics: list[nn.Module] = [
+        parts.network(width, 1.0) if discrete else parts.critic(width) for _ in range(2)
+    ]
+
+    def adam(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.Adam(parameters, lr=config.learning_rate)
+
+    return TorchSACAgent(
+        actor, critics[0], critics[1], width, adam(actor.parameters()),
+        adam([p for net in critics for p in net.parameters()]), adam([nn.Parameter(torch.zeros(()))]),
+        parts.hyperparams(config.learning_rate), parts.device, action_space=space, seed=parts.seed,
+        backend=parts.backend,
+    )  # fmt: skip
+
+
 def choose_algo(algo: str, action_space: Any) -> str:
     """The algorithm that `algo` means for an action space.
 
     "auto" is ppo for every space that it serves: it is the one that reaches our targets on all of them with
-    one setting (docs/results.md). DQN serves Discrete spaces; where steps of the environment are dear, ask
-    for it.
+    one setting (docs/results.md). Where steps of the environment are dear, ask for DQN, which serves Discrete
+    spaces, or SAC, which serves bounded Boxes and Discrete ones.
 
     Raises:
         ValueError: an unknown algorithm, or one that does not serve the space.
@@ -177,6 +209,13 @@ def choose_algo(algo: str, action_space: Any) -> str:
         if not isinstance(action_space, spaces.Discrete):
             raise ValueError(f"dqn needs a Discrete action space, got {action_space}")
         return "dqn"
+    if algo == "sac":
+        bounded = isinstance(action_space, spaces.Box) and action_space.is_bounded()
+        if not bounded and not isinstance(action_space, spaces.Discrete):
+            raise ValueError(
+                f"sac needs a Box action space with finite bounds, or a Discrete one, got {action_space}"
+            )
+        return "sac"
     flat = isinstance(action_space, spaces.MultiDiscrete) and action_space.nvec.ndim == 1
     if not flat and not isinstance(action_space, spaces.Box | spaces.Discrete):
         raise ValueError(f"ppo needs a Discrete, MultiDiscrete or Box action space, got {action_space}")

@@ -46,7 +46,7 @@ def _one_line_errors() -> Iterator[None]:
 def train(
     env_id: Annotated[Optional[str], typer.Argument(help="A Gymnasium id.")] = None,  # noqa: UP045
     config: Annotated[Optional[Path], typer.Option(help="YAML with settings.")] = None,  # noqa: UP045
-    algo: Annotated[Optional[str], typer.Option(help="ppo, dqn, or auto.")] = None,  # noqa: UP045
+    algo: Annotated[Optional[str], typer.Option(help="ppo, dqn, sac, or auto.")] = None,  # noqa: UP045
     steps: Annotated[Optional[int], typer.Option(help="Environment steps at most.")] = None,  # noqa: UP045
     n_envs: Annotated[Optional[int], typer.Option(help="Environments together.")] = None,  # noqa: UP045
     vectorization: Annotated[

@@ -50,6 +50,11 @@ COLUMNS = (
     "n_updates",
     "epsilon",
     "buffer_size",
+    "critic_loss",
+    "actor_loss",
+    "alpha_loss",
+    "alpha",
+    "q_value",
 )
 
 

@@ -80,3 +80,26 @@ def _encode(space: spaces.Space[Any], batch: Any) -> list[Tensor]:
 
 def _one_hot(index: Tensor, n: int) -> Tensor:
     return nn.functional.one_hot(index, n).float()
+
+
+class EncodedCritic(nn.Module):
+    """The value of an observation and an action, where the observation passes an encoder first.
+
+    Args:
+        encoder: observations → [B, F].
+        layers: [B, F + A] → [B, 1].
+        action_dim: A.
+    """
+
+    def __init__(self, encoder: ObservationEncoder, layers: nn.Module, action_dim: int) -> None:
+        super().__init__()
+        self.encoder, self.layers, self.action_dim = encoder, layers, action_dim
+
+    def forward(self, observations: Any, actions: Tensor | None = None) -> Tensor:
+        """Values [B, 1]. Without actions, they are the last columns of the observations."""
+        if actions is None:
+            observations, actions = observations.split(
+                [observations.shape[1] - self.action_dim, self.action_dim], dim=1
+            )
+        values: Tensor = self.layers(torch.cat((self.encoder(observations), actions), dim=-1))
+        return values

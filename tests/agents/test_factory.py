@@ -10,7 +10,13 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from optix_fast.agents import TorchDQNAgent, TorchGaussianPPOAgent, TorchPPOAgent, make_agent
+from optix_fast.agents import (
+    TorchDQNAgent,
+    TorchGaussianPPOAgent,
+    TorchPPOAgent,
+    TorchSACAgent,
+    make_agent,
+)
 from optix_fast.networks import DuelingQNetwork
 from optix_fast.pipelines import BatchPipeline, VectorBatchPipeline
 
@@ -67,6 +73,65 @@ def test_dqn_learns_from_dict_observations(dueling: bool) -> None:
 def test_what_dqn_does_not_do_is_refused(env_id: str, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_agent(**{"algo": "dqn", "env": gym.make(env_id), **arguments})
+
+
+def test_sac_is_made_with_its_own_networks_and_hyperparameters() -> None:
+    agent = make_agent("sac", gym.make("Pendulum-v1"), (32,), {"tau": 0.01}, seed=0)
+    assert isinstance(agent, TorchSACAgent)
+    assert [type(layer).__name__ for layer in agent._actor] == ["Linear", "ReLU", "Linear"]
+    assert [net[0].in_features for net in agent._model.critics] == [4, 4]  # type: ignore[index]
+    first, second = (net[0].weight for net in agent._model.critics)  # type: ignore[index]
+    assert not torch.equal(first, second)
+    assert agent.get_hyperparams().params["learning_rate"] == 3e-4
+    assert abs(agent.act(np.zeros(3, np.float32))[0]) <= 2.0
+    discrete = make_agent("sac", gym.make("CartPole-v1"))
+    assert isinstance(discrete, TorchSACAgent) and discrete._model.discrete
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Dict({"a": spaces.Box(-1, 1, (2,)), "b": spaces.Discrete(3)}),
+        spaces.MultiDiscrete([3, 4]),
+        spaces.Box(0, 255, (6,), np.uint8),
+        spaces.Discrete(5),
+        spaces.Box(-1, 1, (2, 3)),
+    ],
+    ids=str,
+)
+def test_sac_learns_from_observations_of_every_space(space: spaces.Space[Any]) -> None:
+    class Env(gym.Env[Any, Any]):
+        observation_space, action_space = space, spaces.Box(-3, 3, (2,))
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+            super().reset(seed=seed)
+            return self.observation_space.sample(), {}
+
+        def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+            return self.observation_space.sample(), 1.0, False, False, {}
+
+    pipeline = BatchPipeline(Env(), window_size=24, seed=0)
+    agent = make_agent("sac", pipeline, (16,), {"batch_size": 16}, seed=0)
+    pipeline.set_agent(agent)
+    assert agent.learn(next(pipeline.episodes()))["n_updates"] == 8
+
+
+@pytest.mark.parametrize(
+    ("space", "arguments", "message"),
+    [
+        (spaces.MultiDiscrete([2, 2]), {}, "sac needs a Box action space with finite bounds, or a Discrete"),
+        (spaces.Box(-np.inf, np.inf, (1,)), {}, "sac needs a Box action space with finite bounds"),
+        (spaces.Box(-1, 1, (1,)), {"normalize_observations": True}, "sac .* no normalizers"),
+        (spaces.Box(-1, 1, (1,)), {"hyperparams": {"taw": 0.1}}, "'taw'; the nearest known one is 'tau'"),
+        (spaces.Box(-1, 1, (1,)), {"dueling": True}, "dueling is an option of dqn"),
+    ],
+)
+def test_what_sac_does_not_do_is_refused(space: Any, arguments: dict[str, Any], message: str) -> None:
+    class Env(gym.Env[Any, Any]):
+        observation_space, action_space = spaces.Box(-1, 1, (2,)), space
+
+    with pytest.raises(ValueError, match=message):
+        make_agent("sac", Env(), **arguments)
 
 
 def test_vector_environments_and_pipelines_serve_as_env() -> None:

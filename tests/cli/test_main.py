@@ -292,3 +292,18 @@ def test_dqn_refuses_continuous_actions_in_one_line(tmp_path: Path) -> None:
     done = cli("train", "Pendulum-v1", "--algo", "dqn", "--quiet", cwd=tmp_path)
     assert "dqn needs a Discrete action space, got Box" in error_of(done)
     assert not list(tmp_path.rglob("config.yaml"))
+
+
+def test_sac_trains_is_evaluated_and_saves_what_it_goes_on_from(tmp_path: Path) -> None:
+    quick = ("--steps", "2000", "--quiet")
+    done = cli("train", "Pendulum-v1", "--algo", "sac", *quick, "--run-dir", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    files = {path.name for path in (tmp_path / "run" / "best").iterdir()}
+    assert {f"{name}.safetensors" for name in ("actor", "critic1", "critic2", "log_alpha")} <= files
+    state = load_state(str(tmp_path / "run" / "last" / "state.safetensors"))
+    assert state["agent"]["updates"] == 1000
+    with (tmp_path / "run" / "progress.csv").open() as file:
+        last = list(csv.DictReader(file))[-1]
+    assert float(last["critic_loss"]) > 0 and 0 < float(last["alpha"]) < 1
+    evaluated = cli("eval", "run", "--episodes", "2", cwd=tmp_path)
+    assert evaluated.stdout.startswith("Pendulum-v1: return "), evaluated.stderr

@@ -1,14 +1,16 @@
-"""Replay buffers: storing a step of 64 environments and drawing 256 transitions, ours and the peers'.
+"""Replay buffers: storing a step of 64 environments, drawing 256 transitions, uniformly and by priority.
 
     python benchmarks/bench_replay.py        # all of them in turn in each round; medians and ratios
     pytest benchmarks/bench_replay.py --benchmark-only -m "" -o python_files='bench_*.py'
 
-The first form is the one to quote: every implementation runs in every round, so a busy machine slows them
-alike. All hold a million transitions of 17 numbers and 6 actions (HalfCheetah's), more than any cache, and
-end with what a training step wants: Stable-Baselines3's and ours in torch tensors, cpprb's in arrays.
+The first form is the one to quote: every implementation runs in every round, and what is counted is
+processor time, of which a busy machine takes none away. All hold a million transitions of 17 numbers and 6
+actions (HalfCheetah's), more than any cache, and end with what a training step wants: Stable-Baselines3's and
+ours in torch tensors, cpprb's and Tianshou's in arrays.
 
-The bound of a draw of 256: each row lies in lines that no cache holds: the link, reward and flags (4 lines),
-observation (2), action (1) and what followed it (2), 2304 lines; ten of them are on their way at a time.
+The bound of a draw of 256: a row lies in lines that no cache holds, two of its record and two of the
+observation in the record that follows it, in two pages: 1024 lines. Rows spread over eight arrays (as the first
+version had them, and the peers have) are 2400 lines in 2000 pages.
 """
 
 from __future__ import annotations
@@ -21,11 +23,19 @@ import pytest
 import torch
 
 from optix_fast import backend
-from optix_fast.buffers import ReplayBuffer
+from optix_fast.buffers import PrioritizedReplayBuffer, ReplayBuffer
 
 CAPACITY = 10**6
 ENVS, BATCH = 64, 256
 OBSERVATION, ACTION = 17, 6
+LEAVES, ALPHA, BETA = 2**20, 0.6, 0.4
+CPPRB_COLUMNS = {
+    "obs": {"shape": OBSERVATION},
+    "act": {"shape": ACTION},
+    "rew": {},
+    "next_obs": {"shape": OBSERVATION},
+    "done": {},
+}
 
 
 def steps_of(n=32):
@@ -38,9 +48,19 @@ def steps_of(n=32):
     return [(observations[t], actions[t], rewards[t], observations[t + 1], done[t]) for t in range(n)]
 
 
+def td_errors():
+    return list(np.random.default_rng(0).normal(size=(64, BATCH)).astype(np.float32))
+
+
 def in_a_loop(steps):
     while True:
         yield from steps
+
+
+def filled(push, sample):
+    for _ in range(CAPACITY // ENVS + 1):
+        push()
+    return push, sample
 
 
 def native():
@@ -56,7 +76,7 @@ def native():
     def sample():
         return [torch.from_numpy(column) for column in buffer.sample(BATCH)]
 
-    return push, sample
+    return filled(push, sample)
 
 
 def stable_baselines3():
@@ -77,64 +97,117 @@ def stable_baselines3():
         observations, actions, rewards, following, done = next(going)
         buffer.add(observations, following, actions, rewards, done, infos)
 
-    return push, lambda: buffer.sample(BATCH)
+    return filled(push, lambda: buffer.sample(BATCH))
 
 
 def cpprb():
     """Its uniform buffer, with the next observations stored beside."""
     module = pytest.importorskip("cpprb", reason="cpprb is not installed")
-    buffer = module.ReplayBuffer(
-        CAPACITY,
-        {
-            "obs": {"shape": OBSERVATION},
-            "act": {"shape": ACTION},
-            "rew": {},
-            "next_obs": {"shape": OBSERVATION},
-            "done": {},
-        },
-    )
+    buffer = module.ReplayBuffer(CAPACITY, CPPRB_COLUMNS)
     going = in_a_loop(steps_of())
 
     def push():
         observations, actions, rewards, following, done = next(going)
         buffer.add(obs=observations, act=actions, rew=rewards, next_obs=following, done=done)
 
-    return push, lambda: buffer.sample(BATCH)
+    return filled(push, lambda: buffer.sample(BATCH))
+
+
+def prioritized():
+    """PrioritizedReplayBuffer: draw with weights, then new priorities for what was drawn."""
+    if backend() != "native":
+        pytest.skip("native: the compiled core is not in use")
+    buffer = PrioritizedReplayBuffer(LEAVES, ALPHA, BETA, seed=0)
+    steps = steps_of()
+    for t in range(LEAVES // ENVS):
+        buffer.push_rows(*steps[t % len(steps)])
+    everything = np.arange(LEAVES)
+    buffer.update_priorities(everything, np.random.default_rng(0).random(LEAVES))
+    errors = in_a_loop(td_errors())
+
+    def step():
+        batch = buffer.sample(BATCH)
+        buffer.update_priorities(batch.indices, next(errors))
+
+    return (step,)
+
+
+def prioritized_cpprb():
+    module = pytest.importorskip("cpprb", reason="cpprb is not installed")
+    buffer = module.PrioritizedReplayBuffer(LEAVES, CPPRB_COLUMNS, alpha=ALPHA)
+    rng = np.random.default_rng(0)
+    steps = steps_of()
+    for t in range(LEAVES // ENVS):
+        observations, actions, rewards, following, done = steps[t % len(steps)]
+        columns = {"obs": observations, "act": actions, "rew": rewards, "next_obs": following, "done": done}
+        buffer.add(**columns, priorities=rng.random(ENVS))
+    errors = in_a_loop(td_errors())
+
+    def step():
+        batch = buffer.sample(BATCH, beta=BETA)
+        buffer.update_priorities(batch["indexes"], np.abs(next(errors)))
+
+    return (step,)
+
+
+def prioritized_tianshou():
+    data = pytest.importorskip("tianshou.data", reason="tianshou is not installed")
+    steps = steps_of()
+    columns = [
+        np.concatenate([column] * (LEAVES // ENVS // len(steps)))
+        for column in (np.concatenate(parts) for parts in zip(*steps, strict=True))
+    ]
+    names = ("obs", "act", "rew", "obs_next", "terminated")
+    batch = data.Batch(dict(zip(names, columns, strict=True)))
+    batch.truncated, batch.done, batch.info = np.zeros(LEAVES, np.bool_), batch.terminated, data.Batch()
+    buffer = data.PrioritizedReplayBuffer(LEAVES, ALPHA, BETA)
+    buffer.set_batch(batch)
+    buffer._size = LEAVES  # what adding them one by one would have made of it, in a minute
+    buffer.update_weight(np.arange(LEAVES), np.random.default_rng(0).random(LEAVES))
+    errors = in_a_loop(td_errors())
+
+    def step():
+        _, indices = buffer.sample(BATCH)
+        buffer.update_weight(indices, next(errors))
+
+    return (step,)
 
 
 UNIFORM = {"native": native, "stable_baselines3": stable_baselines3, "cpprb": cpprb}
-
-
-def filled(make):
-    push, sample = make()
-    for _ in range(CAPACITY // ENVS + 1):
-        push()
-    return push, sample
+PRIORITIZED = {"native": prioritized, "cpprb": prioritized_cpprb, "tianshou": prioritized_tianshou}
 
 
 @pytest.mark.parametrize("impl", UNIFORM)
 def test_push_and_sample(benchmark, impl):
     benchmark.group = f"replay-{ENVS}-{BATCH}-of-{CAPACITY}"
-    push, sample = filled(UNIFORM[impl])
+    push, sample = UNIFORM[impl]()
     benchmark(lambda: (push(), sample()))
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("impl", PRIORITIZED)
+def test_prioritized_sample_and_update(benchmark, impl):
+    benchmark.group = f"prioritized-{BATCH}-of-{LEAVES}"
+    (step,) = PRIORITIZED[impl]()
+    benchmark(step)
+
+
 def in_turn(implementations, rounds=60, repeats=20):
-    """Median microseconds of each call by implementation; each round runs every one of them a few times."""
+    """Median microseconds of processor time of each call; each round runs every one of them a few times."""
     calls = {}
     for name, make in implementations.items():
         try:
-            calls[name] = filled(make)
+            calls[name] = make()
         except pytest.skip.Exception as reason:
             print(f"  {name:18s} left out: {str(reason).splitlines()[0]}")
     times = {name: [[] for _ in parts] for name, parts in calls.items()}
     for _ in range(rounds):
         for name, parts in calls.items():
             for call, found in zip(parts, times[name], strict=True):
-                start = time.perf_counter_ns()
+                start = time.thread_time_ns()
                 for _ in range(repeats):
                     call()
-                found.append((time.perf_counter_ns() - start) / repeats / 1000)
+                found.append((time.thread_time_ns() - start) / repeats / 1000)
     return {name: [statistics.median(found) for found in parts] for name, parts in times.items()}
 
 
@@ -154,4 +227,9 @@ if __name__ == "__main__":
         f"{CAPACITY} rows of {OBSERVATION}, push of {ENVS} and sample of {BATCH}",
         in_turn(UNIFORM),
         (f"push {ENVS}", f"sample {BATCH}"),
+    )
+    report(
+        f"{LEAVES} rows by priority, sample with weights and update of {BATCH}",
+        in_turn(PRIORITIZED),
+        ("sample, update",),
     )

@@ -18,13 +18,16 @@
 //
 // so a chain that is cut (newest row, truncation) bootstraps from where it stops, m steps on.
 //
-// Memory: observations [C, …] and extra [E, …], one pair of arrays for each leaf of the observation, of any
-// element type: push and gather move bytes. next int64 [C]; free: a stack of the unused extra rows; E is at
-// least min(C, used + rows to push). Order of the sums: k ascending, in double.
+// Memory: one record for each row, [C] of them: a header (ReplayRow), the action, the leaves of the
+// observation, of any element types. What a draw reads of a row thus lies in neighbouring lines of one page,
+// and what followed it in another one; as arrays side by side it would be eight. extra [E, …]: one array for
+// each leaf. free: a stack of the unused extra rows; E is at least min(C, used + rows to push). push and
+// gather move bytes. Order of the sums: k ascending, in double.
 //
-// CPU: a row of a full buffer lies in no cache, and no translation buffer knows its pages. The chains are
-// followed first, each member fetching what the members after it will need and its observation; the copies
-// then find most of their lines on the way. benchmarks/bench_replay.py has the figures.
+// CPU: a record of a full buffer lies in no cache, and no translation buffer knows its page. Members are
+// drawn in groups: first the records of all are read, then their chains followed, then what followed each is
+// read, then all is copied, so that the misses of a group overlap. benchmarks/bench_replay.py has the
+// figures.
 #pragma once
 
 #include <cstdint>
@@ -33,31 +36,36 @@
 
 namespace optix_fast {
 
-// One leaf of the observation: the rows of the ring, the extra rows, and the bytes of one of either.
+// How a record begins.
+struct ReplayRow {
+  int64_t next;
+  float reward;
+  uint8_t terminated, truncated;
+  uint16_t unused;
+};
+static_assert(sizeof(ReplayRow) == 16, "the action follows the header");
+
+// One leaf of the observation: where it lies in a record, the extra rows, and the bytes of one of either.
 struct ReplayLeaf {
-  unsigned char* rows;
+  int64_t offset;
   unsigned char* extra;
   int64_t bytes;
 };
 
-// What links and ends the rows.
-struct ReplayChain {
-  const int64_t* next;
-  const float* rewards;
-  const uint8_t* terminated;
-  const uint8_t* truncated;
+struct ReplayRecords {
+  unsigned char* memory;  // [C, bytes], aligned to 8
+  int64_t bytes;
+
+  unsigned char* at(int64_t row) const { return memory + row * bytes; }
+  ReplayRow& row(int64_t i) const { return *reinterpret_cast<ReplayRow*>(at(i)); }
 };
 
 struct ReplayRing {
+  ReplayRecords records;
   int64_t capacity;
   int64_t n_leaves;
   const ReplayLeaf* leaves;
-  unsigned char* actions;
   int64_t action_bytes;
-  float* rewards;
-  uint8_t* terminated;
-  uint8_t* truncated;
-  int64_t* next;
   int64_t* free;     // [E]
   int64_t* pending;  // [N]: how many rows had come before the environment's last one; −1: nothing to link to
   int64_t* counts;   // rows that ever came, free extra rows
@@ -79,8 +87,8 @@ struct ReplayPush {
 template <SimdPath Path>
 void replay_push_cpu(const ReplayRing& ring, const ReplayPush& rows);
 
-// Follows the chains of n rows. after: next[] of the last row of each; terminated: that row's; steps: m. All
-// but `after` may be null: not wanted.
+// The chains of n rows. after: next of the last row of each; terminated: that row's; steps: m. All but
+// `after` may be null: not wanted.
 template <typename T>
 struct ReplayTargets {
   int64_t n;
@@ -93,22 +101,25 @@ struct ReplayTargets {
   uint8_t* terminated;
   int32_t* steps;
 };
-template <SimdPath Path, typename T>
-void replay_follow_cpu(const ReplayChain& chain, const ReplayTargets<T>& targets);
 
-// out row b = the leaf's row at[b], or its extra row ~at[b].
+// Rows with their targets, as bytes. observations[l] and next_observations[l]: [n, leaf bytes].
+struct ReplayGather {
+  ReplayTargets<float> targets;
+  unsigned char* actions;
+  unsigned char* const* observations;
+  unsigned char* const* next_observations;
+};
 template <SimdPath Path>
-void replay_copy_cpu(const ReplayLeaf& leaf, int64_t n, const int64_t* at, unsigned char* out);
+void replay_draw_cpu(const ReplayRing& ring, const ReplayGather& batch);
 
-// A buffer as the learners read it: one leaf of float32 [C, D], actions int64 [C] or float32 [C, A].
+// A buffer as the learners read it: one leaf of float32 [D], an action of int64 or float32 [A].
 struct ReplaySource {
   int64_t size;  // rows that may be drawn
   int64_t features, action_width;
-  const float* observations;
-  const float* extra;
-  const int64_t* discrete_actions;  // or null and
-  const float* actions;
-  ReplayChain chain;
+  ReplayRecords records;
+  ReplayLeaf observations;
+  const int64_t* discrete_actions;  // that of the first record, or null and
+  const float* actions;             // that of the first record
 };
 
 // One minibatch of it, in the learner's precision. Null outputs are not wanted.

@@ -1,6 +1,7 @@
 #include "replay_bind.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <vector>
 
 #include "fast_call.h"
@@ -48,38 +49,61 @@ T* elements_of(const ArrayView& array, const char* name, int64_t n) {
   return array.as<T>();
 }
 
+// One field of every record, as an array [C, …] whose rows lie that far apart.
+class Field {
+ public:
+  Field(py::handle array, const char* name) {
+    if (PyObject_GetBuffer(array.ptr(), &buffer_, PyBUF_STRIDES | PyBUF_WRITABLE) != 0) {
+      throw py::error_already_set();
+    }
+    if (buffer_.ndim < 1) throw py::value_error(std::string(kOp) + ": " + name + " must be an array");
+    bytes_ = buffer_.itemsize;
+    for (int i = 1; i < buffer_.ndim; ++i) bytes_ *= buffer_.shape[i];
+  }
+  Field(Field&& other) noexcept : buffer_(other.buffer_), bytes_(other.bytes_) {
+    other.buffer_ = Py_buffer{};
+  }
+  Field(const Field&) = delete;
+  Field& operator=(const Field&) = delete;
+  ~Field() { PyBuffer_Release(&buffer_); }
+
+  unsigned char* data() const { return static_cast<unsigned char*>(buffer_.buf); }
+  int64_t stride() const { return buffer_.strides[0]; }
+  int64_t rows() const { return buffer_.shape[0]; }
+  int64_t bytes() const { return bytes_; }  // of a row
+
+ private:
+  Py_buffer buffer_{};
+  int64_t bytes_ = 0;
+};
+
 // A buffer's arrays, which stay alive with this object. Like them it is used by one thread at a time.
 class Replay {
  public:
   Replay(int64_t capacity, const py::list& rows, const py::list& extra, py::handle actions,
          py::handle rewards, py::handle terminated, py::handle truncated, py::handle next, py::handle free,
          py::handle pending, py::handle counts)
-      : actions_(actions, "actions", true),
-        rewards_(kOp, rewards, "rewards", DType::f32, true),
-        terminated_(kOp, terminated, "terminated", DType::b8, true),
-        truncated_(kOp, truncated, "truncated", DType::b8, true),
-        next_(kOp, next, "next", DType::i64, true),
-        free_(kOp, free, "free", DType::i64, true),
+      : free_(kOp, free, "free", DType::i64, true),
         pending_(kOp, pending, "pending", DType::i64, true),
         counts_(kOp, counts, "counts", DType::i64, true) {
+    const Field& first = field(next, "next", capacity, 0);
+    // The only row of a buffer of one has no distance to the next one.
+    ring_.records = {first.data(), capacity == 1 ? 0 : first.stride()};
+    ring_.capacity = capacity;
+    field(rewards, "rewards", capacity, offsetof(ReplayRow, reward));
+    field(terminated, "terminated", capacity, offsetof(ReplayRow, terminated));
+    field(truncated, "truncated", capacity, offsetof(ReplayRow, truncated));
+    ring_.action_bytes = field(actions, "actions", capacity, sizeof(ReplayRow)).bytes();
     if (rows.size() != extra.size()) throw py::value_error("ReplayBuffer: every leaf has extra rows");
     for (size_t l = 0; l < rows.size(); ++l) {
-      memory_.emplace_back(rows[l], "observations", true);
-      const int64_t bytes = memory_.back().size() / capacity;
-      unsigned char* data = memory_.back().data();
-      memory_.emplace_back(extra[l], "extra", true);
-      bytes_of(memory_.back(), "extra", bytes * free_.size());
-      leaves_.push_back({data, memory_.back().data(), bytes});
+      const Field& leaf = field(rows[l], "observations", capacity, -1);
+      leaves_.push_back({leaf.data() - ring_.records.memory, nullptr, leaf.bytes()});
+      extra_.emplace_back(extra[l], "extra", true);
+      bytes_of(extra_.back(), "extra", leaves_.back().bytes * free_.size());
+      leaves_.back().extra = extra_.back().data();
     }
-    ring_.capacity = capacity;
     ring_.n_leaves = int64_t(leaves_.size());
     ring_.leaves = leaves_.data();
-    ring_.actions = actions_.data();
-    ring_.action_bytes = actions_.size() / capacity;
-    ring_.rewards = elements_of<float>(rewards_, "rewards", capacity);
-    ring_.terminated = elements_of<uint8_t>(terminated_, "terminated", capacity);
-    ring_.truncated = elements_of<uint8_t>(truncated_, "truncated", capacity);
-    ring_.next = elements_of<int64_t>(next_, "next", capacity);
     ring_.free = free_.as<int64_t>();
     ring_.pending = pending_.as<int64_t>();
     ring_.counts = elements_of<int64_t>(counts_, "counts", 2);
@@ -162,34 +186,41 @@ class Replay {
     targets.steps = reinterpret_cast<int32_t*>(steps.data());
     bytes_of(actions, "actions", n * ring_.action_bytes);
     std::vector<Bytes> out;
+    std::vector<unsigned char*> own, next;
     int64_t copied = 0;
     for (size_t l = 0; l < leaves_.size(); ++l) {
       out.emplace_back(observations[l], "observations", true);
+      bytes_of(out.back(), "observations", n * leaves_[l].bytes);
+      own.push_back(out.back().data());
       out.emplace_back(next_observations[l], "next_observations", true);
-      bytes_of(out[2 * l], "observations", n * leaves_[l].bytes);
-      bytes_of(out[2 * l + 1], "next_observations", n * leaves_[l].bytes);
+      bytes_of(out.back(), "next_observations", n * leaves_[l].bytes);
+      next.push_back(out.back().data());
       copied += 2 * n * leaves_[l].bytes;
     }
     std::vector<int64_t> after(static_cast<size_t>(n));
     targets.after = after.data();
-    const ReplayChain chain{ring_.next, ring_.rewards, ring_.terminated, ring_.truncated};
-    const ReplayLeaf actions_leaf{ring_.actions, nullptr, ring_.action_bytes};
-    run_kernel(copied / int64_t(sizeof(float)), [&] {
-      dispatch_simd([&](auto path) {
-        replay_follow_cpu<path>(chain, targets);
-        replay_copy_cpu<path>(actions_leaf, n, targets.indices, actions.data());
-        for (size_t l = 0; l < leaves_.size(); ++l) {
-          replay_copy_cpu<path>(leaves_[l], n, targets.indices, out[2 * l].data());
-          replay_copy_cpu<path>(leaves_[l], n, targets.after, out[2 * l + 1].data());
-        }
-      });
-    });
+    const ReplayGather batch{targets, actions.data(), own.data(), next.data()};
+    run_kernel(copied / int64_t(sizeof(float)),
+               [&] { dispatch_simd([&](auto path) { replay_draw_cpu<path>(ring_, batch); }); });
   }
 
  private:
-  Bytes actions_;
-  ArrayView rewards_, terminated_, truncated_, next_, free_, pending_, counts_;
-  std::vector<Bytes> memory_;
+  // Keeps the array; it must be where a record has it (offset −1: anywhere in the record).
+  const Field& field(py::handle array, const char* name, int64_t capacity, int64_t offset) {
+    fields_.emplace_back(array, name);
+    const Field& found = fields_.back();
+    const bool first = fields_.size() == 1;
+    const int64_t at = first ? 0 : found.data() - ring_.records.memory;
+    const bool apart = capacity > 1 && !first && found.bytes() > 0 && found.stride() != ring_.records.bytes;
+    if (found.rows() != capacity || apart || (offset >= 0 && at != offset)) {
+      throw py::value_error(std::string(kOp) + ": " + name + " must be a field of the records");
+    }
+    return found;
+  }
+
+  ArrayView free_, pending_, counts_;
+  std::vector<Field> fields_;
+  std::vector<Bytes> extra_;
   std::vector<ReplayLeaf> leaves_;
   ReplayRing ring_{};
 };

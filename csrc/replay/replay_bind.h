@@ -8,44 +8,37 @@
 
 namespace optix_fast {
 
-// Checks types and shapes; the links are the buffer's own and are trusted.
+// What the view says of its own memory (layout) is trusted, as are the links in it.
 inline ReplaySource read_replay(const char* op, py::handle view) {
   TensorReader reader(op);
-  const TensorView observations =
-      reader.first(view.attr("observations"), "observations", {DType::f32}, "[C, D]", {2});
-  const int64_t capacity = observations.shape[0], features = observations.shape[1];
-  const auto row = [&](const char* name, DType dtype) {
-    return reader.read(view.attr(name), name, dtype, "[C]", {capacity});
-  };
-  ReplaySource source{};
-  source.features = features;
-  source.observations = observations.as<float>();
+  const TensorView records = reader.first(view.attr("records"), "records", {DType::u8}, "[C, bytes]", {2});
   const TensorView extra = reader.first(view.attr("extra"), "extra", {DType::f32}, "[E, D]", {2});
-  if (!observations.is_cpu() || !extra.is_cpu() || extra.shape[1] != features) {
+  const auto layout = py::cast<py::tuple>(view.attr("layout"));
+  ReplaySource source{};
+  source.features = py::cast<int64_t>(layout[0]);
+  source.action_width = py::cast<int64_t>(layout[1]);
+  source.records = {records.as<unsigned char>(), records.shape[1]};
+  source.observations = {py::cast<int64_t>(layout[2]), extra.as<unsigned char>(),
+                         source.features * int64_t(sizeof(float))};
+  if (!records.is_cpu() || !extra.is_cpu() || extra.shape[1] != source.features) {
     throw py::value_error(std::string(op) + ": extra must be float32 [E, D] with D = " +
-                          std::to_string(features) + " on cpu, as the observations");
+                          std::to_string(source.features) + " on cpu, as the observations");
   }
-  source.extra = extra.as<float>();
-  source.chain.next = row("next", DType::i64).as<int64_t>();
-  source.chain.rewards = row("rewards", DType::f32).as<float>();
-  source.chain.terminated = row("terminated", DType::b8).as<uint8_t>();
-  source.chain.truncated = row("truncated", DType::b8).as<uint8_t>();
-  const TensorView actions =
-      reader.first(view.attr("actions"), "actions", {DType::i64, DType::f32}, "[C] or [C, A]", {1, 2});
-  if (actions.dtype == DType::i64) {
-    source.discrete_actions = row("actions", DType::i64).as<int64_t>();
+  unsigned char* action = source.records.memory + sizeof(ReplayRow);
+  const int64_t action_bytes = source.action_width == 0 ? 8 : source.action_width * int64_t(sizeof(float));
+  if (source.observations.offset < int64_t(sizeof(ReplayRow)) + action_bytes ||
+      source.observations.offset + source.observations.bytes > source.records.bytes) {
+    throw py::value_error(std::string(op) + ": layout must lie within the records");
+  }
+  if (source.action_width == 0) {
+    source.discrete_actions = reinterpret_cast<const int64_t*>(action);
   } else {
-    source.action_width = actions.ndim == 2 ? actions.shape[1] : 1;
-    source.actions = actions.as<float>();
-    if (actions.shape[0] != capacity || !actions.is_cpu()) {
-      throw py::value_error(std::string(op) + ": actions must be float32 [C, A] with C = " +
-                            std::to_string(capacity) + " on cpu, as the observations");
-    }
+    source.actions = reinterpret_cast<const float*>(action);
   }
   source.size = py::cast<int64_t>(view.attr("size"));
-  if (source.size < 0 || source.size > capacity) {
-    throw py::value_error(std::string(op) + ": size must be in [0, C] = [0, " + std::to_string(capacity) +
-                          "], got " + std::to_string(source.size));
+  if (source.size < 0 || source.size > records.shape[0]) {
+    throw py::value_error(std::string(op) + ": size must be in [0, C] = [0, " +
+                          std::to_string(records.shape[0]) + "], got " + std::to_string(source.size));
   }
   return source;
 }

@@ -6,23 +6,21 @@ namespace optix_fast {
 namespace {
 
 constexpr int64_t kLineBytes = 64;
-constexpr int64_t kAhead = 16;            // members whose links and rewards are on their way
-constexpr int64_t kPrefetchBytes = 1024;  // of a row; the hardware follows a longer one by itself
+constexpr int64_t kTogether = 128;    // members whose lines are on their way together
+constexpr int64_t kTouchBytes = 256;  // of a row; the hardware follows a longer one by itself
 
-void prefetch(const void* p) { __builtin_prefetch(p); }
-
-void prefetch_row(const void* row, int64_t bytes) {
-  const auto* p = static_cast<const unsigned char*>(row);
-  const int64_t wanted = bytes < kPrefetchBytes ? bytes : kPrefetchBytes;
-  for (int64_t at = 0; at < wanted; at += kLineBytes) prefetch(p + at);
-  prefetch(p + wanted - 1);
+// Reads a byte of each line. In a loop of nothing else the reads of many members overlap: measured at twice
+// the speed of prefetch instructions, whose lines came late where the page was unknown, too.
+void touch(const unsigned char* from, int64_t bytes) {
+  const int64_t wanted = bytes < kTouchBytes ? bytes : kTouchBytes;
+  for (int64_t at = 0; at < wanted; at += kLineBytes) {
+    static_cast<void>(*static_cast<const volatile unsigned char*>(from + at));
+  }
+  if (wanted > 0) static_cast<void>(*static_cast<const volatile unsigned char*>(from + wanted - 1));
 }
 
-void prefetch_links(const ReplayChain& chain, int64_t row) {
-  prefetch(chain.next + row);
-  prefetch(chain.rewards + row);
-  prefetch(chain.terminated + row);
-  prefetch(chain.truncated + row);
+const unsigned char* observation(const ReplayRecords& records, const ReplayLeaf& leaf, int64_t at) {
+  return at >= 0 ? records.at(at) + leaf.offset : leaf.extra + ~at * leaf.bytes;
 }
 
 bool same_observation(const ReplayRing& ring, int64_t extra, const ReplayPush& rows, int64_t row) {
@@ -36,60 +34,57 @@ bool same_observation(const ReplayRing& ring, int64_t extra, const ReplayPush& r
   return true;
 }
 
-// Calls prepare(b) and, kAhead members later, work(b).
-template <typename Prepare, typename Work>
-void pipelined(int64_t n, Prepare&& prepare, Work&& work) {
-  const int64_t first = n < kAhead ? n : kAhead;
-  for (int64_t b = 0; b < first; ++b) prepare(b);
-  for (int64_t b = 0; b < n; ++b) {
-    if (b + kAhead < n) prepare(b + kAhead);
-    work(b);
-  }
-}
-
 template <typename T>
-struct Target {
-  int64_t after, steps;
-  uint8_t terminated;
-  T reward, discount;
-};
-
-template <typename T>
-Target<T> follow(const ReplayChain& chain, int64_t row, int64_t n_step, double gamma) {
+void follow(const ReplayRecords& records, const ReplayTargets<T>& targets, int64_t b) {
   double sum = 0.0, power = 1.0;
-  int64_t steps = 0;
+  int64_t at = targets.indices[b], steps = 0;
   for (;;) {
-    sum += power * static_cast<double>(chain.rewards[row]);
-    power *= gamma;
+    const ReplayRow& row = records.row(at);
+    sum += power * static_cast<double>(row.reward);
+    power *= targets.gamma;
     ++steps;
-    const int64_t next = chain.next[row];
-    const uint8_t terminated = chain.terminated[row];
-    if (steps == n_step || terminated || chain.truncated[row] || next < 0) {
-      return {next, steps, terminated, static_cast<T>(sum), static_cast<T>(terminated ? 0.0 : power)};
+    if (steps < targets.n_step && !row.terminated && !row.truncated && row.next >= 0) {
+      at = row.next;
+      continue;
     }
-    row = next;
+    targets.after[b] = row.next;
+    if (targets.rewards != nullptr) targets.rewards[b] = static_cast<T>(sum);
+    if (targets.discounts != nullptr) targets.discounts[b] = static_cast<T>(row.terminated ? 0.0 : power);
+    if (targets.terminated != nullptr) targets.terminated[b] = row.terminated;
+    if (targets.steps != nullptr) targets.steps[b] = static_cast<int32_t>(steps);
+    return;
   }
 }
 
-// `seen(b, target)` is told each target as soon as it is known.
-template <typename T, typename Seen>
-void follow_all(const ReplayChain& chain, const ReplayTargets<T>& targets, Seen&& seen) {
-  pipelined(
-      targets.n, [&](int64_t b) { prefetch_links(chain, targets.indices[b]); },
-      [&](int64_t b) {
-        const Target<T> target = follow<T>(chain, targets.indices[b], targets.n_step, targets.gamma);
-        targets.after[b] = target.after;
-        if (targets.rewards != nullptr) targets.rewards[b] = target.reward;
-        if (targets.discounts != nullptr) targets.discounts[b] = target.discount;
-        if (targets.terminated != nullptr) targets.terminated[b] = target.terminated;
-        if (targets.steps != nullptr) targets.steps[b] = static_cast<int32_t>(target.steps);
-        seen(b, target.after);
-      });
+// The members in groups: their records are touched, then their chains followed, then what those lead to is
+// touched, and `copy(b)` finds both.
+template <typename T, typename Touch, typename Copy>
+void draw(const ReplayRecords& records, const ReplayTargets<T>& targets, Touch&& touch_after, Copy&& copy) {
+  for (int64_t begin = 0; begin < targets.n; begin += kTogether) {
+    const int64_t end = begin + kTogether < targets.n ? begin + kTogether : targets.n;
+    for (int64_t b = begin; b < end; ++b) touch(records.at(targets.indices[b]), records.bytes);
+    for (int64_t b = begin; b < end; ++b) follow(records, targets, b);
+    for (int64_t b = begin; b < end; ++b) touch_after(targets.after[b]);
+    for (int64_t b = begin; b < end; ++b) copy(b);
+  }
+}
+
+// Rows are mostly short, and a call for each would cost more than the copy.
+void copy_bytes(unsigned char* to, const unsigned char* from, int64_t bytes) {
+  if (bytes > 512) {
+    __builtin_memcpy(to, from, static_cast<size_t>(bytes));
+    return;
+  }
+  int64_t at = 0;
+  for (; at + 16 <= bytes; at += 16) __builtin_memcpy(to + at, from + at, 16);
+  for (; at + 4 <= bytes; at += 4) __builtin_memcpy(to + at, from + at, 4);
+  for (; at < bytes; ++at) to[at] = from[at];
 }
 
 template <typename T>
-void convert_row(const float* from, int64_t n, T* to) {
-  for (int64_t i = 0; i < n; ++i) to[i] = static_cast<T>(from[i]);
+void convert_row(const unsigned char* from, int64_t n, T* to) {
+  const auto* numbers = reinterpret_cast<const float*>(from);
+  for (int64_t i = 0; i < n; ++i) to[i] = static_cast<T>(numbers[i]);
 }
 
 }  // namespace
@@ -99,32 +94,29 @@ void replay_push_cpu(const ReplayRing& ring, const ReplayPush& rows) {
   int64_t number = ring.counts[0], n_free = ring.counts[1];
   int64_t slot = number % ring.capacity;
   for (int64_t r = 0; r < rows.n; ++r) {
-    if (number >= ring.capacity && ring.next[slot] < 0) ring.free[n_free++] = ~ring.next[slot];
+    ReplayRow& row = ring.records.row(slot);
+    if (number >= ring.capacity && row.next < 0) ring.free[n_free++] = ~row.next;
     int64_t& pending = ring.pending[rows.envs[r]];
     if (pending >= 0 && pending > number - ring.capacity) {
-      const int64_t previous = pending % ring.capacity;
-      const int64_t extra = ~ring.next[previous];
+      ReplayRow& previous = ring.records.row(pending % ring.capacity);
+      const int64_t extra = ~previous.next;
       if (same_observation(ring, extra, rows, r)) {
-        ring.next[previous] = slot;
+        previous.next = slot;
         ring.free[n_free++] = extra;
       }
     }
     const int64_t extra = ring.free[--n_free];
+    row = {~extra, rows.rewards[r], rows.terminated[r], rows.truncated[r], 0};
+    unsigned char* record = ring.records.at(slot);
+    copy_bytes(record + sizeof(ReplayRow), rows.actions + r * ring.action_bytes, ring.action_bytes);
     const int64_t following = rows.following[r];
     for (int64_t l = 0; l < ring.n_leaves; ++l) {
       const ReplayLeaf& leaf = ring.leaves[l];
-      const auto bytes = static_cast<size_t>(leaf.bytes);
-      __builtin_memcpy(leaf.rows + slot * leaf.bytes, rows.observations[l] + r * leaf.bytes, bytes);
+      copy_bytes(record + leaf.offset, rows.observations[l] + r * leaf.bytes, leaf.bytes);
       const unsigned char* after = following >= 0 ? rows.observations[l] + following * leaf.bytes
                                                   : rows.others[l] + ~following * leaf.bytes;
-      __builtin_memcpy(leaf.extra + extra * leaf.bytes, after, bytes);
+      copy_bytes(leaf.extra + extra * leaf.bytes, after, leaf.bytes);
     }
-    __builtin_memcpy(ring.actions + slot * ring.action_bytes, rows.actions + r * ring.action_bytes,
-                     static_cast<size_t>(ring.action_bytes));
-    ring.rewards[slot] = rows.rewards[r];
-    ring.terminated[slot] = rows.terminated[r];
-    ring.truncated[slot] = rows.truncated[r];
-    ring.next[slot] = ~extra;
     pending = rows.terminated[r] | rows.truncated[r] ? -1 : number;
     ++number;
     if (++slot == ring.capacity) slot = 0;
@@ -133,55 +125,56 @@ void replay_push_cpu(const ReplayRing& ring, const ReplayPush& rows) {
   ring.counts[1] = n_free;
 }
 
-template <SimdPath Path, typename T>
-void replay_follow_cpu(const ReplayChain& chain, const ReplayTargets<T>& targets) {
-  follow_all(chain, targets, [](int64_t, int64_t) {});
-}
-
 template <SimdPath Path>
-void replay_copy_cpu(const ReplayLeaf& leaf, int64_t n, const int64_t* at, unsigned char* out) {
-  const auto row = [&](int64_t b) {
-    return at[b] >= 0 ? leaf.rows + at[b] * leaf.bytes : leaf.extra + ~at[b] * leaf.bytes;
-  };
-  pipelined(
-      n, [&](int64_t b) { prefetch_row(row(b), leaf.bytes); },
-      [&](int64_t b) { __builtin_memcpy(out + b * leaf.bytes, row(b), static_cast<size_t>(leaf.bytes)); });
+void replay_draw_cpu(const ReplayRing& ring, const ReplayGather& batch) {
+  const ReplayRecords& records = ring.records;
+  const ReplayTargets<float>& targets = batch.targets;
+  draw(
+      records, targets,
+      [&](int64_t after) {
+        for (int64_t l = 0; l < ring.n_leaves; ++l) {
+          touch(observation(records, ring.leaves[l], after), ring.leaves[l].bytes);
+        }
+      },
+      [&](int64_t b) {
+        const unsigned char* record = records.at(targets.indices[b]);
+        copy_bytes(batch.actions + b * ring.action_bytes, record + sizeof(ReplayRow), ring.action_bytes);
+        for (int64_t l = 0; l < ring.n_leaves; ++l) {
+          const ReplayLeaf& leaf = ring.leaves[l];
+          copy_bytes(batch.observations[l] + b * leaf.bytes, record + leaf.offset, leaf.bytes);
+          copy_bytes(batch.next_observations[l] + b * leaf.bytes,
+                     observation(records, leaf, targets.after[b]), leaf.bytes);
+        }
+      });
 }
 
 template <SimdPath Path, typename T>
 void replay_gather_cpu(const ReplaySource& source, const ReplayMinibatch<T>& batch) {
+  const ReplayRecords& records = source.records;
   const ReplayTargets<T>& targets = batch.targets;
-  const int64_t features = source.features, width = source.action_width;
-  const int64_t row_bytes = features * int64_t(sizeof(float));
-  const auto row_after = [&](int64_t next) {
-    return next >= 0 ? source.observations + next * features : source.extra + ~next * features;
-  };
-  follow_all(source.chain, targets, [&](int64_t b, int64_t next) {
-    const int64_t row = targets.indices[b];
-    prefetch_row(source.observations + row * features, row_bytes);
-    prefetch_row(row_after(next), row_bytes);
-    prefetch(source.actions == nullptr ? static_cast<const void*>(source.discrete_actions + row)
-                                       : source.actions + row * width);
-  });
-  for (int64_t b = 0; b < targets.n; ++b) {
-    const int64_t row = targets.indices[b];
-    if (batch.observations != nullptr) {
-      convert_row(source.observations + row * features, features,
-                  batch.observations + b * batch.observations_stride);
-    }
-    if (batch.next_observations != nullptr) {
-      convert_row(row_after(targets.after[b]), features, batch.next_observations + b * batch.next_stride);
-    }
-    if (batch.actions != nullptr) {
-      convert_row(source.actions + row * width, width, batch.actions + b * batch.actions_stride);
-    }
-    if (batch.discrete_actions != nullptr) batch.discrete_actions[b] = source.discrete_actions[row];
-  }
+  const ReplayLeaf& leaf = source.observations;
+  draw(
+      records, targets, [&](int64_t after) { touch(observation(records, leaf, after), leaf.bytes); },
+      [&](int64_t b) {
+        const unsigned char* record = records.at(targets.indices[b]);
+        const unsigned char* action = record + sizeof(ReplayRow);
+        if (batch.observations != nullptr) {
+          convert_row(record + leaf.offset, source.features,
+                      batch.observations + b * batch.observations_stride);
+        }
+        if (batch.next_observations != nullptr) {
+          convert_row(observation(records, leaf, targets.after[b]), source.features,
+                      batch.next_observations + b * batch.next_stride);
+        }
+        if (batch.actions != nullptr) {
+          convert_row(action, source.action_width, batch.actions + b * batch.actions_stride);
+        }
+        if (batch.discrete_actions != nullptr) __builtin_memcpy(batch.discrete_actions + b, action, 8);
+      });
 }
 
 template void replay_push_cpu<kPath>(const ReplayRing&, const ReplayPush&);
-template void replay_follow_cpu<kPath, float>(const ReplayChain&, const ReplayTargets<float>&);
-template void replay_copy_cpu<kPath>(const ReplayLeaf&, int64_t, const int64_t*, unsigned char*);
+template void replay_draw_cpu<kPath>(const ReplayRing&, const ReplayGather&);
 template void replay_gather_cpu<kPath, float>(const ReplaySource&, const ReplayMinibatch<float>&);
 template void replay_gather_cpu<kPath, double>(const ReplaySource&, const ReplayMinibatch<double>&);
 

@@ -14,8 +14,10 @@ from gymnasium import spaces
 
 from optix_fast.types import Array, Tree, tree_leaves, tree_map
 
-# Of one row, beside observation and action: reward, two flags, the link.
-_ROW_BYTES = 4 + 1 + 1 + 8
+# A record begins with the link (int64), the reward (float32), two flags and two bytes to spare: ReplayRow in
+# csrc/replay/replay.h.
+NEXT, REWARD, TERMINATED, TRUNCATED, ACTION = 0, 8, 12, 13, 16
+_LINE = 64  # bytes that memory is read in
 
 
 def storage_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -75,10 +77,20 @@ class Layout:
         """The columns of the observations."""
         return tree_leaves(self.observations)
 
+    def record(self) -> tuple[list[int], int]:
+        """Where each leaf begins in a record, and how many bytes a record has."""
+        offsets, end = [], ACTION + self.actions.row_bytes
+        for leaf in self.leaves:
+            offsets.append(_round_up(end, leaf.dtype.itemsize))
+            end = offsets[-1] + leaf.row_bytes
+        end = _round_up(end, 8)
+        # Whole lines, where that costs little: fewer of them are touched.
+        lines = _round_up(end, _LINE)
+        return offsets, lines if lines - end <= end // 7 else end
+
     def bytes_for(self, capacity: int) -> int:
         """Of a full buffer at worst: every row with an observation of its own behind it."""
-        observation = sum(leaf.row_bytes for leaf in self.leaves)
-        return capacity * (2 * observation + 8 + self.actions.row_bytes + _ROW_BYTES)
+        return capacity * (self.record()[1] + sum(leaf.row_bytes for leaf in self.leaves) + 8)
 
     def fit(self, observations: Tree, n: int, name: str = "observations") -> list[Array]:
         """The leaves of n observations, in the layout's order."""
@@ -98,6 +110,10 @@ class Layout:
             return leaves[0]
         given = iter(leaves)
         return tree_map(lambda _: next(given), self.observations)
+
+
+def _round_up(n: int, unit: int) -> int:
+    return -(-n // unit) * unit
 
 
 def _same_structure(columns: Tree, given: Tree) -> None:

@@ -1,4 +1,4 @@
-"""The arrays of a replay buffer: a ring of rows, the links between them, and the observations beside it."""
+"""The memory of a replay buffer: a ring of records, the links between them, the observations beside it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,18 @@ import numpy.typing as npt
 import torch
 
 from optix_fast import _native
-from optix_fast.buffers.layout import Column, Layout, fit_vector, layout_of_rows, require_memory
+from optix_fast.buffers.layout import (
+    ACTION,
+    NEXT,
+    REWARD,
+    TERMINATED,
+    TRUNCATED,
+    Column,
+    Layout,
+    fit_vector,
+    layout_of_rows,
+    require_memory,
+)
 from optix_fast.reference import replay as _reference
 from optix_fast.types import Array, Tree
 
@@ -52,6 +63,8 @@ class ReplayView(NamedTuple):
     terminated: torch.Tensor  # bool [C]
     truncated: torch.Tensor  # bool [C]
     size: int  # rows that may be drawn: the first `size` ones
+    records: torch.Tensor  # uint8 [C, bytes]: all the above but extra are fields of it
+    layout: tuple[int, int, int]  # D, A (0: int64), and where the observation begins in a record
 
 
 class Ring:
@@ -70,19 +83,30 @@ class Ring:
         self.capacity, self.layout = capacity, layout
         require_memory(capacity, layout.bytes_for(capacity))
         try:
-            self._rows = [column.empty(capacity) for column in layout.leaves]
+            offsets, n_bytes = layout.record()
+            memory = np.empty(capacity * n_bytes + 64, np.uint8)
+            aligned = -memory.ctypes.data % 64
+            self._records = memory[aligned : aligned + capacity * n_bytes].reshape(capacity, n_bytes)
             self._extra = [np.zeros((n_extra, *c.shape), c.dtype) for c in layout.leaves]
-            self._actions = layout.actions.empty(capacity)
-            self._rewards = np.empty(capacity, np.float32)
-            self._terminated = np.empty(capacity, np.bool_)
-            self._truncated = np.empty(capacity, np.bool_)
-            self._next = np.empty(capacity, np.int64)
         except MemoryError as error:
             raise MemoryError(f"ReplayBuffer: capacity {capacity} could not be allocated: {error}") from error
+        columns = zip(layout.leaves, offsets, strict=True)
+        self._rows = [self._field(offset, leaf.dtype, leaf.shape) for leaf, offset in columns]
+        self._actions = self._field(ACTION, layout.actions.dtype, layout.actions.shape)
+        self._rewards = self._field(REWARD, _REWARD)
+        self._terminated = self._field(TERMINATED, _FLAG)
+        self._truncated = self._field(TRUNCATED, _FLAG)
+        self._next = self._field(NEXT, _LINK)
         self._free = np.arange(n_extra)[::-1].copy()
         self._pending = np.full(1, -1, np.int64)
         self._counts = np.array([0, n_extra])
         self._connect()
+
+    def _field(self, offset: int, dtype: np.dtype[Any], shape: tuple[int, ...] = ()) -> Array:
+        """A field of every record, [C, *shape]."""
+        steps = [dtype.itemsize * math.prod(shape[i + 1 :]) for i in range(len(shape))]
+        strides = (self._records.shape[1], *steps)
+        return np.ndarray((self.capacity, *shape), dtype, self._records.data, offset, strides)
 
     @property
     def pushed(self) -> int:
@@ -168,7 +192,9 @@ class Ring:
         def flat(rows: Array) -> torch.Tensor:
             return torch.from_numpy(rows.reshape(len(rows), math.prod(rows.shape[1:])))
 
-        actions = self._actions if layout.actions.dtype == np.int64 else flat(self._actions)
+        whole = layout.actions.dtype == np.int64
+        width = 0 if whole else layout.actions.row_bytes // 4
+        actions = self._actions if whole else flat(self._actions)
         return ReplayView(
             flat(self._rows[0]),
             flat(self._extra[0]),
@@ -178,6 +204,8 @@ class Ring:
             torch.from_numpy(self._terminated),
             torch.from_numpy(self._truncated),
             self.size,
+            torch.from_numpy(self._records),
+            (column.row_bytes // 4, width, layout.record()[0][0]),
         )
 
     # --- state ----------------------------------------------------------------------------------

@@ -150,8 +150,10 @@ def test_wrong_views_are_refused(monkeypatch):
         torch.empty(1),
         torch.empty(1),
     )
-    with pytest.raises(ValueError, match=r"replay_gather: rewards must be float32 \[C\] = \[10\]"):
-        _native.core.replay_gather(view._replace(rewards=torch.zeros(9)), row, 1, 0.9, *out)
+    with pytest.raises(ValueError, match=r"replay_gather: records must be uint8 \[C, bytes\]"):
+        _native.core.replay_gather(view._replace(records=torch.zeros(9)), row, 1, 0.9, *out)
+    with pytest.raises(ValueError, match="layout must lie within the records"):
+        _native.core.replay_gather(view._replace(layout=(3, 0, 64)), row, 1, 0.9, *out)
     with pytest.raises(ValueError, match=r"extra must be float32 \[E, D\] with D = 3"):
         _native.core.replay_gather(view._replace(extra=torch.zeros(4, 2)), row, 1, 0.9, *out)
     with pytest.raises(ValueError, match=r"indices must be in \[0, size\) = \[0, 10\), got 10 at position 0"):

@@ -42,7 +42,8 @@ def test_capacity_beyond_memory():
 def test_capacity_beyond_memory_is_found_at_the_first_push(monkeypatch):
     monkeypatch.setattr(layout, "available_memory", lambda: 10**6)
     buffer = ReplayBuffer(10**4)
-    with pytest.raises(MemoryError, match=r"capacity 10000 needs up to 0.0083 GB, 0.001 GB are available"):
+    # A record: header 16, action 8, observation 400, rounded to 7 lines; another observation and 8 beside it.
+    with pytest.raises(MemoryError, match=r"capacity 10000 needs up to 0.00856 GB, 0.001 GB are available"):
         buffer.push(np.zeros(100), 0, 1.0, np.zeros(100), False)
     assert len(buffer) == 0
     buffer.push(np.zeros(1), 0, 1.0, np.zeros(1), False)  # of another shape: the first one left no trace

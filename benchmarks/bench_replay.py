@@ -9,8 +9,8 @@ actions (HalfCheetah's), more than any cache, and end with what a training step 
 ours in torch tensors, cpprb's and Tianshou's in arrays.
 
 The bound of a draw of 256: a row lies in lines that no cache holds, two of its record and two of the
-observation in the record that follows it, in two pages: 1024 lines. Rows spread over eight arrays (as the first
-version had them, and the peers have) are 2400 lines in 2000 pages.
+observation in the record that follows it, in two pages: 1024 lines. Rows spread over eight arrays, as the
+peers have them, are 2400 lines in 2000 pages.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ def native():
         buffer.push_rows(*next(going))
 
     def sample():
-        return [torch.from_numpy(column) for column in buffer.sample(BATCH)]
+        # Observations, actions, rewards, next observations, discounts: what the peer gives, too.
+        return [torch.from_numpy(column) for column in buffer.sample(BATCH)[:5]]
 
     return filled(push, sample)
 

@@ -181,7 +181,7 @@ def fit_vector(name: str, values: Any, dtype: np.dtype[Any], n: int) -> Array:
     if array.dtype != dtype:
         with np.errstate(over="ignore"):
             array = array.astype(dtype)
-    return np.ascontiguousarray(array)
+    return array if array.flags.c_contiguous else np.ascontiguousarray(array)
 
 
 # --- memory -------------------------------------------------------------------------------------

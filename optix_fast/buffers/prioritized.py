@@ -118,7 +118,7 @@ class PrioritizedReplayBuffer:
     @property
     def beta(self) -> float:
         """Of the next batch."""
-        return float(self._betas(1)[0])
+        return self._beta_of(self._batches)
 
     @property
     def n_step(self) -> int:
@@ -212,9 +212,9 @@ class PrioritizedReplayBuffer:
             indices = self.replay.sample_indices(n, replace=False)
             return _batch(self.replay.batch(indices), np.ones(len(indices), np.float32))
         self.replay.require_rows(n)
-        beta = float(self.next_betas(1)[0])
-        found, _, weights = self.tree.sample_weighted(n, beta)
-        return _batch(self.replay.batch(found), weights.numpy())
+        found, _, weights = self.tree.sample_weighted(n, self._beta_of(self._batches))
+        self._batches += 1
+        return _batch(self.replay.batch(found.numpy()), weights.numpy())
 
     def draw(
         self, uniforms: npt.NDArray[np.float64], beta: float
@@ -229,15 +229,14 @@ class PrioritizedReplayBuffer:
 
     def next_betas(self, n: int) -> npt.NDArray[np.float64]:
         """beta of the next n batches, which are then counted as drawn."""
-        betas = self._betas(n)
+        first = self._batches
         self._batches += n
-        return betas
+        return np.array([self._beta_of(first + i) for i in range(n)], np.float64)
 
-    def _betas(self, n: int) -> npt.NDArray[np.float64]:
+    def _beta_of(self, batch: int) -> float:
         if self.beta_steps is None or self._first_beta >= 1.0:
-            return np.full(n, self._first_beta)
-        grown = np.minimum((self._batches + np.arange(n)) / self.beta_steps, 1.0)
-        return self._first_beta + (1.0 - self._first_beta) * grown
+            return self._first_beta
+        return self._first_beta + (1.0 - self._first_beta) * min(batch / self.beta_steps, 1.0)
 
     def update_priorities(
         self,
@@ -256,14 +255,16 @@ class PrioritizedReplayBuffer:
             )
         if len(rows) == 0:
             return
-        priorities = np.abs(errors) + self.eps
+        priorities = np.abs(errors)
+        priorities += self.eps
         greatest = float(priorities.max())
         if not greatest < math.inf:
             at = int(np.flatnonzero(~np.isfinite(errors))[0])
             raise ValueError(
                 f"PrioritizedReplayBuffer: td_errors must be finite, got {errors[at]} at position {at}"
             )
-        if rows.min() < 0 or rows.max() >= len(self):
+        # As unsigned numbers the negative ones are the greatest.
+        if rows.view(np.uint64).max() >= len(self):
             at = int(np.flatnonzero((rows < 0) | (rows >= len(self)))[0])
             raise ValueError(
                 f"PrioritizedReplayBuffer: indices must be in [0, len) = [0, {len(self)}), "
@@ -271,7 +272,7 @@ class PrioritizedReplayBuffer:
             )
         if self._alpha == 0.0:
             return
-        self.tree.update(np.ascontiguousarray(rows), _leaf(priorities, self._leaf_alpha))
+        self.tree.update(np.ascontiguousarray(rows), _leaf(priorities, self._leaf_alpha, greatest))
         self._max_priority = max(self._max_priority, greatest)
 
     # --- state ----------------------------------------------------------------------------------
@@ -348,8 +349,10 @@ def _batch(rows: ReplayBatch, weights: npt.NDArray[np.float32]) -> PrioritizedBa
     )
 
 
-def _leaf(priorities: Any, alpha: float) -> Any:
-    """p^α, float64 in, float32 out."""
+def _leaf(priorities: Any, alpha: float, greatest: float = math.inf) -> Any:
+    """p^α, float64 in, float32 out. Of priorities up to `greatest`, small powers need no watching."""
+    if alpha <= 1.0 and greatest <= _GREATEST:
+        return np.maximum(priorities**alpha, _LEAST).astype(np.float32)
     with np.errstate(over="ignore", under="ignore"):
         return np.clip(priorities**alpha, _LEAST, _GREATEST).astype(np.float32)
 

@@ -74,6 +74,9 @@ class ReplayBuffer:
         self.set_params(n_step=n_step, gamma=gamma)
         self._stream = RandomStream(seed, "replay")
         self._ring: Ring | None = None
+        # Of the last push_rows, for the next one, which mostly has as many rows.
+        self._envs = np.arange(1)
+        self._following, self._no_flags = ~self._envs, np.zeros(1, np.bool_)
         if observation_space is not None and action_space is not None:
             self._ring = Ring(self.capacity, layout_of_spaces(observation_space, action_space))
 
@@ -132,11 +135,22 @@ class ReplayBuffer:
         next_observations: the true last observation where an episode ended, not the reset's.
         """
         n = len(rewards)
-        envs = np.arange(n)
+        if n != len(self._envs):
+            self._envs = np.arange(n)
+            self._following, self._no_flags = ~self._envs, np.zeros(n, np.bool_)
         if truncated is None:
-            truncated = np.zeros(n, np.bool_)
+            truncated = self._no_flags
         self._push(
-            observations, next_observations, n, envs, ~envs, actions, rewards, terminated, truncated, n
+            observations,
+            next_observations,
+            n,
+            self._envs,
+            self._following,
+            actions,
+            rewards,
+            terminated,
+            truncated,
+            n,
         )
 
     def push_window(self, window: EpisodeData, actions: Any = None) -> int:

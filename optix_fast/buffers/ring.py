@@ -80,17 +80,17 @@ class Ring:
     """
 
     def __init__(self, capacity: int, layout: Layout, n_extra: int = 1) -> None:
-        self.capacity, self.layout = capacity, layout
+        self.capacity, self.layout, self._leaves = capacity, layout, layout.leaves
         require_memory(capacity, layout.bytes_for(capacity))
         try:
             offsets, n_bytes = layout.record()
             memory = np.empty(capacity * n_bytes + 64, np.uint8)
             aligned = -memory.ctypes.data % 64
             self._records = memory[aligned : aligned + capacity * n_bytes].reshape(capacity, n_bytes)
-            self._extra = [np.zeros((n_extra, *c.shape), c.dtype) for c in layout.leaves]
+            self._extra = [np.zeros((n_extra, *c.shape), c.dtype) for c in self._leaves]
         except MemoryError as error:
             raise MemoryError(f"ReplayBuffer: capacity {capacity} could not be allocated: {error}") from error
-        columns = zip(layout.leaves, offsets, strict=True)
+        columns = zip(self._leaves, offsets, strict=True)
         self._rows = [self._field(offset, leaf.dtype, leaf.shape) for leaf, offset in columns]
         self._actions = self._field(ACTION, layout.actions.dtype, layout.actions.shape)
         self._rewards = self._field(REWARD, _REWARD)
@@ -154,8 +154,8 @@ class Ring:
         """The rows at the positions, with their targets."""
         layout = self.layout
         n = len(indices)
-        leaves = [column.empty(n) for column in layout.leaves]
-        next_leaves = [column.empty(n) for column in layout.leaves]
+        leaves = [column.empty(n) for column in self._leaves]
+        next_leaves = [column.empty(n) for column in self._leaves]
         actions = layout.actions.empty(n)
         rewards, discounts = np.empty(n, np.float32), np.empty(n, np.float32)
         terminated, n_steps = np.empty(n, np.bool_), np.empty(n, np.int32)

@@ -15,6 +15,9 @@ from gymnasium.vector.utils import concatenate, create_empty_array
 
 from optix_fast.types import NonFiniteError, Tree, no_recording, tree_map
 
+# Steps after which an episode is cut that would not end by itself.
+_LONGEST_EPISODE = 100_000
+
 
 @dataclass(frozen=True, eq=False)
 class EvaluationResult:
@@ -46,6 +49,7 @@ def evaluate_policy(
     seed: int | None = 0,
     deterministic: bool = True,
     n_envs: int | None = None,
+    max_episode_steps: int | None = None,
 ) -> EvaluationResult:
     """Play `episodes` whole episodes.
 
@@ -61,9 +65,11 @@ def evaluate_policy(
         seed: environment i is seeded with seed + i; None draws from the operating system.
         deterministic: take each policy's mode instead of sampling, where the agent offers it.
         n_envs: copies; default min(episodes, 10).
+        max_episode_steps: an episode is cut after so many steps and counts with its return until then;
+            default 100 000 where the environment has no limit of its own (a policy may never end one).
 
     Raises:
-        ValueError: episodes or n_envs below 1.
+        ValueError: episodes, n_envs or max_episode_steps below 1.
         TypeError: the agent cannot act or make_env cannot be called.
         NonFiniteError: "reward": an environment returned NaN or infinity.
     """
@@ -71,11 +77,13 @@ def evaluate_policy(
         raise ValueError(f"episodes must be at least 1, got {episodes}")
     if n_envs is not None and n_envs < 1:
         raise ValueError(f"n_envs must be at least 1, got {n_envs}")
+    if max_episode_steps is not None and max_episode_steps < 1:
+        raise ValueError(f"max_episode_steps must be at least 1, got {max_episode_steps}")
     if not callable(make_env):
         raise TypeError(f"make_env must be a function that makes an environment, got {make_env!r}")
     count = min(episodes, 10 if n_envs is None else n_envs)
     quota = np.full(count, episodes // count) + (np.arange(count) < episodes % count)
-    env = _vector(make_env, count)
+    env = _vector(make_env, count, max_episode_steps)
     try:
         with no_recording():
             return _play(_actor(agent, env, deterministic), env, quota, seed)
@@ -86,12 +94,16 @@ def evaluate_policy(
 Actor = Callable[[Tree, "npt.NDArray[np.bool_] | None"], Any]
 
 
-def _vector(make_env: Callable[[], gym.Env[Any, Any]], count: int) -> SyncVectorEnv:
+def _vector(make_env: Callable[[], gym.Env[Any, Any]], count: int, cap: int | None) -> SyncVectorEnv:
     made: list[gym.Env[Any, Any]] = []
 
     def make() -> gym.Env[Any, Any]:
         made.append(make_env())
-        return made[-1]
+        env = made[-1]
+        has_limit = env.spec is not None and env.spec.max_episode_steps is not None
+        if cap is None and has_limit:
+            return env
+        return gym.wrappers.TimeLimit(env, cap or _LONGEST_EPISODE)
 
     try:
         return SyncVectorEnv([make] * count, autoreset_mode=AutoresetMode.SAME_STEP)

@@ -213,3 +213,43 @@ def test_agent_that_cannot_act_and_maker_that_cannot_make_are_type_errors() -> N
     with pytest.raises(TypeError, match="make_env"):
         evaluate_policy(Plain(), Counted())
     Counted.closed += 1  # the instance that was handed over is its owner's
+
+
+class Endless(gym.Env[Any, Any]):
+    """Pays 1 per step and never ends."""
+
+    observation_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        return np.zeros(1, np.float32), 1.0, False, False, {}
+
+
+class Still:
+    def act(self, observation: Any) -> int:
+        return 0
+
+
+def test_episode_that_never_ends_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = evaluate_policy(Still(), Endless, 3, n_envs=2, max_episode_steps=25)
+    assert result.lengths.tolist() == [25, 25, 25]
+    assert result.returns.tolist() == [25.0, 25.0, 25.0]
+    monkeypatch.setattr("optix_fast.loop.evaluation._LONGEST_EPISODE", 40)
+    assert evaluate_policy(Still(), Endless, 1).lengths.tolist() == [40]
+
+
+def test_environments_own_limit_counts_unless_a_shorter_one_is_asked_for() -> None:
+    def make() -> Any:
+        return gym.make("MountainCar-v0")
+
+    assert evaluate_policy(Still(), make, 1).lengths.tolist() == [200]
+    assert evaluate_policy(Still(), make, 1, max_episode_steps=30).lengths.tolist() == [30]
+
+
+def test_step_cap_below_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="max_episode_steps"):
+        evaluate_policy(Still(), Endless, 1, max_episode_steps=0)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -274,7 +274,14 @@ class BaseAgent(ABC):
     An agent may also offer `act_rows(observations, rows, t)` (see pipelines.rows.WindowRows) to act
     for all environments in one call, `state_dict`/`load_state_dict` to be resumed exactly, and
     `action_probs(observation)`.
+
+    Where it has a state_dict, a rollback restores all of it (optimizer moments, normalizers), not the
+    weights alone, save what `kept_on_rollback` names.
     """
+
+    # Keys of state_dict() that go on as they are when the policy is rolled back: random streams (the
+    # same numbers would lead to the same collapse) and counters.
+    kept_on_rollback: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def act(self, observation: Any) -> Any:

@@ -69,6 +69,7 @@ class PPOAgent(BaseAgent):
         "entropy_coef": (0.001, 0.05),
     }
     default_log_params = ["learning_rate"]  # noqa: RUF012
+    kept_on_rollback = ("streams", "env_steps")
 
     def __init__(
         self,

@@ -18,6 +18,7 @@ from optix_fast.loop.eta_schedule import EtaSchedule
 from optix_fast.loop.eval_log import EvalLog
 from optix_fast.loop.run_state import RunState, RunSummary
 from optix_fast.loop.scoring import PolicyScorer, ScoreFn
+from optix_fast.loop.training_state import TrainingState
 from optix_fast.types import (
     EpisodeData,
     EvalMetrics,
@@ -121,6 +122,7 @@ class LoopController:
         self._run = RunState(self.score_smoothing)
         self._is_used = False  # whether self._run belongs to a run that has ended
         self._best: Rank | None = None
+        self._best_training: TrainingState | None = None
         self._summary: RunSummary | None = None
         for part in (pipeline, val_pipeline):
             if callable(getattr(part, "set_agent", None)):
@@ -307,6 +309,7 @@ class LoopController:
         is_first = self._best is None
         snapshot = self.registry.save(self.agent, metrics, self.agent.get_hyperparams())
         self._best = rank_of(metrics)
+        self._best_training = TrainingState.of(self.agent, snapshot.snapshot_id)
         if not is_first:
             self._callbacks.call("on_improvement", snapshot)
 
@@ -328,7 +331,10 @@ class LoopController:
 
     def _restore_best(self) -> bool:
         self._run.policy_restored()
-        return self.registry.load_best(self.agent) is not None
+        snapshot = self.registry.load_best(self.agent)
+        if snapshot is not None and self._best_training is not None:
+            self._best_training.restore(self.agent, snapshot.snapshot_id)
+        return snapshot is not None
 
     # --- consequences ---------------------------------------------------------------------------
 

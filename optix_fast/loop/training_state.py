@@ -1,0 +1,40 @@
+"""What a rollback restores beside the weights."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+from optix_fast.types import Stateful
+
+
+class TrainingState:
+    """The state that an agent trained with when its policy was checkpointed.
+
+    Weights that meet the optimizer moments and normalizers of a collapsed policy soon collapse again.
+
+    Args:
+        state: the agent's state_dict().
+        snapshot_id: of the checkpoint that it belongs to.
+    """
+
+    def __init__(self, state: dict[str, Any], snapshot_id: str) -> None:
+        self._state, self._snapshot_id = state, snapshot_id
+
+    @classmethod
+    def of(cls, agent: Any, snapshot_id: str) -> TrainingState | None:
+        """The agent's; None when it has none, or is off-policy and never rolled back."""
+        if not isinstance(agent, Stateful) or not getattr(agent, "is_on_policy", True):
+            return None
+        return cls(deepcopy(agent.state_dict()), snapshot_id)
+
+    def restore(self, agent: Any, snapshot_id: str) -> None:
+        """Put it back, if `snapshot_id` is what was loaded. The agent's current hyperparameters stay,
+        and what `kept_on_rollback` names."""
+        if snapshot_id != self._snapshot_id:
+            return
+        hyperparams = agent.get_hyperparams()
+        now = agent.state_dict()
+        kept = {key: now[key] for key in getattr(agent, "kept_on_rollback", ())}
+        agent.load_state_dict(deepcopy(self._state) | kept)
+        agent.set_hyperparams(hyperparams)

@@ -18,7 +18,6 @@ from torch import nn
 
 import optix_fast
 from optix_fast import RLOptimizer
-from optix_fast.compat import served_names
 
 BLOCKS = Path(__file__).parent / "seed_blocks"
 WINDOW = 256
@@ -136,12 +135,9 @@ def test_verbose_prints_the_documented_line(run_block, capsys):
     assert "  [loop] ep=   0  raw=" in capsys.readouterr().out
 
 
-def test_backoff_optimizer_tunes_once_it_is_there(run_block):
-    if served_names()["BackoffOptimizer"].startswith("not served"):
-        with pytest.raises(ImportError, match="BackoffOptimizer is not served by optix_fast"):
-            run_block("backoff_optimizer", **given())
-    else:
-        trained(run_block("backoff_optimizer", **given()))
+def test_backoff_optimizer_is_taken(run_block):
+    optimizer = trained(run_block("backoff_optimizer", **given()))
+    assert type(optimizer.controller.optimizer) is optix_fast.BackoffOptimizer
 
 
 def test_validation_score_drives_the_checkpoints(run_block):

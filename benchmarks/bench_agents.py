@@ -1,6 +1,8 @@
-"""End to end: PPO with the same hyperparameters and steps in ours and in every installed peer.
+"""End to end: PPO and DQN with the same hyperparameters and steps in ours and in every installed peer.
 
-    python benchmarks/bench_agents.py                         # CartPole-v1 in 1 and in 8 environments
+    python benchmarks/bench_agents.py                         # PPO, CartPole-v1 in 1 and in 8 environments
+    python benchmarks/bench_agents.py --setting cartpole-dqn  # agents_dqn.py says what is compared
+    python benchmarks/bench_agents.py --peers PYTHON          # peers in another Python than ours
     python benchmarks/bench_agents.py --setting cartpole-64   # Gymnasium's vectorised CartPole, 64 of them
     python benchmarks/bench_agents.py --repeats 5 --write     # also write benchmarks/results/agents.json
 
@@ -9,7 +11,7 @@ all implementations alternate, and medians and ratios of one call are what count
 before the clock starts. Every implementation runs on one thread, the fastest for networks this small (torch,
 BLAS and XLA are all told so). A peer that is not installed is skipped by name.
 
-Hyperparameters: 2048 rows per update, minibatches of 64, 10 epochs, 64-64 tanh networks, Adam 3e-4.
+PPO's hyperparameters: 2048 rows per update, minibatches of 64, 10 epochs, 64-64 tanh networks, Adam 3e-4.
 """
 
 from __future__ import annotations
@@ -27,14 +29,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import agents_dqn
+
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "agents.json"
 
-# name: (environment, environments, vectorization)
+# name: (algorithm, environment, environments, vectorization)
 SETTINGS = {
-    "cartpole-1": ("CartPole-v1", 1, "sync"),
-    "cartpole-8": ("CartPole-v1", 8, "sync"),
-    "cartpole-64": ("CartPole-v1", 64, "vector_entry_point"),
+    "cartpole-1": ("ppo", "CartPole-v1", 1, "sync"),
+    "cartpole-8": ("ppo", "CartPole-v1", 8, "sync"),
+    "cartpole-64": ("ppo", "CartPole-v1", 64, "vector_entry_point"),
+    "cartpole-dqn": ("dqn", "CartPole-v1", 1, "sync"),
 }
 ROWS, MINIBATCH, EPOCHS, RATE = 2048, 64, 10, 3e-4
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1") | {
@@ -145,8 +150,9 @@ def cleanrl_style(env_id: str, n_envs: int) -> Callable[[int], None]:
     return train
 
 
-# name: (distribution that must be installed, maker, steps to time, whether it serves only Sync environments)
-IMPLEMENTATIONS: dict[str, tuple[str, Callable[..., Callable[[int], None]], int, bool]] = {
+# algorithm: name: (distribution that must be installed, maker, steps to time, whether it serves only Sync
+# environments)
+PPO: dict[str, tuple[str, Callable[..., Callable[[int], None]], int, bool]] = {
     "optix_fast": ("optix-fast", lambda *s: ours(*s, backend="auto"), 40 * ROWS, False),
     "optix_fast-torch": ("optix-fast", lambda *s: ours(*s, backend="torch"), 5 * ROWS, False),
     "stable-baselines3": ("stable-baselines3", lambda e, n, _: stable_baselines3(e, n), 5 * ROWS, True),
@@ -156,13 +162,21 @@ IMPLEMENTATIONS: dict[str, tuple[str, Callable[..., Callable[[int], None]], int,
 }
 
 
-def installed(name: str) -> bool:
-    """Whether what the implementation needs is there."""
-    try:
-        importlib.metadata.version(IMPLEMENTATIONS[name][0])
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+IMPLEMENTATIONS = {"ppo": PPO, "dqn": agents_dqn.IMPLEMENTATIONS}
+
+
+def installed(distribution: str, python: str) -> bool:
+    """Whether that Python has it."""
+    ask = f"import importlib.metadata; importlib.metadata.version({distribution!r})"
+    return subprocess.run([python, "-c", ask], capture_output=True).returncode == 0
+
+
+def version(distribution: str, peers: str) -> str:
+    """Of ours in this Python, of the others in the peers'."""
+    if distribution == "optix-fast":
+        return importlib.metadata.version(distribution)
+    ask = f"import importlib.metadata; print(importlib.metadata.version({distribution!r}))"
+    return subprocess.run([peers, "-c", ask], capture_output=True, text=True).stdout.strip()
 
 
 def measure(name: str, setting: str) -> float:
@@ -170,32 +184,38 @@ def measure(name: str, setting: str) -> float:
     import torch
 
     torch.set_num_threads(1)
-    _, make, steps, _ = IMPLEMENTATIONS[name]
-    train = make(*SETTINGS[setting])
+    algo, *described = SETTINGS[setting]
+    _, make, steps, _ = IMPLEMENTATIONS[algo][name]
+    train = make(*described)
     train(2 * ROWS)
     began = time.perf_counter()
     train(steps)
     return steps / (time.perf_counter() - began)
 
 
-def compare(setting: str, repeats: int) -> dict[str, Any]:
+def compare(setting: str, repeats: int, peers: str) -> dict[str, Any]:
     """Alternating runs of everything that is installed."""
-    only_sync = SETTINGS[setting][2] != "sync"
-    names = [n for n in IMPLEMENTATIONS if not (only_sync and IMPLEMENTATIONS[n][3])]
-    for name in [n for n in names if not installed(n)]:
-        print(f"{setting}: {name} skipped, {IMPLEMENTATIONS[name][0]} is not installed")
-        names.remove(name)
-    speeds: dict[str, list[float]] = {name: [] for name in names}
+    algo, *_, vectorization = SETTINGS[setting]
+    speeds: dict[str, list[float]] = {}
+    pythons = {}
+    for name, (distribution, _, _, only_sync) in IMPLEMENTATIONS[algo].items():
+        python = sys.executable if distribution == "optix-fast" else peers
+        if only_sync and vectorization != "sync":
+            continue
+        if installed(distribution, python):
+            speeds[name], pythons[name] = [], python
+        else:
+            print(f"{setting}: {name} skipped, {distribution} is not installed")
     for _ in range(repeats):
-        for name in names:
-            command = [sys.executable, __file__, "--run", name, "--setting", setting]
+        for name, python in pythons.items():
+            command = [python, __file__, "--run", name, "--setting", setting]
             done = subprocess.run(command, env={**os.environ, **ONE_THREAD}, capture_output=True, text=True)
             if done.returncode != 0:
                 raise RuntimeError(f"{name} failed:\n{done.stderr}")
             speeds[name].append(float(done.stdout.split()[-1]))
     medians = {name: statistics.median(values) for name, values in speeds.items()}
     for name, speed in medians.items():
-        print(f"{setting:12} {name:18} {speed:>10,.0f} steps/s  ours is {medians['optix_fast'] / speed:.1f}x")
+        print(f"{setting:12} {name:20} {speed:>10,.0f} steps/s  ours is {medians['optix_fast'] / speed:.1f}x")
     return {"setting": setting, "repeats": repeats, "steps_per_second": speeds, "median": medians}
 
 
@@ -206,16 +226,17 @@ def main() -> None:
     parser.add_argument("--setting", action="append", choices=list(SETTINGS))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--write", action="store_true")
-    parser.add_argument("--run", choices=list(IMPLEMENTATIONS), help=argparse.SUPPRESS)
+    parser.add_argument("--peers", default=sys.executable, help="the Python that the peers are installed in")
+    parser.add_argument("--run", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     settings = arguments.setting or ["cartpole-1", "cartpole-8"]
     if arguments.run:
         print(measure(arguments.run, settings[0]))
         return
-    records = [compare(setting, arguments.repeats) for setting in settings]
+    records = [compare(setting, arguments.repeats, arguments.peers) for setting in settings]
     if arguments.write:
-        names = {spec[0] for name, spec in IMPLEMENTATIONS.items() if installed(name)}
-        versions = {name: importlib.metadata.version(name) for name in sorted({*names, "torch", "gymnasium"})}
+        names = {spec[0] for specs in IMPLEMENTATIONS.values() for spec in specs.values()}
+        versions = {name: version(name, arguments.peers) for name in sorted({*names, "torch", "gymnasium"})}
         RESULTS.parent.mkdir(exist_ok=True)
         content = {
             "command": "python benchmarks/bench_agents.py " + " ".join(sys.argv[1:]),

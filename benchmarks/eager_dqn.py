@@ -57,8 +57,8 @@ def update(
     target_update_freq: int,
     gamma: float = 0.99,
 ) -> float:
-    """Gradient steps; returns the last loss."""
-    for step in range(n_updates):
+    """Gradient steps, the target copied after every target_update_freq-th; returns the last loss."""
+    for step in range(1, n_updates + 1):
         observations, actions, next_observations, dones, rewards = replay.sample(batch_size)
         with torch.no_grad():
             target_max, _ = target(next_observations).max(dim=1)

@@ -2,10 +2,11 @@
 
     python benchmarks/learning.py                      # every environment of the table, seeds 0 1 2
     python benchmarks/learning.py Acrobot-v1 --seeds 0 1 2 3 4
+    python benchmarks/learning.py Acrobot-v1 --algo dqn
     python benchmarks/learning.py --table              # only write docs/results.md again
 
-Results go to benchmarks/results/learning.json, one record per environment and seed, and from there into the
-table of docs/results.md. A record is replaced when its run is repeated.
+Results go to benchmarks/results/learning.json, one record per algorithm, environment and seed, and from there
+into the table of docs/results.md. A record is replaced when its run is repeated.
 """
 
 from __future__ import annotations
@@ -28,21 +29,25 @@ RECORDS = HERE / "results" / "learning.json"
 TABLE = HERE.parent / "docs" / "results.md"
 MARK = "<!-- written by: python benchmarks/learning.py -->"
 
-# Mean return published for PPO by rl-baselines3-zoo (its benchmark page), for comparison.
-PUBLISHED = {"CartPole-v1": "500 ± 0", "Acrobot-v1": "-73.5 ± 18.2", "Pendulum-v1": "-172.2 ± 104.2"}
+# Mean return published by rl-baselines3-zoo (its benchmark page), for comparison; LunarLander's is of -v2.
+PUBLISHED = {
+    "ppo": {"CartPole-v1": "500 ± 0", "Acrobot-v1": "-73.5 ± 18.2", "Pendulum-v1": "-172.2 ± 104.2"},
+    "dqn": {"CartPole-v1": "500 ± 0", "Acrobot-v1": "-76.6 ± 11.8", "LunarLander-v3": "154.4 ± 79.2"},
+}
 
 
-def run(env_id: str, seed: int) -> dict[str, Any]:
+def run(algo: str, env_id: str, seed: int) -> dict[str, Any]:
     """Train and evaluate once, through the command line."""
     with tempfile.TemporaryDirectory() as directory:
         where = Path(directory) / "run"
         cli = [sys.executable, "-m", "optix_fast.cli.main"]
-        train = [*cli, "train", env_id, "--seed", str(seed), "--run-dir", str(where)]
+        train = [*cli, "train", env_id, "--algo", algo, "--seed", str(seed), "--run-dir", str(where)]
         subprocess.run(train, check=True, cwd=directory)
         evaluate = [*cli, "eval", str(where), "--episodes", "100", "--json"]
         done = subprocess.run(evaluate, check=True, cwd=directory, capture_output=True, text=True)
         summary = json.loads((where / "summary.json").read_text())
     return {
+        "algo": algo,
         "env_id": env_id,
         "seed": seed,
         **{key: summary[key] for key in ("stop_reason", "env_steps", "seconds", "backend", "tuner")},
@@ -58,31 +63,33 @@ def load() -> list[dict[str, Any]]:
     return json.loads(RECORDS.read_text()) if RECORDS.exists() else []
 
 
+def key_of(record: dict[str, Any]) -> tuple[int, str, int]:
+    """What a record is of, in the order of the table."""
+    return list(PUBLISHED).index(record["algo"]), record["env_id"], record["seed"]
+
+
 def store(record: dict[str, Any]) -> None:
-    """Add a record, replacing the one of the same environment and seed."""
-    key = (record["env_id"], record["seed"])
-    kept = [r for r in load() if (r["env_id"], r["seed"]) != key]
-    records = sorted([*kept, record], key=lambda r: (r["env_id"], r["seed"]))
+    """Add a record, replacing the one of the same algorithm, environment and seed."""
+    kept = [r for r in load() if key_of(r) != key_of(record)]
     RECORDS.parent.mkdir(exist_ok=True)
-    RECORDS.write_text(json.dumps(records, indent=1) + "\n")
+    RECORDS.write_text(json.dumps(sorted([*kept, record], key=key_of), indent=1) + "\n")
 
 
 def table(records: list[dict[str, Any]]) -> str:
-    """The records as a Markdown table, one line per environment."""
+    """The records as a Markdown table, one line per algorithm and environment."""
     lines = [
-        "| environment | seeds | return over 100 episodes, by seed | steps used, by seed "
-        "| the loop stopped because | published (PPO) |",
-        "|---|---|---|---|---|---|",
+        "| algorithm | environment | seeds | return over 100 episodes, by seed | steps used, by seed "
+        "| the loop stopped because | published |",
+        "|---|---|---|---|---|---|---|",
     ]
-    for env_id in dict.fromkeys(r["env_id"] for r in records):
-        rows = [r for r in records if r["env_id"] == env_id]
+    for algo, env_id in dict.fromkeys((r["algo"], r["env_id"]) for r in records):
+        rows = [r for r in records if (r["algo"], r["env_id"]) == (algo, env_id)]
         returns = ", ".join(f"{r['return_mean']:.1f} ± {r['return_std']:.1f}" for r in rows)
         steps = ", ".join(f"{r['env_steps'] / 1000:.0f} k" for r in rows)
         reasons = ", ".join(dict.fromkeys(r["stop_reason"] for r in rows))
         seeds = " ".join(str(r["seed"]) for r in rows)
-        lines.append(
-            f"| {env_id} | {seeds} | {returns} | {steps} | {reasons} | {PUBLISHED.get(env_id, '')} |"
-        )
+        published = PUBLISHED[algo].get(env_id, "")
+        lines.append(f"| {algo} | {env_id} | {seeds} | {returns} | {steps} | {reasons} | {published} |")
     return "\n".join(lines)
 
 
@@ -96,16 +103,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("env_ids", nargs="*", default=list(PUBLISHED))
+    parser.add_argument("env_ids", nargs="*")
+    parser.add_argument("--algo", choices=list(PUBLISHED), help="only this one")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--table", action="store_true", help="only write the table")
     arguments = parser.parse_args()
     if not arguments.table:
-        for env_id in arguments.env_ids:
-            for seed in arguments.seeds:
-                record = run(env_id, seed)
-                store(record)
-                print(record)
+        for algo in [arguments.algo] if arguments.algo else PUBLISHED:
+            for env_id in arguments.env_ids or PUBLISHED[algo]:
+                for seed in arguments.seeds:
+                    record = run(algo, env_id, seed)
+                    store(record)
+                    print(record)
     write_table()
 
 

@@ -65,9 +65,8 @@ class NativeDQN(NativeLearner):
         if self.wanted == "torch":
             return None
         try:
-            refusal = self.refusal()
-            if refusal:
-                raise UnsupportedError(refusal)
+            if not self._actor.ready():
+                raise UnsupportedError(self._actor.reason)
             return dqn_update(self._model, experience, draws, config, updates_before)
         except UnsupportedError as error:
             self.require(str(error))
@@ -92,7 +91,7 @@ def networks_of_dqn(model: DQNModel) -> tuple[list[Layer], list[Layer]]:
 
 
 def _parameters(layers: list[Layer]) -> list[nn.Parameter]:
-    return [parameter for layer in layers for parameter in layer.linear.parameters()]
+    return [parameter for layer in layers for parameter in layer.parameters()]
 
 
 def dqn_update(

@@ -52,6 +52,11 @@ class Layer(NamedTuple):
         """For the core."""
         return self.linear.weight, self.linear.bias, self.activation, self.parameter
 
+    def parameters(self) -> list[nn.Parameter]:
+        """Weight and, where there is one, bias."""
+        weight, bias = self.linear.weight, self.linear.bias
+        return [weight] if bias is None else [weight, bias]
+
 
 class Networks(NamedTuple):
     """Actor and critic as layers: those that both share, and what each has of its own. Where nothing but the
@@ -69,7 +74,7 @@ class Networks(NamedTuple):
         """Each once, in the order of the layers."""
         for part in self:
             for layer in part:
-                yield from layer.linear.parameters()
+                yield from layer.parameters()
 
     @property
     def outputs(self) -> int:

@@ -219,10 +219,8 @@ class TorchDQNAgent(BaseAgent):
 
     def _renew_target(self) -> None:
         """A new target network where the user has given the network other layers."""
-        own, target = self._model.q_network, self._model.target
-        shapes = [[p.shape for p in net.state_dict().values()] for net in (own, target)]
-        if shapes[0] != shapes[1] or str(own) != str(target):
-            self._model.target = target_of(own)
+        if _layers(self._model.q_network) != _layers(self._model.target):
+            self._model.target = target_of(self._model.q_network)
 
     # --- hyperparameters ------------------------------------------------------------------------
 
@@ -327,6 +325,14 @@ class TorchDQNAgent(BaseAgent):
             stream.load_state_dict(state["streams"][name])
         self._experience.load_state_dict(state["experience"])
         self.env_steps, self.updates = int(state["env_steps"]), int(state["updates"])
+
+
+def _layers(network: nn.Module) -> list[tuple[Any, ...]]:
+    """What kind of modules a network is made of, with the shapes of their parameters."""
+    return [
+        (type(module), *(None if p is None else p.shape for p in module._parameters.values()))
+        for module in network.modules()
+    ]
 
 
 def _check_types(q_network: Any, n_actions: Any, optimizer: Any, backend: Any) -> None:

@@ -2,8 +2,8 @@
 
 One environment, one gradient step for every four of its steps, batches of 64, 64-64 ReLU networks, Adam 5e-4,
 a replay of 100 000 rows, learning from step 1 000, the target copied every 1 000 steps (250 gradient steps),
-epsilon 0.05 throughout, Huber loss, gradient norm 10; no double Q-learning. Ours collects 128 steps and then does
-their 32 gradient steps in one call ("window-4": 4 steps and 1).
+epsilon 0.05 throughout, Huber loss, gradient norm 10; no double Q-learning. Ours collects 128 steps and then
+does their 32 gradient steps in one call ("window-4": 4 steps and 1).
 """
 
 from __future__ import annotations

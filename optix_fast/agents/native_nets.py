@@ -54,8 +54,8 @@ class Layer(NamedTuple):
 
     def parameters(self) -> list[nn.Parameter]:
         """Weight and, where there is one, bias."""
-        weight, bias = self.linear.weight, self.linear.bias
-        return [weight] if bias is None else [weight, bias]
+        found = self.linear._parameters
+        return [parameter for parameter in (found["weight"], found["bias"]) if parameter is not None]
 
 
 class Networks(NamedTuple):

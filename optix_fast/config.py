@@ -42,6 +42,8 @@ class TrainConfig:
         confirm_episodes: deterministic episodes that confirm it.
         tuner: who changes hyperparameters during the run: nobody, or see optix_fast.tuners.
         max_snapshots: checkpoints kept.
+        state_interval: seconds between writes of the state that --resume goes on from; 0 writes it after
+            every window.
     """
 
     env_id: str
@@ -67,6 +69,7 @@ class TrainConfig:
     confirm_episodes: int = 100
     tuner: Literal["none", "spsa", "backoff"] = "none"
     max_snapshots: int = 5
+    state_interval: float = 30.0
 
     def __post_init__(self) -> None:
         """Check types and ranges.
@@ -85,6 +88,8 @@ class TrainConfig:
         for name in ("steps", "n_envs", "n_steps", "confirm_episodes", "max_snapshots"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0.0 <= self.state_interval < math.inf:
+            raise ValueError(f"state_interval must be at least 0 seconds, got {self.state_interval}")
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}")
         if not self.env_id:

@@ -9,9 +9,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
+
+if TYPE_CHECKING:
+    from optix_fast.cli.train import TrainResult
 
 app = typer.Typer(
     name="optix-fast",
@@ -62,37 +65,50 @@ def train(
         typer.Option(help="Stop at this mean return."),
     ] = None,
     tuner: Annotated[Optional[str], typer.Option(help="none, spsa or backoff.")] = None,  # noqa: UP045
+    resume: Annotated[Optional[Path], typer.Option(help="Go on with a killed run.")] = None,  # noqa: UP045
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """Train an agent until the environment is solved, the score converges or the steps run out."""
     with _one_line_errors():
         from optix_fast.cli.train import complete_config
+        from optix_fast.cli.train import resume as resume_training
         from optix_fast.cli.train import train as run_training
         from optix_fast.config import read_yaml
 
+        given = {
+            "algo": algo, "steps": steps, "n_envs": n_envs, "vectorization": vectorization,
+            "seed": seed, "device": device, "backend": backend, "target_score": target_score,
+            "tuner": tuner,
+        }  # fmt: skip
+        chosen = {key: value for key, value in given.items() if value is not None}
+        if resume is not None:
+            others = {"ENV_ID": env_id, "--config": config, "--run-dir": run_dir}
+            surplus = [name for name, value in others.items() if value is not None]
+            surplus += [f"--{key.replace('_', '-')}" for key in chosen]
+            if surplus:
+                raise ValueError(f"--resume takes the run's own settings, not {', '.join(surplus)}")
+            _report(resume_training(resume, show_progress=not quiet))
+            return
         settings: dict[str, Any] = {} if config is None else read_yaml(config)
         named = settings.pop("env_id", env_id)
         if env_id is not None and named != env_id:
             raise ValueError(f"ENV_ID is {env_id!r}, but {config} says env_id: {named!r}")
         if named is None:
             raise ValueError("name an environment: ENV_ID, or env_id in the --config file")
-        given = {
-            "algo": algo, "steps": steps, "n_envs": n_envs, "vectorization": vectorization,
-            "seed": seed, "device": device, "backend": backend, "target_score": target_score,
-            "tuner": tuner,
-        }  # fmt: skip
-        settings |= {key: value for key, value in given.items() if value is not None}
-        complete = complete_config(named, settings)
+        complete = complete_config(named, settings | chosen)
         where = run_dir or _default_run_dir(complete.env_id, complete.seed)
-        result = run_training(complete, where, show_progress=not quiet)
-        speed = result.env_steps / max(result.seconds, 1e-9)
-        print(
-            f"{result.stop_reason}: {complete.env_id}, {result.env_steps:,} steps in "
-            f"{result.seconds:.1f} s ({speed:,.0f} steps/s), best score {result.best_score:.1f}, "
-            f"tuner {complete.tuner}\n"
-            f"run directory: {result.run_dir}\n"
-            f"next: optix-fast eval {result.run_dir}"
-        )
+        _report(run_training(complete, where, show_progress=not quiet))
+
+
+def _report(result: TrainResult) -> None:
+    speed = result.env_steps / max(result.seconds, 1e-9)
+    print(
+        f"{result.stop_reason}: {result.env_id}, {result.env_steps:,} steps in "
+        f"{result.seconds:.1f} s ({speed:,.0f} steps/s), best score {result.best_score:.1f}, "
+        f"tuner {result.tuner}\n"
+        f"run directory: {result.run_dir}\n"
+        f"next: optix-fast eval {result.run_dir}"
+    )
 
 
 @app.command(name="eval")

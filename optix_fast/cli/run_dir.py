@@ -93,6 +93,30 @@ class RunDir:
         return run
 
     @classmethod
+    def reopen(cls, path: str | Path) -> tuple[RunDir, TrainConfig]:
+        """A killed run and its config, to go on with.
+
+        Raises:
+            ValueError: the path is not a run directory, or the run has finished.
+        """
+        run, config = cls.open(path)
+        if (run.path / "summary.json").exists():
+            raise ValueError(f"{run.path} has finished (it has a summary.json); nothing is left to resume")
+        return run, config
+
+    def go_on(self, windows: int) -> float:
+        """Cut progress.csv after the first `windows` windows and append from there on; the seconds that
+        the run had taken until then."""
+        rows = [row for row in self.rows() if row["window"].isdigit() and int(row["window"]) < windows]
+        self._csv = (self.path / "progress.csv").open("w", newline="", encoding="utf-8")
+        self._writer = csv.DictWriter(self._csv, COLUMNS, restval="", extrasaction="ignore")
+        self._writer.writeheader()
+        self._writer.writerows(rows)
+        self._csv.flush()
+        self._events = TensorBoardLog(self.path / "tensorboard")
+        return float(rows[-1]["seconds"]) if rows else 0.0
+
+    @classmethod
     def open(cls, path: str | Path) -> tuple[RunDir, TrainConfig]:
         """A finished (or killed) run and its config.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,24 +27,35 @@ def lower_bound(result: EvaluationResult) -> float:
     return result.return_mean - 2.0 * result.return_std / math.sqrt(result.episodes)
 
 
-def confirm_fn(make_env: EnvFn, episodes: int, target_score: float) -> Callable[[Any], float]:
+class Confirmation:
     """A score function for RLOptimizer's target_confirm_fn: the lower bound over `episodes`
     deterministic episodes, fresh ones at every call; the plain mean of a first few where that is
     already below the target."""
-    seeds = _seeds()
 
-    def confirm(agent: Any) -> float:
-        if episodes > _FIRST_LOOK:
-            look = evaluate_policy(agent, make_env, _FIRST_LOOK, seed=next(seeds))
-            if look.return_mean < target_score:
+    def __init__(self, make_env: EnvFn, episodes: int, target_score: float) -> None:
+        self._make_env, self._episodes, self._target = make_env, episodes, target_score
+        self._played = 0
+
+    def __call__(self, agent: Any) -> float:
+        """The score of the agent's policy."""
+        if self._episodes > _FIRST_LOOK:
+            look = self._play(agent, _FIRST_LOOK)
+            if look.return_mean < self._target:
                 return look.return_mean
-        return lower_bound(evaluate_policy(agent, make_env, episodes, seed=next(seeds)))
+        return lower_bound(self._play(agent, self._episodes))
 
-    return confirm
+    def _play(self, agent: Any, episodes: int) -> EvaluationResult:
+        seed = _CONFIRM_SEED + 100 * self._played % (_SELECTION_SEED - _CONFIRM_SEED)
+        self._played += 1
+        return evaluate_policy(agent, self._make_env, episodes, seed=seed)
 
+    def state_dict(self) -> dict[str, Any]:
+        """How often it has played."""
+        return {"played": self._played}
 
-def _seeds() -> Iterator[int]:
-    return iter(range(_CONFIRM_SEED, _SELECTION_SEED, 100))
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with the seeds after those."""
+        self._played = int(state["played"])
 
 
 def choose_policy(

@@ -15,9 +15,9 @@ import torch
 from optix_fast.agents import Agent, PPOAgent, choose_algo, make_agent
 from optix_fast.cli.progress import Progress
 from optix_fast.cli.run_dir import RunDir
-from optix_fast.cli.selection import choose_policy, confirm_fn
+from optix_fast.cli.selection import Confirmation, choose_policy
 from optix_fast.config import TrainConfig
-from optix_fast.loop import RLOptimizer
+from optix_fast.loop import CheckpointRegistry, RLOptimizer
 from optix_fast.pipelines import BatchPipeline, VectorBatchPipeline
 from optix_fast.presets import preset_for, reward_threshold
 from optix_fast.tuners import make_tuner
@@ -32,12 +32,15 @@ class TrainResult:
 
     Args:
         run_dir: where everything was written.
+        env_id, tuner: of its config.
         stop_reason: solved, converged, budget, stopped or interrupted.
         env_steps, windows, seconds: what it took.
         best_score: score of the best policy, NaN when no window gave one.
     """
 
     run_dir: Path
+    env_id: str
+    tuner: str
     stop_reason: str
     env_steps: int
     windows: int
@@ -161,10 +164,10 @@ class _Recorder(LoopCallback):
         self.run, self.agent, self.pipeline, self.progress = run, agent, pipeline, progress
         self.optimizer: RLOptimizer | None = None
         self.last: dict[str, Any] | None = None
-        self._began = time.perf_counter()
+        self.began = time.perf_counter()
 
     def on_episode_end(self, episode_id: int, eval_metrics: EvalMetrics | None) -> None:
-        seconds = time.perf_counter() - self._began
+        seconds = time.perf_counter() - self.began
         steps = self.pipeline.total_steps
         state = self.optimizer.state.name if self.optimizer is not None else ""
         self.last = {"agent": _state_of(self.agent), "pipeline": self.pipeline.state_dict()}
@@ -187,6 +190,16 @@ class _Recorder(LoopCallback):
         self.progress.update(steps, score, steps / seconds, state)
 
 
+def resume(run_dir: str | Path, show_progress: bool = True) -> TrainResult:
+    """Go on with a run that was killed, from the state it wrote last.
+
+    Raises:
+        ValueError: not a run directory, or nothing to resume in it.
+    """
+    run, config = RunDir.reopen(run_dir)
+    return _train(config, run, show_progress, is_resumed=True)
+
+
 def train(config: TrainConfig, run_dir: str | Path, show_progress: bool = True) -> TrainResult:
     """Train until solved, converged or out of budget.
 
@@ -200,6 +213,10 @@ def train(config: TrainConfig, run_dir: str | Path, show_progress: bool = True) 
             fails before a policy was saved leaves no directory behind.
         KeyboardInterrupt: passed on after the best policy was saved.
     """
+    return _train(config, RunDir(run_dir), show_progress)
+
+
+def _train(config: TrainConfig, run: RunDir, show_progress: bool, is_resumed: bool = False) -> TrainResult:
     if max(config.hidden_sizes, default=0) < 256:
         # Small products are slower when torch shares them out among threads.
         torch.set_num_threads(1)
@@ -207,7 +224,8 @@ def train(config: TrainConfig, run_dir: str | Path, show_progress: bool = True) 
     pipeline = make_pipeline(config)
     try:
         agent = make_run_agent(config, pipeline)
-        run = RunDir.create(run_dir, config)
+        if not is_resumed:
+            run = RunDir.create(run.path, config)
     except BaseException:
         pipeline.teardown()
         raise
@@ -224,10 +242,20 @@ def train(config: TrainConfig, run_dir: str | Path, show_progress: bool = True) 
         target_score=config.target_score,
         target_confirm_fn=None
         if config.target_score is None
-        else confirm_fn(make_env, config.confirm_episodes, config.target_score),
+        else Confirmation(make_env, config.confirm_episodes, config.target_score),
+        run_id=CheckpointRegistry(run.checkpoints, resume=True).run_id if is_resumed else None,
+        state_interval=config.state_interval,
     )
     recorder.optimizer = optimizer
     began = time.perf_counter()
+    if is_resumed:
+        try:
+            optimizer.resume()
+        except BaseException:
+            pipeline.teardown()
+            raise
+        began -= run.go_on(optimizer.windows)
+        recorder.began = began
     chosen = "confirmed"
     try:
         with progress:
@@ -236,7 +264,7 @@ def train(config: TrainConfig, run_dir: str | Path, show_progress: bool = True) 
         if optimizer.stop_reason != "solved" and recorder.last is not None:
             chosen, _ = choose_policy(agent, optimizer, recorder.last["agent"], make_env)
     except BaseException:
-        if optimizer.best_snapshot is None:
+        if optimizer.best_snapshot is None and not is_resumed:
             run.remove()
         else:
             # An interrupted choice may have left any of the candidates in the agent.
@@ -256,6 +284,8 @@ def _conclude(
         run.save_last({**recorder.last, "agent": _with_replay(recorder.last["agent"], recorder.agent)})
     result = TrainResult(
         run.path,
+        config.env_id,
+        config.tuner,
         optimizer.stop_reason or "failed",
         recorder.pipeline.total_steps,
         optimizer.windows,

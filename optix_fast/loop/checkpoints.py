@@ -101,6 +101,7 @@ class CheckpointRegistry:
         self._held: _Held | None = None
         self._pending: list[_Held] = []
         self._next_write = -math.inf
+        self._held_back: frozenset[str] = frozenset()
         self._name_strangers()
 
     # --- saving ---------------------------------------------------------------------------------
@@ -148,6 +149,37 @@ class CheckpointRegistry:
         """
         if not self._pending:
             return
+        self._rewrite()
+
+    def hold(self) -> None:
+        """Delete none of this run's present snapshots until `hold` is called again or `release`: a run
+        that is resumed from here needs them."""
+        self._held_back = frozenset(str(e["snapshot_id"]) for e in self.entries())
+
+    def release(self) -> None:
+        """Write what waits, and delete what was only held back."""
+        surplus = bool(self._held_back)
+        self._held_back = frozenset()
+        if surplus or self._pending:
+            self._rewrite()
+
+    def go_back(self, run_id: str, window: int) -> None:
+        """Go on with a run as it stood before `window`: its later snapshots are deleted.
+
+        Raises:
+            OSError: the directory could not be written.
+        """
+        self.run_id = run_id
+        with self._manifest.locked():
+            entries = self._manifest.entries()
+            later = [e for e in entries if self._is_own(e) and int(e.get("episode_id") or 0) >= window]
+            self._manifest.write([entry for entry in entries if entry not in later])
+        for entry in later:
+            shutil.rmtree(folder_of(self._directory, entry), ignore_errors=True)
+        self._held, self._pending = None, []
+        self.hold()
+
+    def _rewrite(self) -> None:
         started = time.perf_counter()
         written: list[Entry] = []
         drop: list[Entry] = []
@@ -184,8 +216,10 @@ class CheckpointRegistry:
         own: list[tuple[_Held | None, Entry]] = [(None, entry) for entry in entries if self._is_own(entry)]
         own += [(held, self._entry(held.snapshot)) for held in self._pending]
         own.sort(key=lambda pair: _entry_rank(pair[1]), reverse=True)
-        drop = [entry for held, entry in own[self.max_snapshots :] if held is None]
-        return [*others, *own[: self.max_snapshots]], drop
+        surplus = [pair for pair in own[self.max_snapshots :] if pair[0] is None]
+        waits = [pair for pair in surplus if pair[1]["snapshot_id"] in self._held_back]
+        drop = [entry for _, entry in surplus if entry["snapshot_id"] not in self._held_back]
+        return [*others, *own[: self.max_snapshots], *waits], drop
 
     def _entry(self, snapshot: PolicySnapshot) -> Entry:
         confirmed, score = rank_of(snapshot.eval_metrics)
@@ -214,7 +248,8 @@ class CheckpointRegistry:
     def entries(self) -> list[Entry]:
         """The manifest's lines that this registry may restore, best first."""
         entries = [e for e in self._manifest.entries() if self.resume or self._is_own(e)]
-        return sorted(entries, key=_entry_rank, reverse=True)
+        entries.sort(key=_entry_rank, reverse=True)
+        return entries if self.resume else entries[: self.max_snapshots]
 
     @property
     def best(self) -> PolicySnapshot | None:

@@ -16,6 +16,7 @@ from optix_fast.loop.callbacks import CallbackList
 from optix_fast.loop.checkpoints import CheckpointRegistry, Rank, rank_of
 from optix_fast.loop.eta_schedule import EtaSchedule
 from optix_fast.loop.eval_log import EvalLog
+from optix_fast.loop.resume import RunStateFile, restore_states, states_of
 from optix_fast.loop.run_state import RunState, RunSummary
 from optix_fast.loop.scoring import PolicyScorer, ScoreFn
 from optix_fast.loop.training_state import TrainingState
@@ -69,6 +70,8 @@ class LoopController:
         target_confirm_fn: (agent) → score that must reach the target too. A confirmed policy
             outranks every other checkpoint.
         max_steps: environment steps at most; the window that reaches it is the last.
+        state_interval: seconds between writes of the run's whole state, from which `resume` goes on;
+            0 after every window, None never. It takes an agent and a pipeline with a state_dict.
 
     Raises:
         TypeError, ValueError: an argument is wrong or contradicts another; it is named.
@@ -94,6 +97,7 @@ class LoopController:
         target_score: float | None = None,
         target_confirm_fn: ScoreFn | None = None,
         max_steps: int | None = None,
+        state_interval: float | None = None,
     ) -> None:
         self.agent = checks.has_methods("agent", agent, checks.AGENT)
         self.pipeline = checks.has_methods("pipeline", pipeline, checks.PIPELINE)
@@ -113,6 +117,11 @@ class LoopController:
         self.max_steps = checks.whole("max_steps", max_steps)
         self.target_score = None if target_score is None else checks.number("target_score", target_score)
         self.score_smoothing = checks.whole("score_smoothing", score_smoothing) or 1
+        if state_interval is not None:
+            state_interval = checks.number("state_interval", state_interval, 0.0)
+            if not (isinstance(agent, Stateful) and isinstance(pipeline, Stateful)):
+                state_interval = None
+        self._state_file = RunStateFile(checkpoint_registry.checkpoint_dir, state_interval)
         self._callbacks = CallbackList(callbacks)
         if callable(getattr(pipeline, "set_eta", None)):
             self._callbacks.add(EtaSchedule(pipeline))
@@ -207,6 +216,8 @@ class LoopController:
             started = True
             self._callbacks.call("on_loop_start")
             reason = self._train()
+            if self._state_file.interval is not None and self._run.windows > 0:
+                self._write_state()
         except BaseException as error:
             failure = error
             reason = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
@@ -244,6 +255,8 @@ class LoopController:
             if data is None:
                 return "stopped" if self._stop.is_set() else "budget"
             reason = self._one_window(data)
+            if reason is None and self._state_file.is_due:
+                self._write_state()
             if reason is not None:
                 return reason
 
@@ -399,7 +412,7 @@ class LoopController:
     def _wind_up(self) -> list[BaseException]:
         """Every step, whatever becomes of the others; returns the exceptions met."""
         problems: list[BaseException] = []
-        for step in (self._load_best, self.registry.flush, self.pipeline.teardown, self.scorer.teardown):
+        for step in (self._load_best, self.registry.release, self.pipeline.teardown, self.scorer.teardown):
             try:
                 step()
             except Exception as error:
@@ -415,6 +428,39 @@ class LoopController:
 
     # --- state ----------------------------------------------------------------------------------
 
+    def _write_state(self) -> None:
+        self.registry.flush()  # the best must be on disk before the state that refers to it
+        try:
+            spent = self._state_file.write(lambda: {"loop": self.state_dict(), **states_of(self._parts)})
+        except TypeError as error:
+            logger.warning("this run cannot be resumed if it is killed: %s", error)
+            self._state_file.interval = None
+            return
+        self.registry.disk_seconds += spent
+        self.registry.hold()
+
+    @property
+    def _parts(self) -> dict[str, Any]:
+        return {"agent": self.agent, "pipeline": self.pipeline, **self.scorer.stateful_parts}
+
+    def move_to(self, registry: CheckpointRegistry) -> None:
+        """Write checkpoints and the run's state to another registry's directory from now on."""
+        self.registry = registry
+        self._state_file = RunStateFile(registry.checkpoint_dir, self._state_file.interval)
+
+    def resume(self) -> None:
+        """Go on, at the next `run()`, where the run whose state lies in the registry's directory wrote it
+        last. What that run checkpointed later is deleted: it will be found again.
+
+        Raises:
+            ValueError: there is no intact state, or it is of other parts.
+        """
+        state = RunStateFile.read(self.registry.checkpoint_dir)
+        loop = state.pop("loop")
+        restore_states(self._parts, state)
+        self.load_state_dict(loop)
+        self.registry.go_back(str(loop["run_id"]), self._run.windows)
+
     def state_dict(self) -> dict[str, Any]:
         """Everything of the loop that an exact resume needs, taken between two windows (in
         on_episode_end, for example). Agent and pipelines have their own."""
@@ -425,6 +471,8 @@ class LoopController:
         }
         if isinstance(self.optimizer, Stateful):
             state["optimizer"] = self.optimizer.state_dict()
+        if self._best_training is not None:
+            state["best_training"] = self._best_training.state_dict()
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -434,4 +482,6 @@ class LoopController:
         self.scheduler.load_state_dict(state["scheduler"])
         if isinstance(self.optimizer, Stateful) and "optimizer" in state:
             self.optimizer.load_state_dict(state["optimizer"])
+        if "best_training" in state:
+            self._best_training = TrainingState(**state["best_training"])
         self._is_used = False

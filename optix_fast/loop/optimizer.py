@@ -37,7 +37,7 @@ class RLOptimizer:
         checkpoint_dir, max_snapshots: where the best policies go, and how many (CheckpointRegistry).
         rollback_on_degradation, improvement_margin, max_episodes, callbacks, val_pipeline,
             score_smoothing, checkpoint_score_fn, verbose, verbose_log_file, target_score,
-            target_confirm_fn, max_steps: see LoopController.
+            target_confirm_fn, max_steps, state_interval: see LoopController.
         base_interval, backoff_factor, max_interval_episodes, plateau_threshold, dormant_threshold,
             degradation_threshold, min_degradation_drop, noise_k, score_window, trend_window,
             min_episodes_before_dormant, min_episodes_before_degradation: see BackoffScheduler.
@@ -84,6 +84,7 @@ class RLOptimizer:
         target_confirm_fn: ScoreFn | None = None,
         max_steps: int | None = None,
         run_id: str | None = None,
+        state_interval: float | None = 30.0,
     ) -> None:
         for name, value in (("agent", agent), ("pipeline", pipeline)):
             if value is None:
@@ -131,6 +132,7 @@ class RLOptimizer:
             target_score=target_score,
             target_confirm_fn=target_confirm_fn,
             max_steps=max_steps,
+            state_interval=state_interval,
         )
 
     @staticmethod
@@ -143,6 +145,28 @@ class RLOptimizer:
     def run(self) -> RunSummary:
         """Train; the best policy is loaded when this returns or raises (LoopController.run)."""
         return self.controller.run()
+
+    def resume(self, directory: str | os.PathLike[str] | None = None) -> None:
+        """Go on, at the next `run()`, with a run that was killed, from the state it wrote last.
+
+        On the same machine, with the same arguments, and environments whose state can be restored
+        (`envs.state`; others begin from a reset), what follows has the same bits as if the run had not
+        been killed.
+
+        Args:
+            directory: its checkpoint_dir, where checkpoints are written from now on; default this one's.
+
+        Raises:
+            ValueError: there is no intact state, or it is of other parts.
+            RuntimeError: the state is of another architecture.
+        """
+        if directory is not None and os.path.abspath(directory) != self.registry.checkpoint_dir:
+            if not os.path.isdir(directory):
+                raise ValueError(f"{os.fspath(directory)} is not a directory")
+            self.registry = CheckpointRegistry(directory, self.registry.max_snapshots, resume=True)
+            self.registry.resume = False
+            self.controller.move_to(self.registry)
+        self.controller.resume()
 
     def stop(self) -> None:
         """End the run after the window that is under way. Any thread or callback may call this."""

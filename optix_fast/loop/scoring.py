@@ -44,6 +44,15 @@ class PolicyScorer:
         self.target_confirm_fn = checks.function("target_confirm_fn", target_confirm_fn)
         self.acted_outside = False
 
+    @property
+    def stateful_parts(self) -> dict[str, Any]:
+        """What may have a state of its own, by argument name."""
+        return {
+            "val_pipeline": self.val_pipeline,
+            "checkpoint_score_fn": self.checkpoint_score_fn,
+            "target_confirm_fn": self.target_confirm_fn,
+        }
+
     def setup(self) -> None:
         """Begin a run."""
         if self.val_pipeline is not None:

@@ -28,6 +28,10 @@ class TrainingState:
             return None
         return cls(deepcopy(agent.state_dict()), snapshot_id)
 
+    def state_dict(self) -> dict[str, Any]:
+        """The state and what it belongs to."""
+        return {"state": self._state, "snapshot_id": self._snapshot_id}
+
     def restore(self, agent: Any, snapshot_id: str) -> None:
         """Put it back, if `snapshot_id` is what was loaded. The agent's current hyperparameters stay,
         and what `kept_on_rollback` names."""

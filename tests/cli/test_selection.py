@@ -11,7 +11,7 @@ import pytest
 
 from optix_fast.agents import make_agent
 from optix_fast.cli import selection
-from optix_fast.cli.selection import choose_policy, confirm_fn, lower_bound
+from optix_fast.cli.selection import Confirmation, choose_policy, lower_bound
 from optix_fast.loop import EvaluationResult, RLOptimizer
 from optix_fast.pipelines import VectorBatchPipeline
 
@@ -45,14 +45,14 @@ def test_lower_bound_is_the_mean_less_two_standard_errors() -> None:
 
 def test_first_look_below_the_target_saves_the_other_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = scripted(monkeypatch, (400.0,) * 20)
-    assert confirm_fn(cartpole, 100, 475.0)(None) == 400.0
+    assert Confirmation(cartpole, 100, 475.0)(None) == 400.0
     assert asked == [20]
 
 
 def test_confirmation_plays_all_its_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = scripted(monkeypatch, (500.0,) * 20, (500.0,) * 90 + (300.0,) * 10)
     # Mean 480, deviation 60: 480 − 12 is not enough for 475.
-    assert confirm_fn(cartpole, 100, 475.0)(None) == pytest.approx(468.0)
+    assert Confirmation(cartpole, 100, 475.0)(None) == pytest.approx(468.0)
     assert asked == [20, 100]
 
 

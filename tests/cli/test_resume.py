@@ -1,0 +1,133 @@
+"""A run that is killed and resumed ends with the same bits as one that is not."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from optix_fast.cli.train import resume
+from optix_fast.serialization import load_state
+
+SETTINGS = """\
+env_id: {env_id}
+algo: {algo}
+steps: {steps}
+n_envs: 2
+n_steps: 64
+tuner: {tuner}
+max_snapshots: 2
+target_score: 100000.0
+state_interval: 0
+seed: 7
+hyperparams: {hyperparams}
+"""
+
+
+def start(where: Path, config: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "optix_fast.cli.main", "train", "--config", str(config), "--quiet"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen([*command, "--run-dir", str(where)], **quiet)
+
+
+def evaluations(where: Path) -> list[dict[str, str]]:
+    with (where / "progress.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{k: v for k, v in row.items() if k not in ("seconds", "steps_per_second")} for row in rows]
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def kill_after(process: subprocess.Popen[bytes], where: Path, rows: int) -> None:
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if (where / "progress.csv").is_file() and (where / "progress.csv").read_text().count("\n") > rows:
+            break
+        time.sleep(0.002)
+    assert process.poll() is None, "the run ended before it could be killed"
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (where / "summary.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("env_id", "algo", "tuner", "steps", "hyperparams"),
+    [
+        ("CartPole-v1", "ppo", "spsa", 12_000, "{learning_rate: 0.001}"),
+        ("Pendulum-v1", "ppo", "backoff", 8_000, "{learning_rate: 0.001}"),
+    ],
+)
+def test_killed_run_resumed_gives_the_same_bits(
+    tmp_path: Path, env_id: str, algo: str, tuner: str, steps: int, hyperparams: str
+) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        SETTINGS.format(env_id=env_id, algo=algo, tuner=tuner, steps=steps, hyperparams=hyperparams)
+    )
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert start(whole, config).wait() == 0
+    kill_after(start(killed, config), killed, rows=6)
+    kept = len(evaluations(killed))
+    result = resume(killed, show_progress=False)
+    assert result.stop_reason == "budget"
+    assert len(evaluations(killed)) > kept
+    assert evaluations(killed) == evaluations(whole)
+    assert bytes_of(killed / "best") == bytes_of(whole / "best")
+    one, other = (load_state(run / "last" / "state.safetensors") for run in (whole, killed))
+    assert_same(one, other, "last")
+
+
+def assert_same(one: Any, other: Any, where: str) -> None:
+    assert type(one) is type(other), where
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_same(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), where
+        for i, (a, b) in enumerate(zip(one, other, strict=True)):
+            assert_same(a, b, f"{where}[{i}]")
+    elif hasattr(one, "tobytes"):
+        assert one.tobytes() == other.tobytes(), where
+    elif hasattr(one, "numpy"):
+        assert one.numpy().tobytes() == other.numpy().tobytes(), where
+    else:
+        assert one == other or one != one, where
+
+
+def test_what_cannot_be_resumed_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is not a run directory"):
+        resume(tmp_path)
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        SETTINGS.format(env_id="CartPole-v1", algo="ppo", tuner="none", steps=400, hyperparams="{}")
+    )
+    done = tmp_path / "done"
+    assert start(done, config).wait() == 0
+    with pytest.raises(ValueError, match="has finished"):
+        resume(done)
+    (done / "summary.json").unlink()
+    state = done / "checkpoints" / "run_state.safetensors"
+    whole = state.read_bytes()
+    state.write_bytes(whole[:-3])
+    with pytest.raises(ValueError, match="not an intact state file"):
+        resume(done)
+    state.unlink()
+    with pytest.raises(ValueError, match="no state of a run"):
+        resume(done)
+
+
+def test_resume_takes_no_other_settings(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "optix_fast.cli.main", "train", "--resume", str(tmp_path), "--seed", "3"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "--resume takes the run's own settings, not --seed" in done.stderr

@@ -1,0 +1,99 @@
+"""The state on disk that a run goes on from, and the snapshots that belong to it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import pytest
+
+from optix_fast import BatchPipeline, RLOptimizer, make_agent
+from optix_fast.loop import CheckpointRegistry
+from optix_fast.loop.resume import FILE
+from optix_fast.types import EvalMetrics
+
+
+def optimizer(directory: Path, windows: int, seed: int = 0, **options: Any) -> RLOptimizer:
+    pipeline = BatchPipeline(gym.make("CartPole-v1"), window_size=64, seed=seed)
+    agent = make_agent("ppo", pipeline, seed=seed)
+    arguments = {"checkpoint_dir": directory, "max_episodes": windows, "state_interval": 0.0, **options}
+    return RLOptimizer(agent, pipeline, **arguments)
+
+
+def history(run: RLOptimizer) -> list[tuple[int, float]]:
+    return [(m.episode_id, m.primary_score) for m in run.controller.history]
+
+
+def test_run_resumed_with_a_larger_budget_goes_on_as_if_it_had_had_it(tmp_path: Path) -> None:
+    whole = optimizer(tmp_path / "whole", 14)
+    whole.run()
+    optimizer(tmp_path / "half", 6).run()
+    rest = optimizer(tmp_path / "elsewhere", 14, seed=5)
+    rest.resume(tmp_path / "half")
+    rest.run()
+    assert history(rest) == history(whole)
+    ids = [e["episode_id"] for e in rest.registry.entries()]
+    assert ids == [e["episode_id"] for e in whole.registry.entries()]
+    assert rest.registry.checkpoint_dir == str(tmp_path / "half")
+
+
+def test_no_state_is_written_without_an_interval(tmp_path: Path) -> None:
+    optimizer(tmp_path, 3, state_interval=None).run()
+    assert not (tmp_path / FILE).exists()
+
+
+def test_state_that_cannot_be_saved_is_said_and_does_not_end_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = optimizer(tmp_path, 3)
+    monkeypatch.setattr(run.controller.pipeline, "state_dict", lambda: {"env": object()})
+    assert run.run().windows == 3
+    assert "cannot be resumed if it is killed" in caplog.text
+    assert not (tmp_path / FILE).exists()
+
+
+def test_state_of_other_parts_is_refused(tmp_path: Path, fake_agent: Any, fake_pipeline: Any) -> None:
+    optimizer(tmp_path / "a", 2).run()
+    other = RLOptimizer(fake_agent, fake_pipeline, checkpoint_dir=tmp_path / "b")
+    with pytest.raises(ValueError, match="agent had a state, FakeAgent has none"):
+        other.resume(tmp_path / "a")
+    with pytest.raises(ValueError, match="not a directory"):
+        other.resume(tmp_path / "absent")
+
+
+# --- snapshots ----------------------------------------------------------------------------------
+
+
+def save(registry: CheckpointRegistry, agent: Any, window: int, score: float) -> None:
+    registry.save(agent, EvalMetrics(score, {}, window), agent.get_hyperparams())
+
+
+def windows_of(registry: CheckpointRegistry) -> list[int]:
+    return [entry["episode_id"] for entry in registry.entries()]
+
+
+def test_snapshots_that_a_state_refers_to_are_kept_until_the_next_state(
+    tmp_path: Path, fake_agent: Any
+) -> None:
+    registry = CheckpointRegistry(tmp_path, max_snapshots=1, write_interval=0.0)
+    save(registry, fake_agent, 0, 1.0)
+    registry.hold()
+    save(registry, fake_agent, 1, 2.0)
+    save(registry, fake_agent, 2, 3.0)
+    assert windows_of(registry) == [2]
+    assert len(list(tmp_path.glob("snapshot_*"))) == 2  # the best, and the one held back
+    registry.release()
+    assert len(list(tmp_path.glob("snapshot_*"))) == 1
+
+
+def test_going_back_deletes_what_came_later_and_finds_what_was_there(tmp_path: Path, fake_agent: Any) -> None:
+    registry = CheckpointRegistry(tmp_path, max_snapshots=1, write_interval=0.0)
+    save(registry, fake_agent, 0, 1.0)
+    registry.hold()
+    save(registry, fake_agent, 5, 2.0)
+    fresh = CheckpointRegistry(tmp_path, max_snapshots=1, write_interval=0.0, run_id=registry.run_id)
+    fresh.go_back(registry.run_id, window=5)
+    assert windows_of(fresh) == [0]
+    assert fresh.best is not None and fresh.best.eval_metrics.primary_score == 1.0
+    assert len(list(tmp_path.glob("snapshot_*"))) == 1

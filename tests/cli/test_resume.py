@@ -64,6 +64,7 @@ def kill_after(process: subprocess.Popen[bytes], where: Path, rows: int) -> None
     [
         ("CartPole-v1", "ppo", "spsa", 12_000, "{learning_rate: 0.001}"),
         ("Pendulum-v1", "ppo", "backoff", 8_000, "{learning_rate: 0.001}"),
+        ("CartPole-v1", "dqn", "spsa", 6_000, "{learning_starts: 500, n_step: 3, per_alpha: 0.6}"),
     ],
 )
 def test_killed_run_resumed_gives_the_same_bits(

@@ -47,6 +47,7 @@ _EXPORTS = {
     "BackoffOptimizer": "tuners",
     "BackoffScheduler": "loop",
     "CheckpointRegistry": "loop",
+    "DiagnosticController": "loop",
     "LoopController": "loop",
     "FixedHyperparams": "tuners",
     "RLOptimizer": "loop",
@@ -64,6 +65,7 @@ __all__ = [
     "BasePipeline",
     "BatchPipeline",
     "CheckpointRegistry",
+    "DiagnosticController",
     "EpisodeData",
     "EvalMetrics",
     "FixedHyperparams",
@@ -117,6 +119,7 @@ if TYPE_CHECKING:
     from optix_fast.loop import (
         BackoffScheduler,
         CheckpointRegistry,
+        DiagnosticController,
         LoopController,
         RLOptimizer,
         TorchEvaluator,

@@ -25,7 +25,7 @@ from optix_fast.agents.native_ppo import STATISTICS, NativePPO, Updated
 from optix_fast.agents.ppo_batch import Batch, make_batch
 from optix_fast.agents.ppo_config import PPOConfig
 from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer
-from optix_fast.networks.heads import PolicyHead
+from optix_fast.networks.heads import NormalHead, PolicyHead
 from optix_fast.random import RandomStream
 from optix_fast.types import (
     Array,
@@ -114,6 +114,12 @@ class PPOAgent(BaseAgent):
     def device(self) -> torch.device:
         """Where the networks are."""
         return self._policy.device
+
+    @property
+    def continuous_dimensions(self) -> int:
+        """Dimensions whose entropy, in the diagnostics, is a differential one."""
+        head = self._policy.head
+        return head.action_dim if isinstance(head, NormalHead) else 0
 
     @property
     def obs_normalizer(self) -> ObsNormalizer | None:

@@ -14,6 +14,7 @@ from optix_fast.loop import checks
 from optix_fast.loop.backoff_scheduler import BackoffScheduler
 from optix_fast.loop.callbacks import CallbackList
 from optix_fast.loop.checkpoints import CheckpointRegistry, Rank, rank_of
+from optix_fast.loop.diagnostics import DiagnosticController
 from optix_fast.loop.eta_schedule import EtaSchedule
 from optix_fast.loop.eval_log import EvalLog
 from optix_fast.loop.resume import RunStateFile, restore_states, states_of
@@ -72,6 +73,7 @@ class LoopController:
         max_steps: environment steps at most; the window that reaches it is the last.
         state_interval: seconds between writes of the run's whole state, from which `resume` goes on;
             0 after every window, None never. It takes an agent and a pipeline with a state_dict.
+        diagnostic_controller: looks at the diagnostics of every learn(); None for none.
 
     Raises:
         TypeError, ValueError: an argument is wrong or contradicts another; it is named.
@@ -98,6 +100,7 @@ class LoopController:
         target_confirm_fn: ScoreFn | None = None,
         max_steps: int | None = None,
         state_interval: float | None = None,
+        diagnostic_controller: DiagnosticController | None = None,
     ) -> None:
         self.agent = checks.has_methods("agent", agent, checks.AGENT)
         self.pipeline = checks.has_methods("pipeline", pipeline, checks.PIPELINE)
@@ -109,6 +112,9 @@ class LoopController:
         if target_confirm_fn is not None and target_score is None:
             raise ValueError("target_confirm_fn has no meaning without target_score")
         self.scorer = PolicyScorer(agent, evaluator, val_pipeline, checkpoint_score_fn, target_confirm_fn)
+        self.diagnostics = diagnostic_controller
+        if diagnostic_controller is not None:
+            checks.has_methods("diagnostic_controller", diagnostic_controller, ("step",))
         self.registry = checkpoint_registry
         self.scheduler = backoff_scheduler
         self.rollback_on_degradation = bool(rollback_on_degradation)
@@ -270,6 +276,8 @@ class LoopController:
         self._learn(data)
         self._run.windows += 1
         self._run.env_steps += data.length
+        if self.diagnostics is not None:
+            self._diagnose(window, metrics)
         converged = False
         if metrics is not None and math.isfinite(metrics.primary_score):
             converged = self._draw_consequences(metrics, window)
@@ -341,6 +349,16 @@ class LoopController:
         if self.scorer.acted_outside and callable(getattr(self.agent, "reset_cache", None)):
             # An agent that records every act() has recorded those too; they are what is left over.
             self.agent.reset_cache()
+
+    def _diagnose(self, window: int, metrics: EvalMetrics | None) -> None:
+        assert self.diagnostics is not None
+        old = dict(self.agent.get_hyperparams().params)
+        score = None if metrics is None else metrics.primary_score
+        self.diagnostics.step(window, self.agent, self._run.diagnostics, score)
+        new = dict(self.agent.get_hyperparams().params)
+        if new != old:
+            self._run.tuned_after = window
+            self._callbacks.call("on_hyperparam_update", old, new)
 
     def _restore_best(self) -> bool:
         self._run.policy_restored()
@@ -441,7 +459,8 @@ class LoopController:
 
     @property
     def _parts(self) -> dict[str, Any]:
-        return {"agent": self.agent, "pipeline": self.pipeline, **self.scorer.stateful_parts}
+        parts = {"agent": self.agent, "pipeline": self.pipeline, "diagnostic_controller": self.diagnostics}
+        return {**parts, **self.scorer.stateful_parts}
 
     def move_to(self, registry: CheckpointRegistry) -> None:
         """Write checkpoints and the run's state to another registry's directory from now on."""

@@ -10,6 +10,7 @@ from optix_fast.loop import checks
 from optix_fast.loop.backoff_scheduler import BackoffScheduler
 from optix_fast.loop.checkpoints import CheckpointRegistry
 from optix_fast.loop.controller import LoopController
+from optix_fast.loop.diagnostics import DiagnosticController
 from optix_fast.loop.evaluators import TorchEvaluator
 from optix_fast.loop.run_state import RunSummary
 from optix_fast.loop.scoring import ScoreFn
@@ -37,7 +38,7 @@ class RLOptimizer:
         checkpoint_dir, max_snapshots: where the best policies go, and how many (CheckpointRegistry).
         rollback_on_degradation, improvement_margin, max_episodes, callbacks, val_pipeline,
             score_smoothing, checkpoint_score_fn, verbose, verbose_log_file, target_score,
-            target_confirm_fn, max_steps, state_interval: see LoopController.
+            target_confirm_fn, max_steps, state_interval, diagnostic_controller: see LoopController.
         base_interval, backoff_factor, max_interval_episodes, plateau_threshold, dormant_threshold,
             degradation_threshold, min_degradation_drop, noise_k, score_window, trend_window,
             min_episodes_before_dormant, min_episodes_before_degradation: see BackoffScheduler.
@@ -85,6 +86,7 @@ class RLOptimizer:
         max_steps: int | None = None,
         run_id: str | None = None,
         state_interval: float | None = 30.0,
+        diagnostic_controller: DiagnosticController | None = None,
     ) -> None:
         for name, value in (("agent", agent), ("pipeline", pipeline)):
             if value is None:
@@ -133,6 +135,7 @@ class RLOptimizer:
             target_confirm_fn=target_confirm_fn,
             max_steps=max_steps,
             state_interval=state_interval,
+            diagnostic_controller=diagnostic_controller,
         )
 
     @staticmethod

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 FILE = "run_state.safetensors"
 
 # Pause after a write, in multiples of what it took.
-_WRITING_SHARE = 49.0
+_WRITING_SHARE = 99.0
 
 
 class RunStateFile:
@@ -29,7 +29,7 @@ class RunStateFile:
 
     Args:
         directory: the run's checkpoint directory.
-        interval: seconds between writes at least (on a slow disk longer: no more than one fiftieth of the
+        interval: seconds between writes at least (on a slow disk longer: no more than one hundredth of the
             time is spent writing); 0 writes after every window, None never.
     """
 

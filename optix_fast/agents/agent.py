@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from optix_fast.types import Array, HyperparamSet, Tree, tree_map
+from optix_fast.types import Array, HyperparamSet, Stateful, Tree, tree_map
 
 Config = TypeVar("Config")
 
@@ -94,7 +96,26 @@ def unique_parameters(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
     return list(seen.values())
 
 
+def explained_variance(values: Tensor, returns: Tensor) -> float:
+    """1 − Var(returns − values) / Var(returns); NaN where the returns do not vary."""
+    variance = float(returns.var(correction=0))
+    if variance < 1e-8:
+        return math.nan
+    return 1.0 - float((returns - values).var(correction=0)) / variance
+
+
 # --- state --------------------------------------------------------------------------------------
+
+
+@contextmanager
+def restored_on_error(agent: Stateful) -> Iterator[None]:
+    """Undo a failed update: whatever it raises, the agent is as it was."""
+    before = agent.state_dict()
+    try:
+        yield
+    except BaseException:
+        agent.load_state_dict(before)
+        raise
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -153,6 +174,26 @@ def read_module_file(directory: str, name: str) -> dict[str, Tensor]:
     except Exception as error:
         raise ValueError(f"weights of {name!r} in {directory} cannot be read: {error}") from error
     raise FileNotFoundError(f"{directory} holds neither {path.name} nor {older.name}")
+
+
+def load_module(module: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
+    """Load the tensors into the module, all or (RuntimeError) none."""
+    check_matches(module, tensors, name)
+    module.load_state_dict(tensors)
+
+
+def load_module_mean(module: nn.Module, directories: Sequence[str], name: str) -> None:
+    """Load the element-wise mean of several saved modules, all or (RuntimeError) none.
+
+    Raises:
+        ValueError: there is no directory.
+    """
+    if not directories:
+        raise ValueError("paths must name at least one directory")
+    states = [read_module_file(directory, name) for directory in directories]
+    for state in states:
+        check_matches(module, state, name)
+    module.load_state_dict(mean_of(states))
 
 
 def check_matches(module: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:

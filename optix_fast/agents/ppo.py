@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -221,7 +220,7 @@ class PPOAgent(BaseAgent):
                 recorded act() calls.
         """
         config = shared.read_config(PPOConfig, self._hyperparams.params)
-        with self._restored_on_error():
+        with shared.restored_on_error(self):
             batch = make_batch(
                 self._policy, episode_data, config, self._ops, self._queue, self.reward_normalizer
             )
@@ -239,7 +238,7 @@ class PPOAgent(BaseAgent):
             updated = self._update_in_torch(batch, config)
         return {
             **updated.means,
-            "explained_var": _explained_variance(batch.values, batch.returns),
+            "explained_var": shared.explained_variance(batch.values, batch.returns),
             "n_updates": updated.n_updates,
             "learning_rate": float(self._optimizer.param_groups[0]["lr"]),
         }
@@ -294,16 +293,6 @@ class PPOAgent(BaseAgent):
         left = max(0.0, 1.0 - self.env_steps / config.anneal_steps)
         self._set_learning_rate(config.learning_rate * left)
         return replace(config, clip_ratio=config.clip_ratio * left)
-
-    @contextmanager
-    def _restored_on_error(self) -> Iterator[None]:
-        """Undo a failed update: whatever it raises, the agent is as it was."""
-        before = self.state_dict()
-        try:
-            yield
-        except BaseException:
-            self.load_state_dict(before)
-            raise
 
     # --- hyperparameters ------------------------------------------------------------------------
 
@@ -415,10 +404,3 @@ def _choose_ops(backend: str) -> ModuleType:
     if backend == "torch":
         return reference_ops
     return native_ops
-
-
-def _explained_variance(values: Tensor, returns: Tensor) -> float:
-    variance = float(returns.var(correction=0))
-    if variance < 1e-8:
-        return math.nan
-    return 1.0 - float((returns - values).var(correction=0)) / variance

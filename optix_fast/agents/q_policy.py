@@ -75,14 +75,8 @@ class QPolicy:
 
     def load_mean(self, paths: Sequence[str]) -> None:
         """Load the element-wise mean of several saved networks."""
-        if not paths:
-            raise ValueError("paths must name at least one directory")
-        states = [shared.read_module_file(path, _NAME) for path in paths]
-        for state in states:
-            shared.check_matches(self.actor, state, _NAME)
-        self.load_state_dict(shared.mean_of(states))
+        shared.load_module_mean(self.actor, paths, _NAME)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore; the architecture must be the same (RuntimeError, nothing loaded, otherwise)."""
-        shared.check_matches(self.actor, state, _NAME)
-        self.actor.load_state_dict(state)
+        shared.load_module(self.actor, state, _NAME)

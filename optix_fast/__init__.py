@@ -39,6 +39,7 @@ _EXPORTS = {
     "ObsNormalizer": "envs.normalizers",
     "RewardNormalizer": "envs.normalizers",
     "RunningMeanStd": "envs.normalizers",
+    "TorchAgent": "agents",
     "TorchDQNAgent": "agents",
     "TorchGaussianPPOAgent": "agents",
     "TorchPPOAgent": "agents",
@@ -85,6 +86,7 @@ __all__ = [
     "RewardNormalizer",
     "RunningMeanStd",
     "SPSAOptimizer",
+    "TorchAgent",
     "TorchDQNAgent",
     "TorchEvaluator",
     "TorchGaussianPPOAgent",
@@ -106,6 +108,7 @@ __all__ = [
 if TYPE_CHECKING:
     from optix_fast import ops
     from optix_fast.agents import (
+        TorchAgent,
         TorchDQNAgent,
         TorchGaussianPPOAgent,
         TorchPPOAgent,

@@ -2,9 +2,11 @@
 
 from optix_fast.agents.dqn_config import DQNConfig
 from optix_fast.agents.factory import Agent, choose_algo, make_agent
+from optix_fast.agents.policy_gradient import TorchAgentConfig
 from optix_fast.agents.ppo import PPOAgent
 from optix_fast.agents.ppo_config import PPOConfig
 from optix_fast.agents.sac_config import SACConfig
+from optix_fast.agents.torch_agent import TorchAgent
 from optix_fast.agents.torch_dqn import TorchDQNAgent
 from optix_fast.agents.torch_ppo import TorchGaussianPPOAgent, TorchPPOAgent
 from optix_fast.agents.torch_sac import TorchSACAgent
@@ -15,6 +17,8 @@ __all__ = [
     "PPOAgent",
     "PPOConfig",
     "SACConfig",
+    "TorchAgent",
+    "TorchAgentConfig",
     "TorchDQNAgent",
     "TorchGaussianPPOAgent",
     "TorchPPOAgent",

@@ -90,11 +90,9 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
 }
 
 NOTES: dict[str, str] = {
-    "TFAgent": "TensorFlow is not served",
-    **{name: f"TensorFlow is not served; see Torch{name[2:]}" for name in _TENSORFLOW[1:]},
+    **{name: f"TensorFlow is not served; see Torch{name[2:]}" for name in _TENSORFLOW},
     **dict.fromkeys(("MomentumOptimizer", "PBTOptimizer"), "this tuner is not built yet"),
     **dict.fromkeys(_POPULATION, "policy populations are not built yet"),
     **dict.fromkeys(("TrialOrchestrator", "ParamSpace"), "the search across runs is not built yet"),
-    "TorchAgent": "this agent is not built yet",
     "DiagnosticController": "diagnostics are not built yet",
 }

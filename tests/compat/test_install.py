@@ -45,7 +45,8 @@ def test_what_exists_today_is_served(installed):
         "VectorBatchPipeline", "RNDPipeline", "RunningMeanStd", "ObsNormalizer", "RewardNormalizer",
         "compute_gae", "make_minibatches", "RLOptimizer", "TorchEvaluator", "TorchPPOAgent",
         "TorchGaussianPPOAgent", "LoopController", "CheckpointRegistry", "BackoffScheduler",
-        "PrioritizedReplayBuffer", "TorchDQNAgent", "TorchSACAgent", "SPSAOptimizer", "BackoffOptimizer",
+        "PrioritizedReplayBuffer", "TorchAgent", "TorchDQNAgent", "TorchSACAgent", "SPSAOptimizer",
+        "BackoffOptimizer",
     ):  # fmt: skip
         assert served[name] == f"optix_fast.{name}"
     assert served["TFEvaluator"] == "optix_fast.TorchEvaluator"

@@ -17,6 +17,7 @@ from optix_fast.loop.checkpoints import CheckpointRegistry, Rank, rank_of
 from optix_fast.loop.diagnostics import DiagnosticController
 from optix_fast.loop.eta_schedule import EtaSchedule
 from optix_fast.loop.eval_log import EvalLog
+from optix_fast.loop.hyperparam_changes import HyperparamChanges
 from optix_fast.loop.resume import RunStateFile, restore_states, states_of
 from optix_fast.loop.run_state import RunState, RunSummary
 from optix_fast.loop.scoring import PolicyScorer, ScoreFn
@@ -24,7 +25,6 @@ from optix_fast.loop.training_state import TrainingState
 from optix_fast.types import (
     EpisodeData,
     EvalMetrics,
-    HyperparamSet,
     LoopState,
     NonFiniteError,
     PolicySnapshot,
@@ -129,6 +129,7 @@ class LoopController:
                 state_interval = None
         self._state_file = RunStateFile(checkpoint_registry.checkpoint_dir, state_interval)
         self._callbacks = CallbackList(callbacks)
+        self._changes = HyperparamChanges(agent, optimizer, diagnostic_controller, self._callbacks)
         if callable(getattr(pipeline, "set_eta", None)):
             self._callbacks.add(EtaSchedule(pipeline))
         self._log = EvalLog(verbose, verbose_log_file)
@@ -276,12 +277,11 @@ class LoopController:
         self._learn(data)
         self._run.windows += 1
         self._run.env_steps += data.length
-        if self.diagnostics is not None:
-            self._diagnose(window, metrics)
+        self._changes.diagnose(self._run, window, metrics)
         converged = False
         if metrics is not None and math.isfinite(metrics.primary_score):
             converged = self._draw_consequences(metrics, window)
-            self._tune(window)
+            self._changes.tune(self._run, window)
         self._callbacks.call("on_episode_end", window, metrics)
         self.registry.flush_if_due()
         return "solved" if solved else "converged" if converged else None
@@ -350,16 +350,6 @@ class LoopController:
             # An agent that records every act() has recorded those too; they are what is left over.
             self.agent.reset_cache()
 
-    def _diagnose(self, window: int, metrics: EvalMetrics | None) -> None:
-        assert self.diagnostics is not None
-        old = dict(self.agent.get_hyperparams().params)
-        score = None if metrics is None else metrics.primary_score
-        self.diagnostics.step(window, self.agent, self._run.diagnostics, score)
-        new = dict(self.agent.get_hyperparams().params)
-        if new != old:
-            self._run.tuned_after = window
-            self._callbacks.call("on_hyperparam_update", old, new)
-
     def _restore_best(self) -> bool:
         self._run.policy_restored()
         snapshot = self.registry.load_best(self.agent)
@@ -382,7 +372,11 @@ class LoopController:
             self.scheduler.record_improvement(smoothed, closed)
             if self.optimizer is not None and not is_first:
                 self.optimizer.on_improvement(metrics)
-        elif self._may_degrade(window) and self.scheduler.check_degradation(smoothed):
+        elif (
+            getattr(self.agent, "is_on_policy", True)
+            and not self._changes.bear_on(run, window)
+            and self.scheduler.check_degradation(smoothed)
+        ):
             rolled_back = self.rollback_on_degradation and self._restore_best()
             self.scheduler.record_degradation(closed, rolled_back)
             self._callbacks.call("on_degradation", window, metrics)
@@ -393,11 +387,6 @@ class LoopController:
             self._callbacks.call("on_plateau", window, self.state)
         return self.state is LoopState.DORMANT and self._is_converged(window)
 
-    def _may_degrade(self, window: int) -> bool:
-        if not getattr(self.agent, "is_on_policy", True) or getattr(self.optimizer, "is_probing", False):
-            return False
-        return window > self._run.probed_until
-
     def _is_converged(self, window: int) -> bool:
         if self.optimizer is not None:
             self.optimizer.on_plateau(self._run.history)
@@ -406,24 +395,6 @@ class LoopController:
         if self._keep_going:
             self.scheduler.record_restart()
         return not self._keep_going
-
-    def _tune(self, window: int) -> None:
-        if self.optimizer is None or window < self._run.tuned_after + 2:
-            return
-        current = self.agent.get_hyperparams()
-        old = dict(current.params)
-        was_probing = bool(getattr(self.optimizer, "is_probing", False))
-        suggested = self.optimizer.suggest(current, self._run.history)
-        if not isinstance(suggested, HyperparamSet):
-            raise TypeError(f"optimizer.suggest must return a HyperparamSet, got {type(suggested).__name__}")
-        if suggested.params == old:
-            return
-        self.agent.set_hyperparams(suggested)
-        self._run.tuned_after = window
-        if was_probing:
-            # The next window's policy has still learned with the probe.
-            self._run.probed_until = window + 1
-        self._callbacks.call("on_hyperparam_update", old, dict(suggested.params))
 
     # --- the end --------------------------------------------------------------------------------
 

@@ -12,8 +12,9 @@ from typing import Any
 
 from optix_fast.loop import checks
 from optix_fast.loop.backoff_scheduler import BackoffScheduler
+from optix_fast.loop.best_policy import BestPolicy
 from optix_fast.loop.callbacks import CallbackList
-from optix_fast.loop.checkpoints import CheckpointRegistry, Rank, rank_of
+from optix_fast.loop.checkpoints import CheckpointRegistry
 from optix_fast.loop.diagnostics import DiagnosticController
 from optix_fast.loop.eta_schedule import EtaSchedule
 from optix_fast.loop.eval_log import EvalLog
@@ -118,10 +119,8 @@ class LoopController:
         self.registry = checkpoint_registry
         self.scheduler = backoff_scheduler
         self.rollback_on_degradation = bool(rollback_on_degradation)
-        self.improvement_margin = checks.number("improvement_margin", improvement_margin, 0.0)
         self.max_episodes = checks.whole("max_episodes", max_episodes)
         self.max_steps = checks.whole("max_steps", max_steps)
-        self.target_score = None if target_score is None else checks.number("target_score", target_score)
         self.score_smoothing = checks.whole("score_smoothing", score_smoothing) or 1
         if state_interval is not None:
             state_interval = checks.number("state_interval", state_interval, 0.0)
@@ -129,6 +128,14 @@ class LoopController:
                 state_interval = None
         self._state_file = RunStateFile(checkpoint_registry.checkpoint_dir, state_interval)
         self._callbacks = CallbackList(callbacks)
+        self.best_policy = BestPolicy(
+            agent,
+            self.scorer,
+            checkpoint_registry,
+            self._callbacks,
+            checks.number("improvement_margin", improvement_margin, 0.0),
+            None if target_score is None else checks.number("target_score", target_score),
+        )
         self._changes = HyperparamChanges(agent, optimizer, diagnostic_controller, self._callbacks)
         if callable(getattr(pipeline, "set_eta", None)):
             self._callbacks.add(EtaSchedule(pipeline))
@@ -137,8 +144,6 @@ class LoopController:
         self._keep_going = False
         self._run = RunState(self.score_smoothing)
         self._is_used = False  # whether self._run belongs to a run that has ended
-        self._best: Rank | None = None
-        self._best_training: TrainingState | None = None
         self._summary: RunSummary | None = None
         for part in (pipeline, val_pipeline):
             if callable(getattr(part, "set_agent", None)):
@@ -216,8 +221,7 @@ class LoopController:
         reason, failure, started = "failed", None, False
         try:
             self._log.open()
-            best = self.registry.best
-            self._best = None if best is None else rank_of(best.eval_metrics)
+            self.best_policy.begin()
             self.pipeline.setup()
             self.scorer.setup()
             started = True
@@ -234,7 +238,7 @@ class LoopController:
             windows=self._run.windows,
             env_steps=self._run.env_steps,
             seconds=time.perf_counter() - began,
-            best_score=math.nan if self._best is None else self._best[1],
+            best_score=self.best_policy.score,
             disk_seconds=self.registry.disk_seconds - spent,
         )
         if started:
@@ -273,7 +277,7 @@ class LoopController:
         window = data.episode_id = self._run.windows
         self.scorer.acted_outside = False
         metrics = self._metrics_to_judge(data)
-        solved = metrics is not None and self._keep_if_best(metrics)
+        solved = metrics is not None and self.best_policy.judge(metrics)
         self._learn(data)
         self._run.windows += 1
         self._run.env_steps += data.length
@@ -291,48 +295,12 @@ class LoopController:
     def _metrics_to_judge(self, data: EpisodeData) -> EvalMetrics | None:
         """The metrics that decide about the policy; None when this window is not evaluated."""
         due = self.scheduler.should_adapt(data.episode_id)
-        if not due and (self.target_score is None or self.scorer.val_pipeline is not None):
+        if not due and (self.best_policy.target_score is None or self.scorer.val_pipeline is not None):
             return None
         train = self.scorer.window_score(data, self._run.diagnostics)
-        if not due and not self._reaches_target(train):
+        if not due and not self.best_policy.reaches_target(train):
             return None
         return self.scorer.validated(train)
-
-    def _keep_if_best(self, metrics: EvalMetrics) -> bool:
-        """Checkpoint the policy if it is the best; whether it is confirmed to solve the task."""
-        score = metrics.primary_score
-        if not math.isfinite(score):
-            return False
-        if self.target_score is not None and self._reaches_target(metrics):
-            confirmed = self.scorer.confirmed(score)
-            if confirmed >= self.target_score:
-                metrics.metrics["confirmed_score"] = confirmed
-                self._checkpoint(metrics)
-                return True
-            logger.info("window %d: score %g, but %g at the check", metrics.episode_id, score, confirmed)
-        if self.scorer.checkpoint_score_fn is not None:
-            metrics.metrics["checkpoint_score"] = self.scorer.for_checkpoint(score)
-        _, score = rank_of(metrics)
-        if math.isfinite(score) and self._beats_best(score):
-            self._checkpoint(metrics)
-        return False
-
-    def _reaches_target(self, metrics: EvalMetrics) -> bool:
-        return self.target_score is not None and metrics.primary_score >= self.target_score
-
-    def _beats_best(self, score: float) -> bool:
-        if self._best is None:
-            return True
-        is_confirmed, best = self._best
-        return not is_confirmed and score > best + self.improvement_margin
-
-    def _checkpoint(self, metrics: EvalMetrics) -> None:
-        is_first = self._best is None
-        snapshot = self.registry.save(self.agent, metrics, self.agent.get_hyperparams())
-        self._best = rank_of(metrics)
-        self._best_training = TrainingState.of(self.agent, snapshot.snapshot_id)
-        if not is_first:
-            self._callbacks.call("on_improvement", snapshot)
 
     # --- learning -------------------------------------------------------------------------------
 
@@ -352,10 +320,7 @@ class LoopController:
 
     def _restore_best(self) -> bool:
         self._run.policy_restored()
-        snapshot = self.registry.load_best(self.agent)
-        if snapshot is not None and self._best_training is not None:
-            self._best_training.restore(self.agent, snapshot.snapshot_id)
-        return snapshot is not None
+        return self.best_policy.restore()
 
     # --- consequences ---------------------------------------------------------------------------
 
@@ -368,7 +333,7 @@ class LoopController:
         run.history.append(metrics)
         is_first = self.scheduler.best_score is None
         self.scheduler.record_score(raw, window)
-        if self.scheduler.is_improving(self.improvement_margin):
+        if self.scheduler.is_improving(self.best_policy.improvement_margin):
             self.scheduler.record_improvement(smoothed, closed)
             if self.optimizer is not None and not is_first:
                 self.optimizer.on_improvement(metrics)
@@ -435,7 +400,7 @@ class LoopController:
 
     def move_to(self, registry: CheckpointRegistry) -> None:
         """Write checkpoints and the run's state to another registry's directory from now on."""
-        self.registry = registry
+        self.registry = self.best_policy.registry = registry
         self._state_file = RunStateFile(registry.checkpoint_dir, self._state_file.interval)
 
     def resume(self) -> None:
@@ -461,8 +426,8 @@ class LoopController:
         }
         if isinstance(self.optimizer, Stateful):
             state["optimizer"] = self.optimizer.state_dict()
-        if self._best_training is not None:
-            state["best_training"] = self._best_training.state_dict()
+        if self.best_policy.training is not None:
+            state["best_training"] = self.best_policy.training.state_dict()
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -473,5 +438,5 @@ class LoopController:
         if isinstance(self.optimizer, Stateful) and "optimizer" in state:
             self.optimizer.load_state_dict(state["optimizer"])
         if "best_training" in state:
-            self._best_training = TrainingState(**state["best_training"])
+            self.best_policy.training = TrainingState(**state["best_training"])
         self._is_used = False

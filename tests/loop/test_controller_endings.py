@@ -377,7 +377,7 @@ def test_non_finite_reward_names_the_window(script: Any, monkeypatch: pytest.Mon
 def test_confirmed_policy_stays_the_best_in_a_later_run(script: Any) -> None:
     run = script(lambda version, window: 9.0 if version == 2 else 1.0, target_score=9.0)
     assert run.run().stop_reason == "solved"
-    run.controller.target_score, run.controller.max_episodes = None, 3
+    run.controller.best_policy.target_score, run.controller.max_episodes = None, 3
     run.pipeline.score = lambda version, window: 50.0
     run.run()
     assert run.agent.version == run.best_version == 2

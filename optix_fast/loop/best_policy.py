@@ -1,0 +1,98 @@
+"""The best policy of a run: recognised, checkpointed, put back."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any
+
+from optix_fast.loop.callbacks import CallbackList
+from optix_fast.loop.checkpoints import CheckpointRegistry, Rank, rank_of
+from optix_fast.loop.scoring import PolicyScorer
+from optix_fast.loop.training_state import TrainingState
+from optix_fast.types import EvalMetrics
+
+logger = logging.getLogger(__name__)
+
+
+class BestPolicy:
+    """Decides which policies are checkpointed, and restores the best.
+
+    Args:
+        agent: whose policies.
+        scorer: asked for the scores that confirm a target or choose a checkpoint.
+        registry: where they go.
+        callbacks: told of improvements.
+        improvement_margin: smallest gain that is checkpointed.
+        target_score: a policy that reaches it, and is confirmed, solves the task; None for no target.
+    """
+
+    def __init__(
+        self,
+        agent: Any,
+        scorer: PolicyScorer,
+        registry: CheckpointRegistry,
+        callbacks: CallbackList,
+        improvement_margin: float,
+        target_score: float | None,
+    ) -> None:
+        self.agent, self.scorer, self.registry = agent, scorer, registry
+        self.improvement_margin, self.target_score = improvement_margin, target_score
+        self.training: TrainingState | None = None
+        self._callbacks = callbacks
+        self._rank: Rank | None = None
+
+    def begin(self) -> None:
+        """Begin a run, with the best that the registry knows."""
+        best = self.registry.best
+        self._rank = None if best is None else rank_of(best.eval_metrics)
+
+    @property
+    def score(self) -> float:
+        """What the best is ranked by; NaN when there is none."""
+        return math.nan if self._rank is None else self._rank[1]
+
+    def reaches_target(self, metrics: EvalMetrics) -> bool:
+        """Whether the score does, confirmed or not."""
+        return self.target_score is not None and metrics.primary_score >= self.target_score
+
+    def judge(self, metrics: EvalMetrics) -> bool:
+        """Checkpoint the agent's policy if it is the best; whether it is confirmed to solve the task."""
+        score = metrics.primary_score
+        if not math.isfinite(score):
+            return False
+        if self.target_score is not None and self.reaches_target(metrics):
+            confirmed = self.scorer.confirmed(score)
+            if confirmed >= self.target_score:
+                metrics.metrics["confirmed_score"] = confirmed
+                self._checkpoint(metrics)
+                return True
+            logger.info("window %d: score %g, but %g at the check", metrics.episode_id, score, confirmed)
+        if self.scorer.checkpoint_score_fn is not None:
+            metrics.metrics["checkpoint_score"] = self.scorer.for_checkpoint(score)
+        _, score = rank_of(metrics)
+        if math.isfinite(score) and self._is_beaten_by(score):
+            self._checkpoint(metrics)
+        return False
+
+    def restore(self) -> bool:
+        """Load the best policy, with the training state that it was made with where that is known;
+        False when there is none."""
+        snapshot = self.registry.load_best(self.agent)
+        if snapshot is not None and self.training is not None:
+            self.training.restore(self.agent, snapshot.snapshot_id)
+        return snapshot is not None
+
+    def _is_beaten_by(self, score: float) -> bool:
+        if self._rank is None:
+            return True
+        is_confirmed, best = self._rank
+        return not is_confirmed and score > best + self.improvement_margin
+
+    def _checkpoint(self, metrics: EvalMetrics) -> None:
+        is_first = self._rank is None
+        snapshot = self.registry.save(self.agent, metrics, self.agent.get_hyperparams())
+        self._rank = rank_of(metrics)
+        self.training = TrainingState.of(self.agent, snapshot.snapshot_id)
+        if not is_first:
+            self._callbacks.call("on_improvement", snapshot)

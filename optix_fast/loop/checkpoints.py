@@ -44,6 +44,7 @@ class _Held(NamedTuple):
 
     snapshot: PolicySnapshot
     files: Files
+    agent: str
 
 
 class CheckpointRegistry:
@@ -127,7 +128,7 @@ class CheckpointRegistry:
             episode_id=eval_metrics.episode_id,
         )
         expected = None if self._held is None else size_of(self._held.files)
-        held = _Held(snapshot, weights_of(agent, expected))
+        held = _Held(snapshot, weights_of(agent, expected), type(agent).__name__)
         if self._held is None or rank > rank_of(self._held.snapshot.eval_metrics):
             self._held = held
         self._pending = [p for p in self._pending if rank_of(p.snapshot.eval_metrics) >= rank]
@@ -239,6 +240,7 @@ class CheckpointRegistry:
         metadata = {
             "metrics": to_json(held.snapshot.eval_metrics.metrics),
             "hyperparams": to_json(held.snapshot.hyperparams.params),
+            "agent": held.agent,
             "weights_path": f"{entry['snapshot_dir']}/{WEIGHTS}",
         }
         return write_snapshot(self._directory, entry, metadata, held.files)
@@ -269,7 +271,8 @@ class CheckpointRegistry:
         A damaged snapshot is named in a warning, and the next best is loaded.
 
         Raises:
-            Exception: whatever the agent's load_weights raises on an intact snapshot, for example
+            RuntimeError: the snapshot is of another kind of agent, which is named.
+            Exception: whatever else the agent's load_weights raises on an intact snapshot, for example
                 because it is of another architecture.
         """
         for held, entry in self._candidates():
@@ -279,11 +282,20 @@ class CheckpointRegistry:
             try:
                 snapshot = self._snapshot(entry)
                 files = read_snapshot(self._directory, entry)
+                maker = read_metadata(self._directory, entry).get("agent", type(agent).__name__)
             except DamagedSnapshotError as error:
                 name = entry.get("snapshot_id")
                 logger.warning("checkpoint %s is damaged, the next best is used: %s", name, error)
                 continue
-            load_weights(agent, files)
+            try:
+                load_weights(agent, files)
+            except Exception as error:
+                if maker == type(agent).__name__:
+                    raise
+                raise RuntimeError(
+                    f"checkpoint {entry.get('snapshot_id')} in {self.checkpoint_dir} is of a {maker}, "
+                    f"not of a {type(agent).__name__}: {error}"
+                ) from error
             return snapshot
         return None
 

@@ -570,3 +570,16 @@ def test_file_in_place_of_the_directory_is_an_os_error(tmp_path: Path) -> None:
     (tmp_path / "c").write_text("file")
     with pytest.raises(OSError, match="c"):
         registry_at(tmp_path)
+
+
+def test_snapshot_of_another_kind_of_agent_is_named(tmp_path: Path, save: Any, fake_agent: Any) -> None:
+    registry = CheckpointRegistry(tmp_path, write_interval=0.0)
+    registry.save(fake_agent, EvalMetrics(1.0, {}, 0), fake_agent.get_hyperparams())
+
+    class OtherAgent(type(fake_agent)):  # type: ignore[misc]
+        def load_weights(self, path: str) -> None:
+            raise FileNotFoundError("q_network.safetensors")
+
+    fresh = CheckpointRegistry(tmp_path, resume=True)
+    with pytest.raises(RuntimeError, match=r"is of a FakeAgent, not of a OtherAgent: q_network"):
+        fresh.load_best(OtherAgent([]))

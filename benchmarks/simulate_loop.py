@@ -204,7 +204,7 @@ class SimulatedPipeline(BasePipeline):
 class MemoryRegistry:
     """What the loop needs of a CheckpointRegistry, without a disk."""
 
-    run_id = ""
+    run_id = checkpoint_dir = ""
     disk_seconds = 0.0
 
     def __init__(self) -> None:
@@ -223,7 +223,7 @@ class MemoryRegistry:
     def flush(self) -> None:
         """Nothing waits."""
 
-    flush_if_due = flush
+    flush_if_due = release = flush
 
 
 class Watch(LoopCallback):

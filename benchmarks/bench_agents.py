@@ -1,7 +1,8 @@
-"""End to end: PPO and DQN with the same hyperparameters and steps in ours and in every installed peer.
+"""End to end: PPO, DQN and SAC with the same hyperparameters and steps in ours and in every installed peer.
 
     python benchmarks/bench_agents.py                         # PPO, CartPole-v1 in 1 and in 8 environments
     python benchmarks/bench_agents.py --setting cartpole-dqn  # agents_dqn.py says what is compared
+    python benchmarks/bench_agents.py --setting pendulum-sac-64 --setting pendulum-sac-256    # agents_sac.py
     python benchmarks/bench_agents.py --peers PYTHON          # peers in another Python than ours
     python benchmarks/bench_agents.py --setting cartpole-64   # Gymnasium's vectorised CartPole, 64 of them
     python benchmarks/bench_agents.py --repeats 5 --write     # also write benchmarks/results/agents.json
@@ -30,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import agents_dqn
+import agents_sac
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "agents.json"
@@ -40,6 +42,8 @@ SETTINGS = {
     "cartpole-8": ("ppo", "CartPole-v1", 8, "sync"),
     "cartpole-64": ("ppo", "CartPole-v1", 64, "vector_entry_point"),
     "cartpole-dqn": ("dqn", "CartPole-v1", 1, "sync"),
+    "pendulum-sac-64": ("sac-64", "Pendulum-v1", 1, "sync"),
+    "pendulum-sac-256": ("sac-256", "Pendulum-v1", 1, "sync"),
 }
 ROWS, MINIBATCH, EPOCHS, RATE = 2048, 64, 10, 3e-4
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1") | {
@@ -162,7 +166,12 @@ PPO: dict[str, tuple[str, Callable[..., Callable[[int], None]], int, bool]] = {
 }
 
 
-IMPLEMENTATIONS = {"ppo": PPO, "dqn": agents_dqn.IMPLEMENTATIONS}
+IMPLEMENTATIONS = {
+    "ppo": PPO,
+    "dqn": agents_dqn.IMPLEMENTATIONS,
+    "sac-64": agents_sac.implementations(64, 100),
+    "sac-256": agents_sac.implementations(256, 256),
+}
 
 
 def installed(distribution: str, python: str) -> bool:
@@ -215,7 +224,7 @@ def compare(setting: str, repeats: int, peers: str) -> dict[str, Any]:
             speeds[name].append(float(done.stdout.split()[-1]))
     medians = {name: statistics.median(values) for name, values in speeds.items()}
     for name, speed in medians.items():
-        print(f"{setting:12} {name:20} {speed:>10,.0f} steps/s  ours is {medians['optix_fast'] / speed:.1f}x")
+        print(f"{setting:16} {name:20} {speed:>10,.0f} steps/s  ours is {medians['optix_fast'] / speed:.1f}x")
     return {"setting": setting, "repeats": repeats, "steps_per_second": speeds, "median": medians}
 
 

@@ -33,6 +33,7 @@ MARK = "<!-- written by: python benchmarks/learning.py -->"
 PUBLISHED = {
     "ppo": {"CartPole-v1": "500 ± 0", "Acrobot-v1": "-73.5 ± 18.2", "Pendulum-v1": "-172.2 ± 104.2"},
     "dqn": {"CartPole-v1": "500 ± 0", "Acrobot-v1": "-76.6 ± 11.8", "LunarLander-v3": "154.4 ± 79.2"},
+    "sac": {"Pendulum-v1": ""},
 }
 
 

@@ -50,10 +50,10 @@ def make_agent(
 ) -> Agent:
     """Networks, optimizer and agent for an environment.
 
-    Weights are orthogonal with gain √2. PPO: actor and critic are separate MLPs (gain of the actor's
-    output 0.01, of the critic's 1), the optimizer is Adam(eps=1e-5). DQN: one MLP (gain of the output 1),
-    Adam. SAC: actor and both critics are MLPs (gain of the outputs 0.01 and 1), each optimizer Adam.
-    Observations other than one-dimensional Boxes pass an ObservationEncoder first.
+    PPO: actor and critic are separate MLPs with orthogonal weights (gain √2, of the actor's output 0.01, of
+    the critic's 1), the optimizer is Adam(eps=1e-5). DQN: one such MLP (gain of the output 1), Adam. SAC:
+    actor and both critics are MLPs with torch's own initialisation, each optimizer Adam. Observations other
+    than one-dimensional Boxes pass an ObservationEncoder first.
 
     Args:
         algo: "ppo", "dqn", "sac", or "auto", see choose_algo.
@@ -111,7 +111,7 @@ class _Parts(NamedTuple):
     seed: int
     backend: str
 
-    def network(self, outputs: int, output_gain: float) -> nn.Sequential:
+    def network(self, outputs: int, output_gain: float | None) -> nn.Sequential:
         encoder = ObservationEncoder(self.observation_space)
         sizes = [encoder.features, *self.hidden_sizes, outputs]
         layers = mlp(sizes, self.activation, output_gain, self.generator)
@@ -121,7 +121,7 @@ class _Parts(NamedTuple):
         """Of an observation and an action."""
         encoder = ObservationEncoder(self.observation_space)
         sizes = [encoder.features + action_dim, *self.hidden_sizes, 1]
-        layers = mlp(sizes, self.activation, 1.0, self.generator)
+        layers = mlp(sizes, self.activation, None, self.generator)
         return EncodedCritic(encoder, layers, action_dim) if needs_encoder(self.observation_space) else layers
 
     def hyperparams(self, learning_rate: float) -> HyperparamSet:
@@ -177,9 +177,9 @@ def _sac(parts: _Parts) -> TorchSACAgent:
     config, space = shared.read_config(SACConfig, parts.params), parts.action_space
     discrete = isinstance(space, spaces.Discrete)
     width = _outputs(space, "free")
-    actor = parts.network(width if discrete else 2 * width, 0.01)
+    actor = parts.network(width if discrete else 2 * width, None)
     critics: list[nn.Module] = [
-        parts.network(width, 1.0) if discrete else parts.critic(width) for _ in range(2)
+        parts.network(width, None) if discrete else parts.critic(width) for _ in range(2)
     ]
 
     def adam(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:

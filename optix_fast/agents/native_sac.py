@@ -65,9 +65,8 @@ class NativeSAC(NativeLearner):
         if self.wanted == "torch":
             return None
         try:
-            refusal = self.refusal()
-            if refusal:
-                raise UnsupportedError(refusal)
+            if not self._actor.ready():
+                raise UnsupportedError(self._actor.reason)
             return sac_update(self._model, experience, draws, noise, config, target_entropy)
         except UnsupportedError as error:
             self.require(str(error))
@@ -105,7 +104,9 @@ def networks_of_sac(model: SACModel) -> SACNetworks:
 
 
 def _parameters(*parts: list[Layer]) -> list[nn.Parameter]:
-    return [parameter for part in parts for layer in part for parameter in layer.linear.parameters()]
+    # Not linear.parameters(): this is asked several times for every window, which may be one step long.
+    of_layers = (layer.linear._parameters.values() for part in parts for layer in part)
+    return [parameter for own in of_layers for parameter in own if parameter is not None]
 
 
 def _check_shapes(networks: SACNetworks) -> None:

@@ -113,6 +113,7 @@ class TorchSACAgent(BaseAgent):
         self._streams = {name: root.spawn(name) for name in ("rollout", "evaluation", "update")}
         self._experience = Experience(config, root)
         self.env_steps, self.updates = 0, 0
+        self._layers: list[nn.Module] = []
         # Steps that are still to be acted uniformly.
         self._uniform_steps = config.first_update_at
         self._native = NativeSAC(self._policy, self._model, backend)
@@ -276,6 +277,10 @@ class TorchSACAgent(BaseAgent):
 
     def _renew_targets(self) -> None:
         """New target critics where the user has given a critic other layers."""
+        layers = [module for critic in self._model.critics for module in critic.modules()]
+        if layers == self._layers:
+            return
+        self._layers = layers
         for critic, target in zip(self._model.critics, self._model.targets, strict=True):
             shapes = [[p.shape for p in net.state_dict().values()] for net in (critic, target)]
             if shapes[0] != shapes[1] or str(critic) != str(target):

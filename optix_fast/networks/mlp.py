@@ -22,18 +22,19 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 def mlp(
     sizes: Sequence[int],
     activation: str = "tanh",
-    output_gain: float = 1.0,
+    output_gain: float | None = 1.0,
     generator: torch.Generator | None = None,
 ) -> nn.Sequential:
     """Linear layers with an activation between them, none after the last.
 
     Weights are orthogonal with gain √2 (the last layer: `output_gain`), biases zero, as PPO's
-    implementations have it. torch's global random state is not touched.
+    implementations have it. Without an output_gain all are uniform in ±1/√n_in, as torch's own Linear starts
+    and SAC's implementations leave it. torch's global random state is not touched.
 
     Args:
         sizes: input, hidden …, output widths; at least two.
         activation: one of tanh, relu, leaky_relu, elu, silu, gelu.
-        output_gain: gain of the last layer.
+        output_gain: gain of the last layer; None: see above.
         generator: source of the weights; None takes one seeded by the operating system.
 
     Raises:
@@ -46,8 +47,11 @@ def mlp(
     layers: list[nn.Module] = []
     last = len(sizes) - 2
     for i, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
-        gain = output_gain if i == last else math.sqrt(2.0)
-        layers.append(orthogonal_linear(n_in, n_out, gain, generator))
+        if output_gain is None:
+            layers.append(uniform_linear(n_in, n_out, generator))
+        else:
+            gain = output_gain if i == last else math.sqrt(2.0)
+            layers.append(orthogonal_linear(n_in, n_out, gain, generator))
         if i < last:
             layers.append(ACTIVATIONS[activation]())
     return nn.Sequential(*layers)
@@ -57,11 +61,28 @@ def orthogonal_linear(
     n_in: int, n_out: int, gain: float, generator: torch.Generator | None = None
 ) -> nn.Linear:
     """A Linear layer with an orthogonal weight and zero bias."""
+    layer = _empty_linear(n_in, n_out)
+    nn.init.orthogonal_(layer.weight, gain, generator=_or_fresh(generator))
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def uniform_linear(n_in: int, n_out: int, generator: torch.Generator | None = None) -> nn.Linear:
+    """A Linear layer with weight and bias uniform in ±1/√n_in."""
+    layer, bound = _empty_linear(n_in, n_out), 1.0 / math.sqrt(n_in)
+    generator = _or_fresh(generator)
+    for parameter in (layer.weight, layer.bias):
+        nn.init.uniform_(parameter, -bound, bound, generator=generator)
+    return layer
+
+
+def _empty_linear(n_in: int, n_out: int) -> nn.Linear:
+    # By way of the meta device, where the layer's own initialisation draws nothing.
+    return nn.Linear(n_in, n_out, device="meta").to_empty(device="cpu")
+
+
+def _or_fresh(generator: torch.Generator | None) -> torch.Generator:
     if generator is None:
         generator = torch.Generator()
         generator.seed()
-    # By way of the meta device, where the layer's own initialisation draws nothing.
-    layer = nn.Linear(n_in, n_out, device="meta").to_empty(device="cpu")
-    nn.init.orthogonal_(layer.weight, gain, generator=generator)
-    nn.init.zeros_(layer.bias)
-    return layer
+    return generator

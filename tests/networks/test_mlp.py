@@ -72,3 +72,14 @@ def test_sizes_that_make_no_network_are_refused(sizes):
 def test_unknown_activation_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="activation must be one of tanh, relu, .*, got 'softmax'"):
         mlp((2, 1), "softmax")
+
+
+def test_without_a_gain_every_layer_is_uniform_as_torch_starts_it() -> None:
+    state = torch.get_rng_state()
+    layers = mlp([64, 256, 100], output_gain=None, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(torch.get_rng_state(), state)
+    for layer, bound in ((layers[0], 1 / 8), (layers[2], 1 / 16)):
+        for parameter in (layer.weight.detach(), layer.bias.detach()):
+            assert 0.95 * bound < parameter.abs().max() <= bound
+            assert abs(parameter.mean()) < 0.2 * bound
+            assert parameter.std() == pytest.approx(bound / 3**0.5, rel=0.15)

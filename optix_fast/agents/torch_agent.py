@@ -117,28 +117,15 @@ class TorchAgent(BaseAgent):
         mask = batch.get("action_mask") if isinstance(batch, Mapping) else None
         return int(self._draw(batch, deterministic, mask).actions[0])
 
-    # A subclass with an act() of its own has neither of these two, so that nobody acts past it.
-
-    @property
-    def act_batch(self) -> Callable[..., Array]:
-        """act_batch(observations, deterministic=None, action_masks=None): actions [N] for observations
-        [N, …]."""
-        self._refuse_if_it_acts_its_own_way()
-        return self._act_batch
-
-    @property
-    def act_rows(self) -> Callable[[Tree, Any, int], Array]:
-        """act_rows(observations, rows, t): act for all environments of row t, write actions and log_probs
-        into the window (see pipelines.rows.WindowRows) and return the actions [N]."""
-        self._refuse_if_it_acts_its_own_way()
-        return self._act_rows
-
-    def _act_batch(
+    def act_batch(
         self, observations: Tree, deterministic: bool | None = None, action_masks: Array | None = None
     ) -> Array:
+        """Actions [N] for N observations [N, …]."""
         return self._draw(observations, deterministic, action_masks).actions
 
-    def _act_rows(self, observations: Tree, rows: Any, t: int) -> Array:
+    def act_rows(self, observations: Tree, rows: Any, t: int) -> Array:
+        """Act for all environments of row t, write actions and log_probs into the window (see
+        pipelines.rows.WindowRows) and return the actions [N]."""
         draw = self._draw(observations, None, None if rows.action_masks is None else rows.action_masks[t])
         actions: Array = rows.actions[t]
         actions[...] = draw.actions
@@ -162,10 +149,6 @@ class TorchAgent(BaseAgent):
 
     def _acts_its_own_way(self) -> bool:
         return type(self).act is not TorchAgent.act
-
-    def _refuse_if_it_acts_its_own_way(self) -> None:
-        if self._acts_its_own_way():
-            raise AttributeError(f"{type(self).__name__} acts by its own act(), one observation at a time")
 
     @torch.no_grad()
     def action_probs(self, observation: Any) -> Array:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import concatenate, create_empty_array
 
+from optix_fast.pipelines.acting import batched
 from optix_fast.types import NonFiniteError, Tree, no_recording, tree_map
 
 # Steps after which an episode is cut that would not end by itself.
@@ -147,8 +148,8 @@ def _masks(observations: Tree, info: dict[str, Any]) -> npt.NDArray[np.bool_] | 
 
 
 def _actor(agent: Any, env: SyncVectorEnv, deterministic: bool) -> Actor:
-    act_batch = getattr(agent, "act_batch", None)
-    if callable(act_batch):
+    act_batch = batched(agent, "act_batch")
+    if act_batch is not None:
         return lambda observations, masks: act_batch(
             observations, deterministic=deterministic, action_masks=masks
         )

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from optix_fast.pipelines.acting import batched
 from optix_fast.pipelines.feed import Arrival, DataSource, Ended, Feed, Lost, Message, Woken
 from optix_fast.pipelines.live_window import LiveRow, LiveWindow, space_like
 from optix_fast.pipelines.rows import WindowRows, allocate, fitted, read, write
@@ -228,8 +229,8 @@ class LivePipeline(BasePipeline):
         self._window.note_action(arrived_at)
         mask = mask_of(observation, info)
         row = LiveRow(observation, None, {}, None if mask is None else np.array(mask, np.bool_))
-        act_rows = getattr(self.agent, "act_rows", None)
-        if self._tells_spaces and callable(act_rows):
+        act_rows = batched(self.agent, "act_rows")
+        if self._tells_spaces and act_rows is not None:
             action = self._act_by_rows(act_rows, row)
         else:
             action = self.agent.act(tree_map(np.copy, observation))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from optix_fast.pipelines.acting import batched
 from optix_fast.pipelines.rows import WindowRows, fitted, read, write
 from optix_fast.pipelines.steppers import Stepper
 from optix_fast.types import Array, BasePipeline, EpisodeData, NonFiniteError, Tree, tree_map
@@ -143,7 +144,7 @@ class WindowPipeline(BasePipeline):
     def _collect(self, n_steps: int) -> EpisodeData:
         stepper = self.stepper
         rows = WindowRows(n_steps, stepper.n_envs, stepper.observation_space, stepper.action_space)
-        act_rows = getattr(self.agent, "act_rows", self._act_one_by_one)
+        act_rows = batched(self.agent, "act_rows") or self._act_one_by_one
         was_started, self._started = self._started, False
         if not was_started:
             self._begin()

@@ -94,5 +94,4 @@ NOTES: dict[str, str] = {
     **dict.fromkeys(("MomentumOptimizer", "PBTOptimizer"), "this tuner is not built yet"),
     **dict.fromkeys(_POPULATION, "policy populations are not built yet"),
     **dict.fromkeys(("TrialOrchestrator", "ParamSpace"), "the search across runs is not built yet"),
-    "DiagnosticController": "diagnostics are not built yet",
 }

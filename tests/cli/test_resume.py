@@ -35,7 +35,8 @@ hyperparams: {hyperparams}
 def start(where: Path, config: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "optix_fast.cli.main", "train", "--config", str(config), "--quiet"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen([*command, "--run-dir", str(where)], **quiet)
+    # Not in the source tree, which would be imported in place of what is installed.
+    return subprocess.Popen([*command, "--run-dir", str(where)], cwd=config.parent, **quiet)
 
 
 def evaluations(where: Path) -> list[dict[str, str]]:
@@ -132,6 +133,6 @@ def test_what_cannot_be_resumed_is_said(tmp_path: Path) -> None:
 
 def test_resume_takes_no_other_settings(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "optix_fast.cli.main", "train", "--resume", str(tmp_path), "--seed", "3"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
     assert "--resume takes the run's own settings, not --seed" in done.stderr

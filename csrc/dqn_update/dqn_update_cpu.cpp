@@ -47,7 +47,8 @@ bool targets(const DqnUpdateArgs<T>& a) {
   if (!a.double_q) greedy_actions(last, a.batch, a.best);
   bool all_finite = true;
   for (int64_t i = 0; i < a.batch; ++i) {
-    a.td[i] = a.rewards[i] + a.discounts[i] * last.output[i * last.stride + a.best[i]];
+    const T value = last.output[i * last.stride + a.best[i]];
+    a.td[i] = a.rewards[i] + (a.discounts[i] > T(0) ? a.discounts[i] * value : T(0));
     all_finite = all_finite && finite(a.td[i]);
   }
   return all_finite;
@@ -81,15 +82,6 @@ double temporal_differences(const DqnUpdateArgs<T>& a, const float* weights, Dqn
   return loss;
 }
 
-// A tree may have leaves beyond the rows that there are.
-template <typename T>
-bool has_rows(const DqnUpdateArgs<T>& a, const int64_t* rows) {
-  for (int64_t i = 0; i < a.batch; ++i) {
-    if (rows[i] >= a.replay.size) return false;
-  }
-  return true;
-}
-
 // The first row whose action is none of the network's, or −1.
 template <typename T>
 int64_t impossible_action(const DqnUpdateArgs<T>& a) {
@@ -104,7 +96,7 @@ template <SimdPath Path, typename T>
 DqnUpdateResult::Failure one_update(const DqnUpdateArgs<T>& a, int64_t k, DqnUpdateResult& result) {
   if (a.draws != nullptr && !draw_leaves<Path>(*a.draws, k)) return DqnUpdateResult::empty;
   const int64_t* rows = (a.draws == nullptr ? a.indices : a.draws->drawn) + k * a.batch;
-  if (a.draws != nullptr && !has_rows(a, rows)) return DqnUpdateResult::no_row;
+  if (a.draws != nullptr && !leaves_have_rows(*a.draws, k, a.replay.size)) return DqnUpdateResult::no_row;
   gather<Path>(a, rows);
   const int64_t impossible = impossible_action(a);
   if (impossible >= 0) {

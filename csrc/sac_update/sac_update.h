@@ -7,7 +7,7 @@
 //   sample       u = μ + σ·ε, a = tanh u, log π(a) as in tanh_normal.h; log_std is clamped to [−5, 2] and has
 //                no gradient outside. â for s and a' for s', from the caller's noise
 //   temperature  log α by ∂ = −mean(log π(â|s) + target entropy); everything below uses α from before
-//   target       y = r + discount·(min_i Q̄_i(s', a') − α·log π(a'|s'))
+//   target       y = r + discount·(min_i Q̄_i(s', a') − α·log π(a'|s')); r where the discount is zero
 //   critics      ½·Σ_i mean w·(Q_i(s, a) − y)²; Adam; Q̄ ← Q̄ + τ·(Q − Q̄) in the same sweep over memory
 //   actor        mean α·log π(â|s) − min_i Q_i(s, â); Adam. With q = ∂min_i Q_i/∂â and 1 − â² = slope:
 //                ∂/∂μ = (α·2â − q·slope)/B,  ∂/∂s = (α·(2â·σε − 1) − q·slope·σε)/B
@@ -97,7 +97,8 @@ struct SacUpdateResult {
     critic_gradient,
     actor_loss,
     actor_gradient,
-    empty
+    empty,
+    no_row
   } failure = none;
   double sums[kSacStatistics] = {};  // of the updates' statistics
 };

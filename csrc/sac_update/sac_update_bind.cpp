@@ -138,9 +138,6 @@ py::tuple sac_update(TensorReader& reader, const TensorView& noise, const py::tu
   PrioritizedDraws draws{};
   if (prioritized) {
     tree = share_tree(drawn["tree"]);
-    if (tree.view.capacity < args.replay.size) {
-      throw py::value_error("sac_update: the tree must have a leaf for each row of the replay");
-    }
     draws = read_draws(reader, tree, drawn["uniforms"], drawn["betas"], args.updates, args.batch);
     draws.alpha = py::cast<double>(drawn["alpha"]);
     draws.eps = py::cast<double>(drawn["eps"]);
@@ -178,6 +175,9 @@ py::tuple sac_update(TensorReader& reader, const TensorView& noise, const py::tu
   }
   if (result.failure == SacUpdateResult::empty) {
     throw py::value_error("sac_update: nothing to draw: every priority is zero");
+  }
+  if (result.failure == SacUpdateResult::no_row) {
+    throw py::value_error("sac_update: the tree has a priority for a row that the replay has not");
   }
   const char* failed = name_of(result.failure);
   py::list sums;

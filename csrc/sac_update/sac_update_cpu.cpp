@@ -131,8 +131,8 @@ template <typename T>
 void set_targets(const SacUpdateArgs<T>& a, T alpha) {
   const SacWork<T>& w = a.work;
   for (int64_t i = 0; i < a.batch; ++i) {
-    const T least = least_of(a.targets, i).value;
-    w.targets[i] = w.rewards[i] + w.discounts[i] * (least - alpha * w.next.log_prob[i]);
+    const T value = least_of(a.targets, i).value - alpha * w.next.log_prob[i];
+    w.targets[i] = w.rewards[i] + (w.discounts[i] > T(0) ? w.discounts[i] * value : T(0));
   }
 }
 
@@ -250,6 +250,10 @@ bool update_step(const SacUpdateArgs<T>& a, int64_t update, SacUpdateResult& res
   const T* noise = a.noise + 2 * update * a.batch * a.width;
   if (a.draws != nullptr && !draw_leaves<Path>(*a.draws, update)) {
     result.failure = SacUpdateResult::empty;
+    return false;
+  }
+  if (a.draws != nullptr && !leaves_have_rows(*a.draws, update, a.replay.size)) {
+    result.failure = SacUpdateResult::no_row;
     return false;
   }
   gather<Path>(a, (a.draws == nullptr ? a.indices : a.draws->drawn) + update * a.batch);

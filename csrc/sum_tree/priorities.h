@@ -44,6 +44,15 @@ bool draw_leaves(const PrioritizedDraws& d, int64_t k) {
   return true;
 }
 
+// Whether every leaf of update k is one of the n rows that there are; a tree may have leaves beyond.
+inline bool leaves_have_rows(const PrioritizedDraws& d, int64_t k, int64_t n) {
+  const int64_t* drawn = d.drawn + k * d.batch;
+  for (int64_t j = 0; j < d.batch; ++j) {
+    if (drawn[j] >= n) return false;
+  }
+  return true;
+}
+
 // The priorities of what update k has drawn, from its TD errors.
 template <SimdPath Path, typename T>
 void write_priorities(PrioritizedDraws& d, int64_t k, const T* td) {

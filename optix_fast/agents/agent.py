@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from optix_fast.networks.heads import CategoricalHead
 from optix_fast.types import Array, HyperparamSet, Stateful, Tree, tree_map
 
 Config = TypeVar("Config")
@@ -84,6 +85,26 @@ def to_tensors(tree: Tree, device: torch.device) -> Tree:
 def to_numpy(leaf: Any) -> Array:
     """A tensor, array, list or number as an array."""
     return leaf.detach().cpu().numpy() if isinstance(leaf, Tensor) else np.asarray(leaf)
+
+
+def action_indices(head: CategoricalHead, actions: Any, n_rows: int, n_actions: int) -> Array:
+    """Which of the network's outputs the actions of a window are, int64 [n_rows].
+
+    Raises:
+        ValueError: not so many integers, or none of the network's.
+    """
+    given = np.asarray(actions)
+    if given.shape != (n_rows,) or given.dtype.kind not in "iu":
+        raise ValueError(
+            f"episode_data.actions must be integers [{n_rows}], got {given.dtype} {list(given.shape)}"
+        )
+    index = head.raw_of(given)
+    if index.min() < 0 or index.max() >= n_actions:
+        raise ValueError(
+            f"episode_data.actions must be among the model's {n_actions}, "
+            f"got {int(given.min())} to {int(given.max())}"
+        )
+    return index
 
 
 def unique_parameters(modules: Iterable[nn.Module]) -> list[nn.Parameter]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from optix_fast.agents import agent as shared
 from optix_fast.agents.dqn_config import DQNConfig
-from optix_fast.agents.off_policy import Draws, Experience, Transitions
+from optix_fast.agents.off_policy import Draws, Experience, Transitions, discounted
 from optix_fast.types import NonFiniteError
 
 
@@ -111,7 +111,7 @@ def dqn_step(model: DQNModel, batch: Transitions, config: DQNConfig) -> tuple[li
         following = model.target(batch.next_observations)
         chooser = model.q_network(batch.next_observations) if config.double_q else following
         value = following.gather(1, chooser.argmax(dim=1, keepdim=True)).squeeze(1)
-        target = batch.rewards + batch.discounts * value
+        target = batch.rewards + discounted(batch, value)
     if not bool(torch.isfinite(target).all()):
         raise NonFiniteError("target")
     values = model.q_network(batch.observations).gather(1, batch.actions[:, None]).squeeze(1)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from optix_fast.agents.config_checks import check_flags, check_ranges, round_counts
+
 
 @dataclass(frozen=True)
 class DQNConfig:
@@ -14,7 +16,7 @@ class DQNConfig:
         learning_rate: of the optimizer.
         gamma: discount.
         epsilon: probability of a random action: as it is now, or, with `epsilon_decay_steps`, at step 0.
-        epsilon_min: where it ends.
+        epsilon_min: where it ends; one that is below already stays.
         epsilon_decay: factor on epsilon for each finished episode.
         epsilon_decay_steps: lower epsilon linearly to epsilon_min over so many environment steps instead.
         batch_size: transitions per update.
@@ -56,37 +58,37 @@ class DQNConfig:
     max_grad_norm: float | None = 10.0
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ("learning_rate", 0.0, math.inf),
-            ("gamma", 0.0, 1.0),
-            ("epsilon", 0.0, 1.0),
-            ("epsilon_min", 0.0, 1.0),
-            ("epsilon_decay", 0.0, 1.0),
-            ("updates_per_step", 0.0, math.inf),
-            ("tau", 0.0, 1.0),
-            ("per_alpha", 0.0, math.inf),
-            ("per_beta", 0.0, 1.0),
-            ("per_eps", 0.0, math.inf),
-        ):
-            value = getattr(self, name)
-            if not (name == "tau" and value is None) and not low <= value <= high:
-                raise ValueError(f"{name} must be between {low} and {high}, got {value!r}")
-        # A tuner that works in floats may hand over 63.7 rows.
-        for name, least in (
-            ("batch_size", 1),
-            ("replay_capacity", 1),
-            ("n_step", 1),
-            ("target_update_freq", 1),
-            ("learning_starts", 0),
-            ("per_beta_steps", 1),
-            ("epsilon_decay_steps", 1),
-        ):
-            given = getattr(self, name)
-            if given is None and name in ("learning_starts", "per_beta_steps", "epsilon_decay_steps"):
-                continue
-            if not math.isfinite(given) or round(given) < least:
-                raise ValueError(f"{name} must be at least {least}, got {given!r}")
-            object.__setattr__(self, name, round(given))
+        check_ranges(
+            self,
+            (
+                ("learning_rate", 0.0, math.inf),
+                ("gamma", 0.0, 1.0),
+                ("epsilon", 0.0, 1.0),
+                ("epsilon_min", 0.0, 1.0),
+                ("epsilon_decay", 0.0, 1.0),
+                ("updates_per_step", 0.0, math.inf),
+                ("tau", 0.0, 1.0),
+                ("per_alpha", 0.0, math.inf),
+                ("per_beta", 0.0, 1.0),
+                ("per_eps", 0.0, math.inf),
+                ("max_grad_norm", 0.0, math.inf),
+            ),
+            optional=("tau", "max_grad_norm"),
+        )
+        round_counts(
+            self,
+            (
+                ("batch_size", 1),
+                ("replay_capacity", 1),
+                ("n_step", 1),
+                ("target_update_freq", 1),
+                ("learning_starts", 0),
+                ("per_beta_steps", 1),
+                ("epsilon_decay_steps", 1),
+            ),
+            optional=("learning_starts", "per_beta_steps", "epsilon_decay_steps"),
+        )
+        check_flags(self, ("double_q",))
         if self.per_eps == 0.0:
             raise ValueError("per_eps must be above 0: a row of priority 0 would never be drawn again")
         if self.replay_capacity < self.batch_size:
@@ -104,6 +106,6 @@ class DQNConfig:
     def epsilon_after(self, epsilon: float, episodes: int, steps: int) -> float:
         """epsilon after `episodes` more finished ones, `steps` into the run."""
         if self.epsilon_decay_steps is None:
-            return max(self.epsilon_min, epsilon * self.epsilon_decay**episodes)
+            return max(min(self.epsilon_min, epsilon), epsilon * self.epsilon_decay**episodes)
         done = min(1.0, steps / self.epsilon_decay_steps)
         return self.epsilon + done * (min(self.epsilon_min, self.epsilon) - self.epsilon)

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from optix_fast.agents import agent as shared
 from optix_fast.buffers import PrioritizedReplayBuffer
+from optix_fast.buffers.window_rows import rows_of_window
 from optix_fast.random import RandomStream
-from optix_fast.types import Array, EpisodeData, NonFiniteError, Tree, tree_map
+from optix_fast.types import Array, EpisodeData, NonFiniteError, Tree, tree_leaves, tree_map
 
 # Random numbers that are drawn ahead, at most.
 _CHUNK_BYTES = 1 << 24
@@ -62,6 +63,12 @@ class Transitions(NamedTuple):
     next_observations: Tree
     discounts: Tensor
     weights: Tensor | None = None
+
+
+def discounted(batch: Transitions, values: Tensor) -> Tensor:
+    """discount·V(o′), [B]: zero where the episode has terminated, whatever a network makes of its last
+    observation, which may be that of a simulator gone astray."""
+    return torch.where(batch.discounts > 0, batch.discounts * values, 0.0)
 
 
 class Draws(NamedTuple):
@@ -112,14 +119,15 @@ class Experience:
         """Store a window; returns how many updates are due.
 
         Raises:
-            NonFiniteError: a reward is NaN or infinite; nothing is stored then.
+            NonFiniteError: a reward, action or observation is NaN or infinite, other than the last one of an
+                episode that terminated; nothing is stored then.
             ValueError: the window does not fit what was stored before.
         """
-        if not np.isfinite(np.asarray(window.rewards, np.float64)).all():
-            raise NonFiniteError("reward")
+        _check_finite(window, actions)
         self.buffer.set_params(
             alpha=config.per_alpha, beta=config.per_beta, n_step=config.n_step, gamma=config.gamma
         )
+        self.buffer.eps = config.per_eps
         rows = self.buffer.push_window(window, actions)
         idle = max(config.first_update_at, config.batch_size)
         earning = min(rows, max(0, self.stored + rows - idle))
@@ -128,6 +136,14 @@ class Experience:
         due = math.floor(self._credit)
         self._credit -= due
         return due
+
+    def check_batch(self, config: ReplayConfig) -> None:
+        """Refuse (ValueError) batches of more rows than are ever stored."""
+        if config.batch_size > self.buffer.capacity:
+            raise ValueError(
+                f"batch_size must be at most the replay's capacity = {self.buffer.capacity}, "
+                f"got {config.batch_size}"
+            )
 
     def draws(self, updates: int, config: ReplayConfig, row_bytes: int = 0) -> Iterator[Draws]:
         """For so many updates, in pieces that fit into a cache of reasonable size, together with row_bytes
@@ -228,3 +244,28 @@ class Experience:
             self.buffer.load_state_dict(state["buffer"])
         self._credit, self.stored = float(state["credit"]), int(state["stored"])
         self._stream.load_state_dict(state["stream"])
+
+
+def _check_finite(window: EpisodeData, actions: Array | None) -> None:
+    """A stored NaN would spoil every update that draws it. What follows a terminated row is not looked at."""
+    seen = (window.observations, window.next_observations, window.final_obs, window.final_observations)
+    if not _is_finite(window.rewards):
+        raise NonFiniteError("reward")
+    if actions is not None and not _is_finite(actions):
+        raise NonFiniteError("action")
+    if all(_is_finite(leaf) for tree in seen if tree is not None for leaf in tree_leaves(tree)):
+        return
+    rows = rows_of_window(window)
+    following = rows.following[~rows.terminated]
+    others = [np.asarray(leaf)[~following[following < 0]] for leaf in tree_leaves(rows.others)]
+    if not all(_is_finite(leaf) for leaf in (*tree_leaves(window.observations), *others)):
+        raise NonFiniteError("observation")
+
+
+def _is_finite(numbers: Array) -> bool:
+    """As float32, which they are stored as."""
+    array = np.asarray(numbers)
+    if array.dtype == np.float32:
+        return bool(np.isfinite(array).all())
+    with np.errstate(over="ignore"):
+        return array.dtype.kind != "f" or bool(np.isfinite(array.astype(np.float32)).all())

@@ -8,6 +8,7 @@ from the actor as it is, then critics, actor, target critics.
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from optix_fast.agents import agent as shared
-from optix_fast.agents.off_policy import Draws, Experience, Transitions
+from optix_fast.agents.off_policy import Draws, Experience, Transitions, discounted
 from optix_fast.agents.sac_config import SACConfig
 from optix_fast.networks.heads import LOG_STD_MAX, LOG_STD_MIN
 from optix_fast.reference.tanh_normal import tanh_normal_of_noise
@@ -100,6 +101,14 @@ def target_of(critic: nn.Module) -> nn.Module:
     return copy.deepcopy(critic).requires_grad_(False)
 
 
+def optimizer_like(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> torch.optim.Optimizer:
+    """An optimizer of the same kind and settings for one parameter. What the constructor does not take (AdamW
+    marks its groups with a setting of Adam's) is not handed to it."""
+    group, kind = optimizer.param_groups[0], type(optimizer)
+    taken = set(inspect.signature(kind.__init__).parameters) - {"self", "params"}
+    return kind([parameter], **{key: value for key, value in group.items() if key in taken})
+
+
 class Updated(NamedTuple):
     """What K updates did: their number, and the means of STATISTICS by name."""
 
@@ -178,7 +187,7 @@ def sac_step(
     with torch.no_grad():
         next_actions, next_log_prob = _sample(model, batch.next_observations, noise[0])
         next_q = _least(model.targets, batch.next_observations, next_actions)
-        target = batch.rewards + batch.discounts * (next_q - alpha * next_log_prob)
+        target = batch.rewards + discounted(batch, next_q - alpha * next_log_prob)
     values = [_value(critic, batch.observations, batch.actions) for critic in model.critics]
     critic_loss, td_errors = _critic_step(model, values, target, batch.weights, config)
     actor_loss = (alpha * log_prob - _least(model.critics, batch.observations, actions)).mean()
@@ -202,7 +211,7 @@ def discrete_sac_step(model: SACModel, batch: Transitions, config: SACConfig, ta
         next_log_p = torch.log_softmax(model.actor(batch.next_observations), dim=-1)
         next_q = torch.min(*(net(batch.next_observations) for net in model.targets))
         next_value = (next_log_p.exp() * (next_q - alpha * next_log_p)).sum(dim=-1)
-        target = batch.rewards + batch.discounts * next_value
+        target = batch.rewards + discounted(batch, next_value)
     taken = batch.actions[:, None]
     values = [net(batch.observations).gather(-1, taken).squeeze(-1) for net in model.critics]
     critic_loss, td_errors = _critic_step(model, values, target, batch.weights, config)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from optix_fast.agents.config_checks import check_flags, check_ranges, round_counts
+
 
 @dataclass(frozen=True)
 class SACConfig:
@@ -50,33 +52,34 @@ class SACConfig:
     max_grad_norm: float | None = 10.0
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ("learning_rate", 0.0, math.inf),
-            ("gamma", 0.0, 1.0),
-            ("tau", 0.0, 1.0),
-            ("updates_per_step", 0.0, math.inf),
-            ("per_alpha", 0.0, math.inf),
-            ("per_beta", 0.0, 1.0),
-            ("per_eps", 0.0, math.inf),
-            ("log_alpha_init", -math.inf, math.inf),
-        ):
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise ValueError(f"{name} must be between {low} and {high}, got {value!r}")
-        # A tuner that works in floats may hand over 63.7 rows.
-        for name, least in (
-            ("batch_size", 1),
-            ("replay_capacity", 1),
-            ("n_step", 1),
-            ("learning_starts", 0),
-            ("per_beta_steps", 1),
-        ):
-            given = getattr(self, name)
-            if given is None and name in ("learning_starts", "per_beta_steps"):
-                continue
-            if not math.isfinite(given) or round(given) < least:
-                raise ValueError(f"{name} must be at least {least}, got {given!r}")
-            object.__setattr__(self, name, round(given))
+        check_ranges(
+            self,
+            (
+                ("learning_rate", 0.0, math.inf),
+                ("gamma", 0.0, 1.0),
+                ("tau", 0.0, 1.0),
+                ("updates_per_step", 0.0, math.inf),
+                ("per_alpha", 0.0, math.inf),
+                ("per_beta", 0.0, 1.0),
+                ("per_eps", 0.0, math.inf),
+                ("log_alpha_init", -math.inf, math.inf),
+                ("target_entropy", -math.inf, math.inf),
+                ("max_grad_norm", 0.0, math.inf),
+            ),
+            optional=("target_entropy", "max_grad_norm"),
+        )
+        round_counts(
+            self,
+            (
+                ("batch_size", 1),
+                ("replay_capacity", 1),
+                ("n_step", 1),
+                ("learning_starts", 0),
+                ("per_beta_steps", 1),
+            ),
+            optional=("learning_starts", "per_beta_steps"),
+        )
+        check_flags(self, ("learn_alpha",))
         if self.replay_capacity < self.batch_size:
             raise ValueError(
                 f"replay_capacity must be at least batch_size = {self.batch_size}, got {self.replay_capacity}"

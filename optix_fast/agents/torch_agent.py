@@ -194,7 +194,8 @@ class TorchAgent(BaseAgent):
         if data.action_masks is not None:
             allowed = torch.as_tensor(data.action_masks, dtype=torch.bool, device=self.device)
             logits = logits.masked_fill(~allowed, -math.inf)
-        index = torch.as_tensor(_indices(self._head, data.actions, *logits.shape), device=self.device)
+        taken = shared.action_indices(self._head, data.actions, *logits.shape)
+        index = torch.as_tensor(taken, device=self.device)
         log_probs = torch.log_softmax(logits, dim=-1).gather(-1, index[:, None]).squeeze(-1)
         return -(log_probs * targets).mean()
 
@@ -289,18 +290,3 @@ def _checked_loss(loss: Any) -> Tensor:
         without = " without a gradient" if isinstance(loss, Tensor) and not loss.requires_grad else ""
         raise TypeError(f"compute_loss_fn must return a scalar tensor with a gradient, got {what}{without}")
     return loss
-
-
-def _indices(head: CategoricalHead, actions: Any, n_rows: int, n_actions: int) -> Array:
-    given = np.asarray(actions)
-    if given.shape != (n_rows,) or given.dtype.kind not in "iu":
-        raise ValueError(
-            f"episode_data.actions must be integers [{n_rows}], got {given.dtype} {list(given.shape)}"
-        )
-    index = head.raw_of(given)
-    if index.min() < 0 or index.max() >= n_actions:
-        raise ValueError(
-            f"episode_data.actions must be among the model's {n_actions}, "
-            f"got {int(given.min())} to {int(given.max())}"
-        )
-    return index

@@ -66,7 +66,8 @@ class TorchDQNAgent(BaseAgent):
         _check_types(q_network, n_actions, optimizer, backend)
         self._hyperparams = shared.check_hyperparams(hyperparams, DQNConfig)
         config = shared.read_config(DQNConfig, hyperparams.params)
-        head = GreedyHead(config.epsilon, int(n_actions))
+        self._n_actions = int(n_actions)
+        head = GreedyHead(config.epsilon, self._n_actions)
         if action_space is not None:
             head.bind(action_space)
         self._policy = QPolicy(q_network, head, shared.resolve_device(device))
@@ -178,14 +179,17 @@ class TorchDQNAgent(BaseAgent):
             buffer_size, episode_reward (the sum of the window's rewards), learning_rate.
 
         Raises:
-            NonFiniteError: a reward is NaN or infinite (nothing is stored), or a target, loss or gradient
-                (networks, optimizer and priorities are as before the updates, which are lost).
-            ValueError: the window does not fit what was stored before, or is empty.
+            NonFiniteError: a reward or observation is NaN or infinite (nothing is stored), or a target, loss
+                or gradient (networks, optimizer and priorities are as before the updates, which are lost).
+            ValueError: the window is empty, does not fit what was stored before, or has other actions than
+                the network.
         """
         if episode_data.length == 0:
             raise ValueError("episode_data must hold at least one row")
         config = shared.read_config(DQNConfig, self._hyperparams.params)
-        actions = self._policy.head.raw_of(np.asarray(episode_data.actions))
+        actions = shared.action_indices(
+            self._policy.head, episode_data.actions, episode_data.length, self._n_actions
+        )
         due = self._experience.add(episode_data, config, actions)
         self.env_steps += episode_data.length
         finished = int(np.count_nonzero(episode_data.dones))
@@ -248,6 +252,7 @@ class TorchDQNAgent(BaseAgent):
         if not isinstance(hyperparams, HyperparamSet):
             raise TypeError(f"hyperparams must be a HyperparamSet, got {type(hyperparams).__name__}")
         config = shared.read_config(DQNConfig, hyperparams.params)
+        self._experience.check_batch(config)
         self._hyperparams = hyperparams.copy()
         if "learning_rate" in hyperparams.params:
             self._set_learning_rate(config.learning_rate)
@@ -313,9 +318,16 @@ class TorchDQNAgent(BaseAgent):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what state_dict gave, for an agent of the same architecture; the stored transitions stay
-        where the state has none."""
+        where the state has none.
+
+        Raises:
+            RuntimeError, ValueError: the state is of another architecture, or its transitions are of another
+                capacity or shape. Nothing is loaded then.
+        """
         self._renew_target()
-        shared.check_matches(self._model.target, state["target"], "target")
+        for name, net in (("target", self._model.target), ("q_network", self._model.q_network)):
+            shared.check_matches(net, state[name], name)
+        self._experience.load_state_dict(state["experience"])
         self._policy.load_state_dict(state["q_network"])
         self._model.target.load_state_dict(state["target"])
         shared.load_optimizer_state(self._model.optimizer, state["optimizer"])
@@ -323,7 +335,6 @@ class TorchDQNAgent(BaseAgent):
         self._policy.head.epsilon = float(state["epsilon"])
         for name, stream in self._streams.items():
             stream.load_state_dict(state["streams"][name])
-        self._experience.load_state_dict(state["experience"])
         self.env_steps, self.updates = int(state["env_steps"]), int(state["updates"])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ from optix_fast.agents import sac_files
 from optix_fast.agents.native_learner import Backend
 from optix_fast.agents.native_sac import NativeSAC
 from optix_fast.agents.off_policy import Experience
-from optix_fast.agents.sac import STATISTICS, SACModel, Updated, sac_update, target_of
+from optix_fast.agents.sac import STATISTICS, SACModel, Updated, optimizer_like, sac_update, target_of
 from optix_fast.agents.sac_config import SACConfig
 from optix_fast.agents.sac_policy import SACPolicy
 from optix_fast.networks.heads import LOG_STD_MAX, LOG_STD_MIN, CategoricalHead, SquashedHead
@@ -107,7 +106,7 @@ class TorchSACAgent(BaseAgent):
         )
         self._model = SACModel(
             actor, critics, (target_of(critic1), target_of(critic2)), log_alpha,
-            actor_optimizer, critic_optimizer, _another(alpha_optimizer, log_alpha), discrete,
+            actor_optimizer, critic_optimizer, optimizer_like(alpha_optimizer, log_alpha), discrete,
         )  # fmt: skip
         root = RandomStream(seed)
         self._streams = {name: root.spawn(name) for name in ("rollout", "evaluation", "update")}
@@ -237,15 +236,16 @@ class TorchSACAgent(BaseAgent):
             buffer_size, episode_reward (the sum of the window's rewards), learning_rate.
 
         Raises:
-            NonFiniteError: a reward is NaN or infinite (nothing is stored), or a loss or gradient
-                (networks, optimizers, temperature and priorities are as before the updates, which are lost).
-            ValueError: the window does not fit what was stored before, or is empty.
+            NonFiniteError: a reward, action or observation is NaN or infinite (nothing is stored), or a loss
+                or gradient (networks, optimizers, temperature and priorities are as before the updates, which
+                are lost).
+            ValueError: the window is empty, does not fit what was stored before, or has other actions than
+                the policy.
         """
         if episode_data.length == 0:
             raise ValueError("episode_data must hold at least one row")
         config = shared.read_config(SACConfig, self._hyperparams.params)
-        actions = self._policy.head.raw_of(np.asarray(episode_data.actions))
-        due = self._experience.add(episode_data, config, actions)
+        due = self._experience.add(episode_data, config, self._raw(episode_data))
         self.env_steps += episode_data.length
         updated = self._update(due, config)
         return {
@@ -256,6 +256,12 @@ class TorchSACAgent(BaseAgent):
             "episode_reward": episode_data.total_reward,
             "learning_rate": float(self._model.actor_optimizer.param_groups[0]["lr"]),
         }
+
+    def _raw(self, data: EpisodeData) -> Array:
+        head = self._policy.head
+        if isinstance(head, CategoricalHead):
+            return shared.action_indices(head, data.actions, data.length, self._policy.width)
+        return head.raw_of(data.actions)
 
     def _update(self, due: int, config: SACConfig) -> Updated:
         self._renew_targets()
@@ -308,6 +314,7 @@ class TorchSACAgent(BaseAgent):
         if not isinstance(hyperparams, HyperparamSet):
             raise TypeError(f"hyperparams must be a HyperparamSet, got {type(hyperparams).__name__}")
         config = shared.read_config(SACConfig, hyperparams.params)
+        self._experience.check_batch(config)
         self._hyperparams = hyperparams.copy()
         if "learning_rate" in hyperparams.params:
             self._set_learning_rate(config.learning_rate)
@@ -374,23 +381,22 @@ class TorchSACAgent(BaseAgent):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what state_dict gave, for an agent of the same architecture; the stored transitions stay
-        where the state has none."""
+        where the state has none.
+
+        Raises:
+            RuntimeError, ValueError: the state is of another architecture, or its transitions are of another
+                capacity or shape. Nothing is loaded then.
+        """
         self._renew_targets()
+        for name, net in self._model.modules().items():
+            shared.check_matches(net, state["model"]["networks"][name], name)
+        self._experience.load_state_dict(state["experience"])
         self._model.load_state_dict(state["model"])
         self._hyperparams = HyperparamSet(dict(state["hyperparams"]), self._hyperparams.episode_id)
         for name, stream in self._streams.items():
             stream.load_state_dict(state["streams"][name])
-        self._experience.load_state_dict(state["experience"])
         self.env_steps, self.updates = int(state["env_steps"]), int(state["updates"])
         self._uniform_steps = int(state["uniform_steps"])
-
-
-def _another(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> torch.optim.Optimizer:
-    """An optimizer of the same kind and settings for one parameter. What the constructor does not take (AdamW
-    marks its groups with a setting of Adam's) is not handed to it."""
-    group, kind = optimizer.param_groups[0], type(optimizer)
-    taken = set(inspect.signature(kind.__init__).parameters) - {"self", "params"}
-    return kind([parameter], **{key: value for key, value in group.items() if key in taken})
 
 
 def _check_types(

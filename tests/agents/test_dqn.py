@@ -113,6 +113,11 @@ def test_epsilon_falls_once_for_each_finished_episode() -> None:
     assert seen == [0.8, 0.2, 0.15]
 
 
+def test_an_epsilon_below_its_minimum_stays() -> None:
+    agent = agent_of({"epsilon": 0.01, "epsilon_min": 0.05})
+    assert agent.learn(window_of(8, ends=(3,)))["epsilon"] == 0.01
+
+
 def test_epsilon_falls_linearly_where_steps_are_given() -> None:
     agent = agent_of({"epsilon": 1.0, "epsilon_min": 0.1, "epsilon_decay_steps": 40})
     seen = [agent.learn(window_of(10, ends=(3,)))["epsilon"] for _ in range(5)]
@@ -237,6 +242,49 @@ def test_a_nan_reward_is_named_and_nothing_is_stored() -> None:
     assert_same(agent.state_dict(), before)
 
 
+def with_nan(shape: tuple[int, ...], row: int) -> np.ndarray:
+    observations = np.zeros(shape, np.float32)
+    observations[row, 2] = np.nan
+    return observations
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "message"),
+    [
+        ({"actions": np.full(8, 2)}, ValueError, "actions must be among the model's 2, got 2 to 2"),
+        ({"actions": np.full(8, -1)}, ValueError, "actions must be among the model's 2"),
+        ({"actions": np.full(8, 0.5)}, ValueError, r"actions must be integers \[8\], got float64"),
+        ({"observations": with_nan((8, 4), 3)}, NonFiniteError, "observation"),
+        ({"observations": np.full((8, 4), 1e300)}, NonFiniteError, "observation"),
+        ({"next_observations": with_nan((1, 4), 0)}, NonFiniteError, "observation"),
+        ({"cuts": (5,), "final_observations": with_nan((1, 4), 0)}, NonFiniteError, "observation"),
+        ({"rewards": np.full(8, 1e300)}, NonFiniteError, "reward"),
+    ],
+    ids=["action-2", "action--1", "fraction", "nan", "too-great", "newest", "cut", "reward"],
+)
+def test_what_would_spoil_later_updates_is_refused_and_nothing_is_stored(
+    fields: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    agent = agent_of()
+    agent.learn(window_of(8))
+    before = agent.state_dict()
+    with pytest.raises(error, match=message):
+        agent.learn(window_of(8, **fields))
+    assert_same(agent.state_dict(), before)
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+@pytest.mark.parametrize("n_step", [1, 3])
+def test_what_follows_a_terminated_row_is_not_looked_at(backend: str, n_step: int) -> None:
+    learned = []
+    for last in (0.0, np.nan):
+        agent = agent_of({"n_step": n_step}, backend=backend)
+        finals = np.full((1, 4), last, np.float32)
+        agent.learn(window_of(32, ends=(31,), final_observations=finals, next_observations=finals))
+        learned.append(agent.learn(window_of(32)))
+    assert learned[0] == learned[1] and np.isfinite(learned[1]["loss"])
+
+
 @pytest.mark.parametrize("backend", ["auto", "torch"])
 def test_a_failed_update_leaves_networks_optimizer_and_priorities(backend: str) -> None:
     agent = agent_of({"per_alpha": 0.6}, backend=backend)
@@ -287,11 +335,23 @@ def test_unknown_keys_are_warned_about_once_and_values_out_of_range_refused() ->
         ({"replay_capacity": 10}, "replay_capacity must be at least batch_size"),
         ({"target_update_freq": float("nan")}, "target_update_freq must be at least 1"),
         ({"per_eps": 0.0}, "per_eps must be above 0"),
+        ({"max_grad_norm": -1.0}, "max_grad_norm must be between"),
+        ({"max_grad_norm": float("nan")}, "max_grad_norm must be between"),
+        ({"learning_rate": float("inf")}, "learning_rate must be between"),
     ):
         with pytest.raises(ValueError, match=message):
             agent.set_hyperparams(HyperparamSet(params))
         with pytest.raises(ValueError, match=message):
             agent_of(params)
+    for wrong, kind in (
+        ({"epsilon": None}, "a number"),
+        ({"n_step": "3"}, "a number"),
+        ({"double_q": "no"}, "T"),
+    ):
+        with pytest.raises(TypeError, match=f"^{next(iter(wrong))} must be {kind}"):
+            agent.set_hyperparams(HyperparamSet(wrong))
+    with pytest.raises(ValueError, match="batch_size must be at most the replay's capacity = 500, got 501"):
+        agent.set_hyperparams(HyperparamSet({"batch_size": 501}))
     assert agent.get_hyperparams().params == before
 
 
@@ -326,6 +386,16 @@ def test_set_hyperparams_writes_rate_and_epsilon_and_switches_the_replay() -> No
     assert {"per_alpha": 0.0, "per_beta": 0.4, "n_step": 1}.items() <= reported.items()
 
 
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_a_new_per_eps_is_in_the_next_priorities(backend: str) -> None:
+    agent = agent_of({"per_alpha": 1.0, "updates_per_step": 1.0}, backend=backend)
+    agent.learn(window_of(32))
+    agent.set_hyperparams(HyperparamSet({"batch_size": 16, "per_alpha": 1.0, "per_eps": 1e6}))
+    agent.learn(window_of(32))
+    priorities = agent._experience.buffer.tree.priorities(torch.arange(64))
+    assert float(priorities.max()) > 1e6
+
+
 @pytest.mark.parametrize("backends", [("auto", "auto"), ("auto", "torch"), ("torch", "auto")])
 def test_resumed_training_goes_on_exactly(backends: tuple[str, str]) -> None:
     params = {"per_alpha": 0.6, "n_step": 2, "target_update_freq": 13}
@@ -342,6 +412,16 @@ def test_resumed_training_goes_on_exactly(backends: tuple[str, str]) -> None:
     for net in ("q_network", "target"):
         for key, value in ours[net].items():
             torch.testing.assert_close(value, theirs[net][key], rtol=1e-4, atol=1e-5)
+
+
+def test_a_state_that_does_not_fit_changes_nothing() -> None:
+    agent, other = agent_of(), agent_of({"replay_capacity": 400}, seed=1)
+    for each in (agent, other):
+        each.learn(window_of(32))
+    before = agent.state_dict()
+    with pytest.raises(ValueError, match="the state is of capacity 400, the buffer's is 500"):
+        agent.load_state_dict(other.state_dict())
+    assert_same(agent.state_dict(), before)
 
 
 def test_state_without_replay_leaves_the_stored_transitions() -> None:

@@ -28,6 +28,7 @@ from optix_fast.agents.sac import STATISTICS, SACModel
 from optix_fast.agents.sac import sac_update as reference_update
 from optix_fast.agents.sac_config import SACConfig
 from optix_fast.networks import mlp
+from optix_fast.ops import SumTree
 from optix_fast.random import RandomStream
 from optix_fast.types import NonFiniteError
 
@@ -347,3 +348,16 @@ def test_draws_that_do_not_fit_are_named() -> None:
         update(random_experience(config, width=3), draws, noise)
     with pytest.raises(UnsupportedError, match="do not read one flat observation"):
         update(random_experience(config, features=6), draws, noise)
+
+
+def test_a_priority_of_a_row_that_is_not_there_is_refused() -> None:
+    model, config = model_of(), config_of(per_alpha=0.6)
+    experience = random_experience(config)
+    draws, noise = random_draws(2, config, experience)
+    capacity = experience.buffer.tree.capacity
+    experience.buffer._tree = SumTree(capacity + 1)
+    experience.buffer.tree.update(torch.arange(capacity - 1, capacity + 1), 1.0)
+    before = [p.clone() for p in model.actor.parameters()]
+    with pytest.raises(ValueError, match="the tree has a priority for a row that the replay has not"):
+        sac_update(model, experience, draws, noise, config, -2.0)
+    assert all(torch.equal(a, b) for a, b in zip(model.actor.parameters(), before, strict=True))

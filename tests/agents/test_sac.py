@@ -258,6 +258,47 @@ def test_a_nan_reward_is_named_and_nothing_is_stored() -> None:
     assert_same(agent.state_dict(), before)
 
 
+@pytest.mark.parametrize(
+    ("fields", "quantity"),
+    [
+        ({"actions": np.full((8, 1), np.nan, np.float32)}, "action"),
+        ({"observations": np.full((8, 3), np.inf, np.float32)}, "observation"),
+        ({"next_observations": np.full((1, 3), np.nan, np.float32)}, "observation"),
+    ],
+    ids=["action", "observation", "newest"],
+)
+def test_what_would_spoil_later_updates_is_refused_and_nothing_is_stored(
+    fields: dict[str, Any], quantity: str
+) -> None:
+    agent = agent_of()
+    agent.learn(window_of(8))
+    before = agent.state_dict()
+    with pytest.raises(NonFiniteError, match=quantity):
+        agent.learn(window_of(8, **fields))
+    assert_same(agent.state_dict(), before)
+
+
+def test_an_action_that_a_categorical_policy_has_not_is_refused() -> None:
+    agent = agent_of(width=2, discrete=True)
+    with pytest.raises(ValueError, match="actions must be among the model's 2, got 2 to 2"):
+        agent.learn(window_of(8, actions=np.full(8, 2)))
+    assert len(agent._experience) == 0
+
+
+@pytest.mark.parametrize(("backend", "discrete"), [("auto", False), ("torch", False), ("torch", True)])
+def test_what_follows_a_terminated_row_is_not_looked_at(backend: str, discrete: bool) -> None:
+    learned = []
+    for last in (0.0, np.nan):
+        agent = agent_of(discrete=discrete, width=2 if discrete else 1, backend=backend)
+        finals = np.full((1, 3), last, np.float32)
+        actions = np.zeros(32, np.int64) if discrete else np.zeros((32, 1), np.float32)
+        ended = {"terminated": np.arange(32) == 31, "final_rows": np.array([31])}
+        shown = {"final_observations": finals, "next_observations": finals}
+        agent.learn(window_of(32, actions=actions, **ended, **shown))
+        learned.append(agent.learn(window_of(32, actions=actions)))
+    assert learned[0] == learned[1] and np.isfinite(learned[1]["critic_loss"])
+
+
 @pytest.mark.parametrize("backend", ["auto", "torch"])
 def test_a_failed_update_leaves_model_and_priorities(backend: str) -> None:
     agent = agent_of({"per_alpha": 0.6}, backend=backend)
@@ -313,11 +354,19 @@ def test_unknown_keys_are_warned_about_and_values_out_of_range_refused() -> None
         ({"tau": -0.1}, "tau must be between"),
         ({"replay_capacity": 10}, "replay_capacity must be at least batch_size"),
         ({"per_eps": 0.0}, "per_eps must be above 0"),
+        ({"max_grad_norm": -1.0}, "max_grad_norm must be between"),
+        ({"target_entropy": float("nan")}, "target_entropy must be between"),
+        ({"log_alpha_init": float("inf")}, "log_alpha_init must be between"),
     ):
         with pytest.raises(ValueError, match=message):
             agent.set_hyperparams(HyperparamSet(params))
         with pytest.raises(ValueError, match=message):
             agent_of(params)
+    for wrong, kind in (({"tau": None}, "a number"), ({"learn_alpha": "no"}, "True or False")):
+        with pytest.raises(TypeError, match=f"^{next(iter(wrong))} must be {kind}"):
+            agent.set_hyperparams(HyperparamSet(wrong))
+    with pytest.raises(ValueError, match="batch_size must be at most the replay's capacity = 500, got 501"):
+        agent.set_hyperparams(HyperparamSet({"batch_size": 501}))
     assert agent.get_hyperparams().params == before
 
 
@@ -360,6 +409,16 @@ def test_resumed_training_goes_on_exactly(backends: tuple[str, str]) -> None:
     for name, net in ours["networks"].items():
         for key, value in net.items():
             torch.testing.assert_close(value, theirs["networks"][name][key], rtol=1e-3, atol=1e-4)
+
+
+def test_a_state_that_does_not_fit_changes_nothing() -> None:
+    agent, other = agent_of(), agent_of({"replay_capacity": 400}, seed=1)
+    for each in (agent, other):
+        each.learn(window_of(32))
+    before = agent.state_dict()
+    with pytest.raises(ValueError, match="the state is of capacity 400, the buffer's is 500"):
+        agent.load_state_dict(other.state_dict())
+    assert_same(agent.state_dict(), before)
 
 
 def test_weights_round_trip_and_the_targets_become_copies(tmp_path: Path) -> None:

@@ -166,11 +166,15 @@ class _Recorder(LoopCallback):
         self.last: dict[str, Any] | None = None
         self.began = time.perf_counter()
 
+    def keep_last(self) -> None:
+        """Remember agent and pipeline as they stand."""
+        self.last = {"agent": _state_of(self.agent), "pipeline": self.pipeline.state_dict()}
+
     def on_episode_end(self, episode_id: int, eval_metrics: EvalMetrics | None) -> None:
         seconds = time.perf_counter() - self.began
         steps = self.pipeline.total_steps
         state = self.optimizer.state.name if self.optimizer is not None else ""
-        self.last = {"agent": _state_of(self.agent), "pipeline": self.pipeline.state_dict()}
+        self.keep_last()
         if eval_metrics is not None:
             metrics = eval_metrics.metrics
             self.run.add_row(
@@ -251,6 +255,7 @@ def _train(config: TrainConfig, run: RunDir, show_progress: bool, is_resumed: bo
     if is_resumed:
         try:
             optimizer.resume()
+            recorder.keep_last()  # a run that was killed after its last window has no other one
         except BaseException:
             pipeline.teardown()
             raise

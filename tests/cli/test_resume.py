@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -89,6 +90,22 @@ def test_killed_run_resumed_gives_the_same_bits(
     assert weights_in(killed / "best") == weights_in(whole / "best")
     one, other = (load_state(run / "last" / "state.safetensors") for run in (whole, killed))
     assert_same(one, other, "last")
+
+
+def test_a_run_killed_after_its_last_window_still_keeps_its_last_state(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    hyperparams = "{learning_starts: 100}"
+    config.write_text(
+        SETTINGS.format(env_id="CartPole-v1", algo="dqn", tuner="none", steps=2_000, hyperparams=hyperparams)
+    )
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert start(whole, config).wait() == 0
+    # As it stood when the last state was written and nothing had been chosen yet.
+    shutil.copytree(whole, killed, ignore=shutil.ignore_patterns("summary.json", "last", "best"))
+    resume(killed, show_progress=False)
+    one, other = (load_state(run / "last" / "state.safetensors") for run in (whole, killed))
+    assert_same(one, other, "last")
+    assert weights_in(killed / "best") == weights_in(whole / "best")
 
 
 def assert_same(one: Any, other: Any, where: str) -> None:

@@ -4,6 +4,7 @@
     python benchmarks/bench_agents.py --setting cartpole-dqn  # agents_dqn.py says what is compared
     python benchmarks/bench_agents.py --setting pendulum-sac-64 --setting pendulum-sac-256    # agents_sac.py
     python benchmarks/bench_agents.py --peers PYTHON          # peers in another Python than ours
+    python benchmarks/bench_agents.py --setting halfcheetah-1 # ours beside the simulator alone, agents_mujoco.py
     python benchmarks/bench_agents.py --setting cartpole-64   # Gymnasium's vectorised CartPole, 64 of them
     python benchmarks/bench_agents.py --repeats 5 --write     # also write benchmarks/results/agents.json
 
@@ -31,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import agents_dqn
+import agents_mujoco
 import agents_sac
 
 HERE = Path(__file__).parent
@@ -41,6 +43,7 @@ SETTINGS = {
     "cartpole-1": ("ppo", "CartPole-v1", 1, "sync"),
     "cartpole-8": ("ppo", "CartPole-v1", 8, "sync"),
     "cartpole-64": ("ppo", "CartPole-v1", 64, "vector_entry_point"),
+    "halfcheetah-1": ("ppo-mujoco", "HalfCheetah-v5", 1, "sync"),
     "cartpole-dqn": ("dqn", "CartPole-v1", 1, "sync"),
     "pendulum-sac-64": ("sac-64", "Pendulum-v1", 1, "sync"),
     "pendulum-sac-256": ("sac-256", "Pendulum-v1", 1, "sync"),
@@ -168,6 +171,7 @@ PPO: dict[str, tuple[str, Callable[..., Callable[[int], None]], int, bool]] = {
 
 IMPLEMENTATIONS = {
     "ppo": PPO,
+    "ppo-mujoco": agents_mujoco.IMPLEMENTATIONS,
     "dqn": agents_dqn.IMPLEMENTATIONS,
     "sac-64": agents_sac.implementations(64, 100),
     "sac-256": agents_sac.implementations(256, 256),

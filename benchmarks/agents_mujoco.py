@@ -1,9 +1,9 @@
 """What bench_agents.py compares on HalfCheetah-v5: training, and the simulator alone.
 
-The bound of any trainer in one process is the simulator's own time, so there is one more "implementation": the
-same environment stepped with actions drawn beforehand, from the distribution that an untrained policy acts by.
-Ours learns with CleanRL's settings: normalised observations and rewards, an unsquashed Gaussian with a free
-log-std.
+The bound of any trainer in one process is the simulator's own time, so there is one more
+"implementation": the same environment stepped with actions drawn beforehand, from the distribution that
+an untrained policy acts by. Ours learns with CleanRL's settings: normalised observations and rewards, an
+unsquashed Gaussian with a free log-std.
 """
 
 from __future__ import annotations

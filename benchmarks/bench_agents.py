@@ -4,7 +4,7 @@
     python benchmarks/bench_agents.py --setting cartpole-dqn  # agents_dqn.py says what is compared
     python benchmarks/bench_agents.py --setting pendulum-sac-64 --setting pendulum-sac-256    # agents_sac.py
     python benchmarks/bench_agents.py --peers PYTHON          # peers in another Python than ours
-    python benchmarks/bench_agents.py --setting halfcheetah-1 # ours beside the simulator alone, agents_mujoco.py
+    python benchmarks/bench_agents.py --setting halfcheetah-1 # ours and the simulator alone
     python benchmarks/bench_agents.py --setting cartpole-64   # Gymnasium's vectorised CartPole, 64 of them
     python benchmarks/bench_agents.py --repeats 5 --write     # also write benchmarks/results/agents.json
 

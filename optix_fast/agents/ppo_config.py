@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from optix_fast.agents.config_checks import check_ranges, round_counts
+
 
 @dataclass(frozen=True)
 class PPOConfig:
@@ -40,22 +42,25 @@ class PPOConfig:
     anneal_steps: int | None = None
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ("learning_rate", 0.0, math.inf),
-            ("clip_ratio", 0.0, math.inf),
-            ("vf_coef", 0.0, math.inf),
-            ("gamma", 0.0, 1.0),
-            ("gae_lambda", 0.0, 1.0),
-        ):
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise ValueError(f"{name} must be between {low} and {high}, got {value!r}")
-        # A tuner that works in floats may hand over 63.7 rows.
-        for name in ("n_epochs", "minibatch_size"):
-            value = round(getattr(self, name))
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)!r}")
-            object.__setattr__(self, name, value)
+        check_ranges(
+            self,
+            (
+                ("learning_rate", 0.0, math.inf),
+                ("clip_ratio", 0.0, math.inf),
+                ("entropy_coef", -math.inf, math.inf),
+                ("vf_coef", 0.0, math.inf),
+                ("gamma", 0.0, 1.0),
+                ("gae_lambda", 0.0, 1.0),
+                ("max_grad_norm", 0.0, math.inf),
+                ("target_kl", 0.0, math.inf),
+                ("value_clip", 0.0, math.inf),
+            ),
+            optional=("max_grad_norm", "target_kl", "value_clip"),
+        )
+        counts = (("n_epochs", 1), ("minibatch_size", 1), ("anneal_steps", 1))
+        round_counts(self, counts, optional=("anneal_steps",))
+        if self.value_clip_mode not in ("max", "clipped"):
+            raise ValueError(f"value_clip_mode must be 'max' or 'clipped', got {self.value_clip_mode!r}")
         if self.normalize_advantages not in ("minibatch", "window", "none"):
             raise ValueError(
                 "normalize_advantages must be 'minibatch', 'window' or 'none', "

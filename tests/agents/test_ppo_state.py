@@ -142,6 +142,13 @@ def test_hyperparams_given_and_returned_are_copies() -> None:
         ({"n_epochs": 0}, "n_epochs must be at least 1"),
         ({"minibatch_size": -3}, "minibatch_size must be at least 1"),
         ({"normalize_advantages": "yes"}, "normalize_advantages must be"),
+        ({"max_grad_norm": -0.5}, "max_grad_norm must be between"),
+        ({"max_grad_norm": float("nan")}, "max_grad_norm must be between"),
+        ({"entropy_coef": float("nan")}, "entropy_coef must be between"),
+        ({"target_kl": -0.1}, "target_kl must be between"),
+        ({"value_clip": float("nan")}, "value_clip must be between"),
+        ({"value_clip_mode": "min"}, "value_clip_mode must be 'max' or 'clipped'"),
+        ({"anneal_steps": 0}, "anneal_steps must be at least 1"),
     ],
 )
 def test_values_out_of_range_are_refused_and_change_nothing(params: dict[str, Any], message: str) -> None:
@@ -152,6 +159,12 @@ def test_values_out_of_range_are_refused_and_change_nothing(params: dict[str, An
     assert agent.get_hyperparams().params == before
     with pytest.raises(ValueError, match=message):
         discrete_agent(params=params)
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "clip_ratio", "n_epochs", "max_grad_norm"])
+def test_what_is_not_a_number_is_named(name: str) -> None:
+    with pytest.raises(TypeError, match=f"{name} must be a number, got 'much'"):
+        discrete_agent(params={name: "much"})
 
 
 def test_constructor_names_the_argument_of_the_wrong_type() -> None:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from optix_fast.loop import checks
 from optix_fast.loop.snapshot_files import (
     WEIGHTS,
     DamagedSnapshotError,
@@ -72,6 +73,7 @@ class CheckpointRegistry:
         write_interval: seconds between writes; 0 writes every snapshot at once.
 
     Raises:
+        TypeError: checkpoint_dir is no path.
         ValueError: max_snapshots or write_interval out of range.
         OSError: the directory cannot be made.
     """
@@ -89,7 +91,7 @@ class CheckpointRegistry:
             raise ValueError(f"max_snapshots must be an integer of at least 1, got {max_snapshots!r}")
         if not write_interval >= 0:
             raise ValueError(f"write_interval must be at least 0 seconds, got {write_interval!r}")
-        self.checkpoint_dir = os.path.abspath(checkpoint_dir)
+        self.checkpoint_dir = checks.directory("checkpoint_dir", checkpoint_dir)
         self.max_snapshots = max_snapshots
         self.resume = resume
         self.write_interval = write_interval

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any
+
+import numpy as np
+
+from optix_fast.types import EpisodeData, EvalMetrics, tree_leaves
 
 AGENT = ("act", "learn", "get_hyperparams", "set_hyperparams", "save_weights", "load_weights")
 PIPELINE = ("setup", "episodes", "teardown")
@@ -26,6 +32,17 @@ def has_methods(name: str, value: Any, methods: tuple[str, ...]) -> Any:
     return value
 
 
+def flag(name: str, value: Any) -> bool:
+    """`value` as a bool.
+
+    Raises:
+        TypeError: it is no truth value; text, for example.
+    """
+    if not isinstance(value, bool | int | np.bool_):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
 def function(name: str, value: Any) -> Any:
     """`value`, None or something callable.
 
@@ -35,6 +52,17 @@ def function(name: str, value: Any) -> Any:
     if value is not None and not callable(value):
         raise TypeError(f"{name} must be a function, got {value!r}")
     return value
+
+
+def directory(name: str, value: Any) -> str:
+    """`value` as an absolute path.
+
+    Raises:
+        TypeError: it is no path.
+    """
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"{name} must be a path, got {value!r}")
+    return os.path.abspath(value)
 
 
 def whole(name: str, value: Any) -> int | None:
@@ -65,3 +93,78 @@ def number(name: str, value: Any, least: float = -math.inf) -> float:
     if not math.isfinite(value) or value < least:
         raise ValueError(f"{name} must be finite and at least {least:g}, got {value}")
     return float(value)
+
+
+# --- what the user's objects return -------------------------------------------------------------
+
+
+def window(source: str, data: Any) -> EpisodeData:
+    """`data`, a window whose columns have one row for each reward.
+
+    Raises:
+        TypeError: it is no EpisodeData, or a column is no sequence.
+        ValueError: a column has another number of rows; it is named.
+    """
+    if not isinstance(data, EpisodeData):
+        raise TypeError(f"{source} must yield EpisodeData, got {type(data).__name__}")
+    n_rows = _rows(source, "rewards", data.rewards)
+    columns = [("terminated", data.terminated), ("truncated", data.truncated)]
+    for name, tree in (("observations", data.observations), ("actions", data.actions)):
+        columns += [(name, leaf) for leaf in tree_leaves(tree) if leaf is not None]
+    for name, column in columns:
+        found = _rows(source, name, column)
+        if found != n_rows:
+            raise ValueError(
+                f"{source} yielded a malformed window: {name} must have {n_rows} rows, one for each "
+                f"reward, got {found}"
+            )
+    return data
+
+
+def _rows(source: str, name: str, column: Any) -> int:
+    try:
+        return len(column)
+    except TypeError as error:
+        raise TypeError(
+            f"{source} yielded a malformed window: {name} must be a sequence with one entry per row, "
+            f"got {type(column).__name__}"
+        ) from error
+
+
+def metrics(source: str, value: Any) -> EvalMetrics:
+    """`value`, EvalMetrics with a float for its score.
+
+    Raises:
+        TypeError: it is something else; what is wrong with it is named.
+    """
+    if not isinstance(value, EvalMetrics):
+        raise TypeError(f"{source} must return EvalMetrics, got {type(value).__name__}")
+    if not isinstance(value.metrics, dict):
+        raise TypeError(f"{source} must return metrics in a dict, got {type(value.metrics).__name__}")
+    value.primary_score = score(f"{source} must return a number as primary_score", value.primary_score)
+    return value
+
+
+def score(requirement: str, value: Any) -> float:
+    """`value` (a number of Python, numpy or torch) as a float.
+
+    Raises:
+        TypeError: it is none.
+    """
+    try:
+        if isinstance(value, str):
+            raise TypeError("text is no number")
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{requirement}, got {value!r}") from error
+
+
+def diagnostics(value: Any) -> dict[str, Any]:
+    """What learn() returned, as a dict of its own; None is an empty one.
+
+    Raises:
+        TypeError: it is no dict.
+    """
+    if value is not None and not isinstance(value, Mapping):
+        raise TypeError(f"agent.learn must return a dict of diagnostics, got {type(value).__name__}")
+    return dict(value or {})

@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 # Restores of the best after a non-finite update, in a row, before the error is passed on.
 _MAX_RESTORES = 3
 
+_ENDED = object()
+
 
 class LoopController:
     """Runs the loop on ready-made parts; `RLOptimizer` builds them.
@@ -118,7 +120,7 @@ class LoopController:
             checks.has_methods("diagnostic_controller", diagnostic_controller, ("step",))
         self.registry = checkpoint_registry
         self.scheduler = backoff_scheduler
-        self.rollback_on_degradation = bool(rollback_on_degradation)
+        self.rollback_on_degradation = checks.flag("rollback_on_degradation", rollback_on_degradation)
         self.max_episodes = checks.whole("max_episodes", max_episodes)
         self.max_steps = checks.whole("max_steps", max_steps)
         self.score_smoothing = checks.whole("score_smoothing", score_smoothing) or 1
@@ -139,7 +141,7 @@ class LoopController:
         self._changes = HyperparamChanges(agent, optimizer, diagnostic_controller, self._callbacks)
         if callable(getattr(pipeline, "set_eta", None)):
             self._callbacks.add(EtaSchedule(pipeline))
-        self._log = EvalLog(verbose, verbose_log_file)
+        self._log = EvalLog(checks.flag("verbose", verbose), verbose_log_file)
         self._stop = threading.Event()
         self._keep_going = False
         self._run = RunState(self.score_smoothing)
@@ -262,8 +264,8 @@ class LoopController:
                 return "budget"
             if self.max_steps is not None and self._run.env_steps >= self.max_steps:
                 return "budget"
-            data = next(windows, None)
-            if data is None:
+            data = next(windows, _ENDED)
+            if data is _ENDED:
                 return "stopped" if self._stop.is_set() else "budget"
             reason = self._one_window(data)
             if reason is None and self._state_file.is_due:
@@ -272,8 +274,7 @@ class LoopController:
                 return reason
 
     def _one_window(self, data: Any) -> str | None:
-        if not isinstance(data, EpisodeData):
-            raise TypeError(f"pipeline must yield EpisodeData, got {type(data).__name__}")
+        checks.window("pipeline", data)
         window = data.episode_id = self._run.windows
         self.scorer.acted_outside = False
         metrics = self._metrics_to_judge(data)
@@ -306,7 +307,7 @@ class LoopController:
 
     def _learn(self, data: EpisodeData) -> None:
         try:
-            self._run.diagnostics = dict(self.agent.learn(data) or {})
+            self._run.diagnostics = checks.diagnostics(self.agent.learn(data))
             self._run.restores = 0
         except NonFiniteError as error:
             self._run.restores += 1

@@ -10,6 +10,8 @@ from optix_fast.types import EpisodeData, EvalMetrics, NonFiniteError, no_record
 
 ScoreFn = Callable[[Any], float]
 
+_ENDED = object()
+
 
 class PolicyScorer:
     """Scores the current policy in every way the loop needs.
@@ -57,7 +59,7 @@ class PolicyScorer:
         """Begin a run."""
         if self.val_pipeline is not None:
             self.val_pipeline.setup()
-            self._val_windows: Iterator[EpisodeData] = iter(self.val_pipeline.episodes())
+            self._val_windows: Iterator[Any] = iter(self.val_pipeline.episodes())
 
     def teardown(self) -> None:
         """End a run."""
@@ -71,7 +73,9 @@ class PolicyScorer:
             NonFiniteError: a reward in it is NaN or infinite; the window is named.
         """
         try:
-            metrics = _checked(self.evaluator.score(data.without_bonus(), diagnostics), "evaluator.score")
+            metrics = checks.metrics(
+                "evaluator.score", self.evaluator.score(data.without_bonus(), diagnostics)
+            )
         except NonFiniteError as error:
             raise NonFiniteError(f"{error.quantity} in window {data.episode_id}") from error
         metrics.episode_id = data.episode_id
@@ -88,12 +92,13 @@ class PolicyScorer:
             return train
         self.acted_outside = True
         with no_recording():
-            data = next(self._val_windows, None)
-        if data is None:
+            found = next(self._val_windows, _ENDED)
+        if found is _ENDED:
             raise RuntimeError("val_pipeline ended; it must yield a window at every evaluation")
+        data = checks.window("val_pipeline", found)
         data.episode_id = train.episode_id
-        val = _checked(self.evaluator.score_validation(data), "evaluator.score_validation")
-        metrics = _checked(self.evaluator.combine(train, val), "evaluator.combine")
+        val = checks.metrics("evaluator.score_validation", self.evaluator.score_validation(data))
+        metrics = checks.metrics("evaluator.combine", self.evaluator.combine(train, val))
         metrics.episode_id = train.episode_id
         return metrics
 
@@ -111,13 +116,4 @@ class PolicyScorer:
         self.acted_outside = True
         with no_recording():
             score = score_fn(self.agent)
-        try:
-            return float(score)
-        except (TypeError, ValueError) as error:
-            raise TypeError(f"{name} must return a number, got {score!r}") from error
-
-
-def _checked(metrics: Any, source: str) -> EvalMetrics:
-    if not isinstance(metrics, EvalMetrics):
-        raise TypeError(f"{source} must return EvalMetrics, got {type(metrics).__name__}")
-    return metrics
+        return checks.score(f"{name} must return a number", score)

@@ -142,6 +142,10 @@ def test_missing_part_is_a_value_error(make: Any, name: str) -> None:
         ("target_score", "475"),
         ("base_interval", 1.5),
         ("backoff_factor", "2"),
+        ("rollback_on_degradation", "no"),
+        ("verbose", "no"),
+        ("checkpoint_dir", None),
+        ("checkpoint_dir", 3),
     ],
 )
 def test_wrong_type_is_a_type_error_that_names_the_argument(make: Any, name: str, value: Any) -> None:

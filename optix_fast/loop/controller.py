@@ -19,7 +19,7 @@ from optix_fast.loop.diagnostics import DiagnosticController
 from optix_fast.loop.eta_schedule import EtaSchedule
 from optix_fast.loop.eval_log import EvalLog
 from optix_fast.loop.hyperparam_changes import HyperparamChanges
-from optix_fast.loop.resume import RunStateFile, restore_states, states_of
+from optix_fast.loop.resume import RunParts
 from optix_fast.loop.run_state import RunState, RunSummary
 from optix_fast.loop.scoring import PolicyScorer, ScoreFn
 from optix_fast.loop.training_state import TrainingState
@@ -128,7 +128,6 @@ class LoopController:
             state_interval = checks.number("state_interval", state_interval, 0.0)
             if not (isinstance(agent, Stateful) and isinstance(pipeline, Stateful)):
                 state_interval = None
-        self._state_file = RunStateFile(checkpoint_registry.checkpoint_dir, state_interval)
         self._callbacks = CallbackList(callbacks)
         self.best_policy = BestPolicy(
             agent,
@@ -147,6 +146,9 @@ class LoopController:
         self._run = RunState(self.score_smoothing)
         self._is_used = False  # whether self._run belongs to a run that has ended
         self._summary: RunSummary | None = None
+        parts = {"agent": agent, "pipeline": pipeline, "diagnostic_controller": self.diagnostics}
+        parts |= {**self.scorer.stateful_parts, "loop": self}
+        self._parts = RunParts(parts, checkpoint_registry, state_interval)
         for part in (pipeline, val_pipeline):
             if callable(getattr(part, "set_agent", None)):
                 part.set_agent(agent)
@@ -229,8 +231,8 @@ class LoopController:
             started = True
             self._callbacks.call("on_loop_start")
             reason = self._train()
-            if self._state_file.interval is not None and self._run.windows > 0:
-                self._write_state()
+            if self._parts.file.interval is not None and self._run.windows > 0:
+                self._parts.write()
         except BaseException as error:
             failure = error
             reason = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
@@ -268,8 +270,8 @@ class LoopController:
             if data is _ENDED:
                 return "stopped" if self._stop.is_set() else "budget"
             reason = self._one_window(data)
-            if reason is None and self._state_file.is_due:
-                self._write_state()
+            if reason is None and self._parts.file.is_due:
+                self._parts.write()
             if reason is not None:
                 return reason
 
@@ -383,39 +385,27 @@ class LoopController:
 
     # --- state ----------------------------------------------------------------------------------
 
-    def _write_state(self) -> None:
-        self.registry.flush()  # the best must be on disk before the state that refers to it
-        try:
-            spent = self._state_file.write(lambda: {"loop": self.state_dict(), **states_of(self._parts)})
-        except TypeError as error:
-            logger.warning("this run cannot be resumed if it is killed: %s", error)
-            self._state_file.interval = None
-            return
-        self.registry.disk_seconds += spent
-        self.registry.hold()
-
-    @property
-    def _parts(self) -> dict[str, Any]:
-        parts = {"agent": self.agent, "pipeline": self.pipeline, "diagnostic_controller": self.diagnostics}
-        return {**parts, **self.scorer.stateful_parts}
-
-    def move_to(self, registry: CheckpointRegistry) -> None:
-        """Write checkpoints and the run's state to another registry's directory from now on."""
-        self.registry = self.best_policy.registry = registry
-        self._state_file = RunStateFile(registry.checkpoint_dir, self._state_file.interval)
-
-    def resume(self) -> None:
+    def resume(self, registry: CheckpointRegistry | None = None) -> None:
         """Go on, at the next `run()`, where the run whose state lies in the registry's directory wrote it
         last. What that run checkpointed later is deleted: it will be found again.
 
+        Args:
+            registry: where checkpoints and the run's state are written from now on; default the one that
+                there is. When this raises, nothing has changed.
+
         Raises:
             ValueError: there is no intact state, or it is of other parts.
+            RuntimeError: it is of another architecture.
         """
-        state = RunStateFile.read(self.registry.checkpoint_dir)
-        loop = state.pop("loop")
-        restore_states(self._parts, state)
-        self.load_state_dict(loop)
-        self.registry.go_back(str(loop["run_id"]), self._run.windows)
+        registry, old = registry or self.registry, self.registry
+        self._parts.move_to(registry)
+        try:
+            loop = self._parts.read()
+            registry.go_back(str(loop["run_id"]), self._run.windows)
+        except BaseException:
+            self._parts.move_to(old)
+            raise
+        self.registry = self.best_policy.registry = registry
 
     def state_dict(self) -> dict[str, Any]:
         """Everything of the loop that an exact resume needs, taken between two windows (in

@@ -166,10 +166,12 @@ class RLOptimizer:
         if directory is not None and os.path.abspath(directory) != self.registry.checkpoint_dir:
             if not os.path.isdir(directory):
                 raise ValueError(f"{os.fspath(directory)} is not a directory")
-            self.registry = CheckpointRegistry(directory, self.registry.max_snapshots, resume=True)
-            self.registry.resume = False
-            self.controller.move_to(self.registry)
-        self.controller.resume()
+            registry = CheckpointRegistry(directory, self.registry.max_snapshots, resume=True)
+            registry.resume = False
+            self.controller.resume(registry)
+            self.registry = registry
+        else:
+            self.controller.resume()
 
     def stop(self) -> None:
         """End the run after the window that is under way. Any thread or callback may call this."""

@@ -7,12 +7,14 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from optix_fast._native import backend, build_info
+from optix_fast.loop.checkpoints import CheckpointRegistry
 from optix_fast.serialization import load_state, save_state
 from optix_fast.types import Stateful
 
@@ -85,19 +87,81 @@ def _made_by() -> dict[str, Any]:
     }
 
 
-def states_of(parts: Mapping[str, Any]) -> dict[str, Any]:
-    """The states of those parts that have one."""
-    return {name: part.state_dict() for name, part in parts.items() if isinstance(part, Stateful)}
+class RunParts:
+    """All that makes up a run, as one state: written to its registry's directory, and put back from there.
 
-
-def restore_states(parts: Mapping[str, Any], states: Mapping[str, Any]) -> None:
-    """Put them back.
-
-    Raises:
-        ValueError: a part that had a state has none to load now; it is named.
+    Args:
+        parts: name → object; those that are Stateful have a state. "loop" is one of them.
+        registry: whose snapshots the loop's state refers to.
+        interval: seconds between writes; see RunStateFile.
     """
-    for name, state in states.items():
-        part = parts.get(name)
+
+    def __init__(
+        self, parts: Mapping[str, Any], registry: CheckpointRegistry, interval: float | None
+    ) -> None:
+        self._parts, self._registry = dict(parts), registry
+        self.file = RunStateFile(registry.checkpoint_dir, interval)
+
+    def move_to(self, registry: CheckpointRegistry) -> None:
+        """Write beside another registry's snapshots from now on."""
+        self._registry = registry
+        self.file = RunStateFile(registry.checkpoint_dir, self.file.interval)
+
+    def write(self) -> None:
+        """Write the state; a part that cannot be saved is said, and then nothing is written any more.
+
+        Raises:
+            OSError: it could not be written; the older state stays.
+        """
+        self._registry.flush()  # the best must be on disk before the state that refers to it
+        try:
+            self._registry.disk_seconds += self.file.write(self._state)
+        except TypeError as error:
+            logger.warning("this run cannot be resumed if it is killed: %s", error)
+            self.file.interval = None
+            return
+        self._registry.hold()
+
+    def read(self) -> dict[str, Any]:
+        """Put back what was written last; returns the loop's state. When that fails, everything is as it
+        was.
+
+        Raises:
+            ValueError: there is no intact state, or it is of other parts, which are named.
+            RuntimeError: it is of another architecture.
+        """
+        states = RunStateFile.read(self._registry.checkpoint_dir)
+        kinds = states.pop("kinds", {})
+        before = deepcopy(self._states())
+        touched: list[str] = []
+        try:
+            for name, state in states.items():
+                touched.append(name)
+                self._restore(name, state, kinds.get(name))
+        except BaseException:
+            for name in touched:
+                if name in before:
+                    self._parts[name].load_state_dict(before[name])
+            raise
+        loop: dict[str, Any] = states["loop"]
+        return loop
+
+    def _restore(self, name: str, state: Mapping[str, Any], kind: str | None) -> None:
+        part = self._parts.get(name)
         if not isinstance(part, Stateful):
             raise ValueError(f"the resumed run's {name} had a state, {type(part).__name__} has none")
-        part.load_state_dict(state)
+        try:
+            part.load_state_dict(state)
+        except Exception as error:
+            if kind is None or kind == type(part).__name__:
+                raise
+            raise ValueError(
+                f"the resumed run's {name} was a {kind}, not a {type(part).__name__}: {error}"
+            ) from error
+
+    def _states(self) -> dict[str, Any]:
+        return {name: part.state_dict() for name, part in self._parts.items() if isinstance(part, Stateful)}
+
+    def _state(self) -> dict[str, Any]:
+        states = self._states()
+        return {"kinds": {name: type(self._parts[name]).__name__ for name in states}, **states}

@@ -62,6 +62,63 @@ def test_state_of_other_parts_is_refused(tmp_path: Path, fake_agent: Any, fake_p
         other.resume(tmp_path / "absent")
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def weights(run: RLOptimizer, folder: Path) -> dict[str, bytes]:
+    run.controller.agent.save_weights(str(folder))
+    return contents(folder)
+
+
+def other_agent(directory: Path, kind: str, hidden_sizes: tuple[int, ...] = (64, 64)) -> RLOptimizer:
+    pipeline = BatchPipeline(gym.make("CartPole-v1"), window_size=64, seed=3)
+    agent = make_agent(kind, pipeline, hidden_sizes, seed=3)
+    return RLOptimizer(agent, pipeline, checkpoint_dir=directory, max_episodes=2)
+
+
+def test_state_of_another_kind_of_agent_names_both(tmp_path: Path) -> None:
+    optimizer(tmp_path / "ppo", 2).run()
+    with pytest.raises(ValueError, match="agent was a TorchPPOAgent, not a TorchDQNAgent"):
+        other_agent(tmp_path / "dqn", "dqn").resume(tmp_path / "ppo")
+
+
+def test_resume_that_fails_leaves_both_directories_and_the_agent_as_they_were(tmp_path: Path) -> None:
+    optimizer(tmp_path / "old", 2).run()
+    run = other_agent(tmp_path / "new", "ppo", (8,))
+    run.run()
+    before = weights(run, tmp_path / "before")
+    old, new = contents(tmp_path / "old"), contents(tmp_path / "new")
+    with pytest.raises(RuntimeError, match=r"has shape \[64, 4\], not \[8, 4\]"):
+        run.resume(tmp_path / "old")
+    assert weights(run, tmp_path / "after") == before
+    assert contents(tmp_path / "new") == new
+    run.run()  # a new run where the old one was
+    assert run.registry.checkpoint_dir == str(tmp_path / "new")
+    assert contents(tmp_path / "old") == old
+    assert contents(tmp_path / "new") != new
+
+
+def test_part_that_fails_after_others_were_loaded_takes_them_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    optimizer(tmp_path / "old", 3).run()
+    run = optimizer(tmp_path / "new", 3, seed=7)
+    before = weights(run, tmp_path / "before")
+    load = run.controller.scheduler.load_state_dict
+
+    def fail(state: Any) -> None:
+        load(state)
+        monkeypatch.undo()
+        raise ValueError("no")
+
+    monkeypatch.setattr(run.controller.scheduler, "load_state_dict", fail)
+    with pytest.raises(ValueError, match="no"):
+        run.resume(tmp_path / "old")
+    assert weights(run, tmp_path / "after") == before
+    assert (run.windows, run.controller.scheduler.total_episodes) == (0, 0)
+
+
 # --- snapshots ----------------------------------------------------------------------------------
 
 

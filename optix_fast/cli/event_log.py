@@ -9,7 +9,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
 from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 from tensorboard.summary.writer.event_file_writer import EventFileWriter  # type: ignore[import-untyped]
 
@@ -23,10 +23,13 @@ class TensorBoardLog:
 
     Args:
         folder: where the event file goes; `tensorboard --logdir` shows it.
+        begin: what earlier files in the folder hold from this step on is void.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, begin: int = 0) -> None:
         self._writer = EventFileWriter(str(folder), flush_secs=_FLUSH_SECONDS)
+        start = SessionLog(status=SessionLog.START)
+        self._writer.add_event(Event(wall_time=time.time(), step=begin, session_log=start))
 
     def add(self, step: int, row: Mapping[str, Any]) -> None:
         """Write the numbers of `row`; what is no number, or NaN or infinite, is left out."""

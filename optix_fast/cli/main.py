@@ -65,7 +65,7 @@ def train(
         typer.Option(help="Stop at this mean return."),
     ] = None,
     tuner: Annotated[Optional[str], typer.Option(help="none, spsa or backoff.")] = None,  # noqa: UP045
-    resume: Annotated[Optional[Path], typer.Option(help="Go on with a killed run.")] = None,  # noqa: UP045
+    resume: Annotated[Optional[Path], typer.Option(help="Go on with a run that was cut off.")] = None,  # noqa: UP045
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """Train an agent until the environment is solved, the score converges or the steps run out."""

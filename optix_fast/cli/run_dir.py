@@ -7,12 +7,13 @@ checkpoints/         the best policies, as they were found
 best/                the best policy's weights
 last/state.safetensors   agent, loop and pipeline as they stood at the end
 learning_curve.png
-summary.json         written last: a run without it was killed
+summary.json         written last: how the run ended; a run without it was killed
 """
 
 from __future__ import annotations
 
 import csv
+import json
 import math
 import os
 import shutil
@@ -26,6 +27,9 @@ from optix_fast.config import TrainConfig
 from optix_fast.loop import CheckpointRegistry
 from optix_fast.serialization import atomic_write_json, save_state
 from optix_fast.types import BaseAgent
+
+# Ends that were not the run's own.
+_UNFINISHED = ("interrupted", "failed")
 
 COLUMNS = (
     "window",
@@ -69,6 +73,7 @@ class RunDir:
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoints"
         self.best = self.path / "best"
+        self._summary = self.path / "summary.json"
         self._csv: Any = None
         self._events: TensorBoardLog | None = None
         self._writer: Any = None
@@ -94,26 +99,30 @@ class RunDir:
 
     @classmethod
     def reopen(cls, path: str | Path) -> tuple[RunDir, TrainConfig]:
-        """A killed run and its config, to go on with.
+        """A run that was killed, interrupted or failed, and its config, to go on with.
 
         Raises:
             ValueError: the path is not a run directory, or the run has finished.
         """
         run, config = cls.open(path)
-        if (run.path / "summary.json").exists():
-            raise ValueError(f"{run.path} has finished (it has a summary.json); nothing is left to resume")
+        if run._summary.exists():
+            reason = json.loads(run._summary.read_bytes())["stop_reason"]
+            if reason not in _UNFINISHED:
+                raise ValueError(f"{run.path} has finished ({reason}); nothing is left to resume")
         return run, config
 
-    def go_on(self, windows: int) -> float:
-        """Cut progress.csv after the first `windows` windows and append from there on; the seconds that
-        the run had taken until then."""
+    def go_on(self, windows: int, steps: int) -> float:
+        """Cut progress.csv and the events after the first `windows` windows, which were `steps` environment
+        steps, and append from there on; the seconds that the run had taken until then."""
+        self._summary.unlink(missing_ok=True)
+        shutil.rmtree(self.best, ignore_errors=True)  # until there is a new one, the checkpoints count
         rows = [row for row in self.rows() if row["window"].isdigit() and int(row["window"]) < windows]
         self._csv = (self.path / "progress.csv").open("w", newline="", encoding="utf-8")
         self._writer = csv.DictWriter(self._csv, COLUMNS, restval="", extrasaction="ignore")
         self._writer.writeheader()
         self._writer.writerows(rows)
         self._csv.flush()
-        self._events = TensorBoardLog(self.path / "tensorboard")
+        self._events = TensorBoardLog(self.path / "tensorboard", begin=steps + 1)
         return float(rows[-1]["seconds"]) if rows else 0.0
 
     @classmethod
@@ -174,7 +183,7 @@ class RunDir:
         """Close progress.csv, draw the curve, write summary.json."""
         self.close()
         plot_learning_curve(self)
-        atomic_write_json(str(self.path / "summary.json"), dict(summary))
+        atomic_write_json(self._summary, dict(summary))
 
     def close(self) -> None:
         """Close progress.csv and the event file."""

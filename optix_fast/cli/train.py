@@ -195,7 +195,7 @@ class _Recorder(LoopCallback):
 
 
 def resume(run_dir: str | Path, show_progress: bool = True) -> TrainResult:
-    """Go on with a run that was killed, from the state it wrote last.
+    """Go on with a run that was killed, interrupted or failed, from the state it wrote last.
 
     Raises:
         ValueError: not a run directory, or nothing to resume in it.
@@ -259,7 +259,7 @@ def _train(config: TrainConfig, run: RunDir, show_progress: bool, is_resumed: bo
         except BaseException:
             pipeline.teardown()
             raise
-        began -= run.go_on(optimizer.windows)
+        began -= run.go_on(optimizer.windows, pipeline.total_steps)
         recorder.began = began
     chosen = "confirmed"
     try:

@@ -257,14 +257,12 @@ class CheckpointRegistry:
 
     @property
     def best(self) -> PolicySnapshot | None:
-        """The highest-ranked snapshot, or None."""
+        """The highest-ranked snapshot that is not damaged, or None."""
         for held, entry in self._candidates():
             if held is not None:
                 return held.snapshot
-            try:
+            if self._is_intact(entry):
                 return self._snapshot(entry)
-            except DamagedSnapshotError as error:
-                logger.warning("checkpoint %s is damaged: %s", entry.get("snapshot_id"), error)
         return None
 
     def load_best(self, agent: Any) -> PolicySnapshot | None:

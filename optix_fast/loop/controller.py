@@ -236,7 +236,7 @@ class LoopController:
         except BaseException as error:
             failure = error
             reason = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-        problems = self._wind_up()
+        problems = self._wind_up(is_over=failure is None)
         self._summary = RunSummary(
             stop_reason=reason,
             windows=self._run.windows,
@@ -366,10 +366,12 @@ class LoopController:
 
     # --- the end --------------------------------------------------------------------------------
 
-    def _wind_up(self) -> list[BaseException]:
-        """Every step, whatever becomes of the others; returns the exceptions met."""
+    def _wind_up(self, is_over: bool) -> list[BaseException]:
+        """Every step, whatever becomes of the others; returns the exceptions met. A run that was cut off
+        keeps the snapshots that its last state refers to."""
         problems: list[BaseException] = []
-        for step in (self._load_best, self.registry.release, self.pipeline.teardown, self.scorer.teardown):
+        write = self.registry.release if is_over else self.registry.flush
+        for step in (self._load_best, write, self.pipeline.teardown, self.scorer.teardown):
             try:
                 step()
             except Exception as error:

@@ -242,7 +242,7 @@ class Manifest:
     def _read(self) -> list[Entry]:
         try:
             found = json.loads(self._path.read_bytes())
-            if isinstance(found, list) and all(isinstance(e, dict) and "snapshot_dir" in e for e in found):
+            if isinstance(found, list) and all(map(_is_entry, found)):
                 return found
             reason = "it is not a list of snapshots"
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -257,6 +257,13 @@ class Manifest:
                 continue
             rebuilt.append({k: v for k, v in entry.items() if k not in ("metrics", "hyperparams")})
         return rebuilt
+
+
+def _is_entry(value: Any) -> bool:
+    if not isinstance(value, dict) or not isinstance(value.get("snapshot_dir"), str):
+        return False
+    scores = (value.get("primary_score"), value.get("checkpoint_score"))
+    return all(score is None or isinstance(score, int | float) for score in scores)
 
 
 # --- JSON ---------------------------------------------------------------------------------------

@@ -20,3 +20,19 @@ def test_finite_numbers_are_written_and_nothing_else(tmp_path: Path) -> None:
     assert [(scalar.step, scalar.value) for scalar in events.Scalars("score")] == [(100, 1.5), (200, 2.5)]
     assert [(scalar.step, scalar.value) for scalar in events.Scalars("episodes")] == [(100, 3.0), (200, 4.0)]
     assert [(scalar.step, scalar.value) for scalar in events.Scalars("entropy")] == [(200, 0.25)]
+
+
+def test_resumed_run_takes_back_what_it_will_write_again(tmp_path: Path) -> None:
+    killed = TensorBoardLog(tmp_path)
+    for step in (100, 200, 300):
+        killed.add(step, {"score": float(step)})
+    killed.close()
+    resumed = TensorBoardLog(tmp_path, begin=201)
+    resumed.add(300, {"score": 7.0})
+    resumed.close()
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert [(scalar.step, scalar.value) for scalar in events.Scalars("score")] == [
+        (100, 100.0),
+        (200, 200.0),
+        (300, 7.0),
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shutil
 import signal
@@ -52,16 +53,17 @@ def weights_in(folder: Path) -> dict[str, dict[str, bytes]]:
     return {name: {key: array.tobytes() for key, array in file.items()} for name, file in files.items()}
 
 
-def kill_after(process: subprocess.Popen[bytes], where: Path, rows: int) -> None:
+def kill_after(
+    process: subprocess.Popen[bytes], where: Path, rows: int, how: signal.Signals = signal.SIGKILL
+) -> int:
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:
         if (where / "progress.csv").is_file() and (where / "progress.csv").read_text().count("\n") > rows:
             break
         time.sleep(0.002)
     assert process.poll() is None, "the run ended before it could be killed"
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (where / "summary.json").exists()
+    os.kill(process.pid, how)
+    return process.wait()
 
 
 @pytest.mark.parametrize(
@@ -82,6 +84,7 @@ def test_killed_run_resumed_gives_the_same_bits(
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert start(whole, config).wait() == 0
     kill_after(start(killed, config), killed, rows=6)
+    assert not (killed / "summary.json").exists()
     kept = len(evaluations(killed))
     result = resume(killed, show_progress=False)
     assert result.stop_reason == "budget"
@@ -106,6 +109,22 @@ def test_a_run_killed_after_its_last_window_still_keeps_its_last_state(tmp_path:
     one, other = (load_state(run / "last" / "state.safetensors") for run in (whole, killed))
     assert_same(one, other, "last")
     assert weights_in(killed / "best") == weights_in(whole / "best")
+
+
+def test_interrupted_run_resumed_gives_the_same_bits(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        SETTINGS.format(env_id="CartPole-v1", algo="ppo", tuner="none", steps=12_000, hyperparams="{}")
+    )
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert start(whole, config).wait() == 0
+    assert kill_after(start(cut, config), cut, rows=6, how=signal.SIGINT) == 130
+    assert json.loads((cut / "summary.json").read_text())["stop_reason"] == "interrupted"
+    assert resume(cut, show_progress=False).stop_reason == "budget"
+    assert evaluations(cut) == evaluations(whole)
+    assert weights_in(cut / "best") == weights_in(whole / "best")
+    with pytest.raises(ValueError, match=r"has finished \(budget\)"):
+        resume(cut)
 
 
 def assert_same(one: Any, other: Any, where: str) -> None:

@@ -394,6 +394,13 @@ def test_damaged_snapshot_is_named_and_the_next_best_is_used(
     assert f"checkpoint {snapshot.snapshot_id} is damaged" in caplog.text
 
 
+def test_damaged_snapshot_is_not_the_best(tmp_path: Path, save: Any, fake_agent: Any) -> None:
+    save(registry_at(tmp_path), 1.0, 2.0, 3.0)
+    weights_file(tmp_path, 3).write_text("8")
+    best = registry_at(tmp_path).best
+    assert best is not None and best.eval_metrics.primary_score == 2.0
+
+
 def test_damage_on_disk_does_not_touch_the_best_in_memory(tmp_path: Path, save: Any, fake_agent: Any) -> None:
     registry = registry_at(tmp_path)
     save(registry, 3.0)
@@ -405,7 +412,18 @@ def test_damage_on_disk_does_not_touch_the_best_in_memory(tmp_path: Path, save: 
     assert stored(tmp_path) == [4]
 
 
-@pytest.mark.parametrize("text", ["", "[{", '{"a": 1}', "[1, 2]", "\x00\xff"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[{",
+        '{"a": 1}',
+        "[1, 2]",
+        "\x00\xff",
+        '[{"snapshot_dir": 3}]',
+        '[{"snapshot_dir": "a", "primary_score": "b"}]',
+    ],
+)
 def test_damaged_manifest_is_rebuilt_from_the_snapshots(
     tmp_path: Path, save: Any, fake_agent: Any, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:

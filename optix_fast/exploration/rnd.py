@@ -56,7 +56,7 @@ class RNDPipeline(BasePipeline):
         device: where the networks are.
 
     Raises:
-        TypeError: `pipeline` is not a pipeline.
+        TypeError: `pipeline` is not a pipeline, or a number is none.
         ValueError: a number is out of range.
     """
 
@@ -87,8 +87,7 @@ class RNDPipeline(BasePipeline):
             if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
                 raise ValueError(f"{name} must be an integer of at least 1, got {size!r}")
         for name, value in {"eta": eta, "predictor_lr": predictor_lr, "norm_eps": norm_eps}.items():
-            if not 0.0 <= float(value) < float("inf"):
-                raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
+            _amount(name, value)
         self.pipeline = pipeline
         self.obs_dim, self.n_updates, self.minibatch_size = int(obs_dim), int(n_updates), int(minibatch_size)
         self.eta = self.base_eta = float(eta)
@@ -125,9 +124,7 @@ class RNDPipeline(BasePipeline):
 
     def set_eta(self, eta: float) -> None:
         """Weigh the bonus by `eta`, by 0 if that is negative."""
-        if not np.isfinite(eta):
-            raise ValueError(f"eta must be finite, got {eta}")
-        self.eta = max(0.0, float(eta))
+        self.eta = max(_amount("eta", eta, -np.inf), 0.0)
 
     def episodes(self) -> Iterator[EpisodeData]:
         """The wrapped pipeline's windows with their bonus.
@@ -215,6 +212,14 @@ class RNDPipeline(BasePipeline):
         self.eta, self.base_eta = float(state["eta"]), float(state["base_eta"])
         if state["pipeline"] is not None:
             self.pipeline.load_state_dict(state["pipeline"])
+
+
+def _amount(name: str, value: Any, least: float = 0.0) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not (np.isfinite(value) and value >= least):
+        raise ValueError(f"{name} must be a finite number of at least {least:g}, got {value!r}")
+    return float(value)
 
 
 def _network(obs_dim: int, width: int, stream: RandomStream) -> nn.Module:

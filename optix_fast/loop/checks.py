@@ -95,6 +95,19 @@ def number(name: str, value: Any, least: float = -math.inf) -> float:
     return float(value)
 
 
+def apart(name: str, pipeline: Any, other_name: str, other: Any) -> None:
+    """Two pipelines of which one does not disturb the other.
+
+    Raises:
+        ValueError: they are one, or step one environment; both are named.
+    """
+    if pipeline is other:
+        raise ValueError(f"{name} must be another object than {other_name}")
+    environments = [getattr(getattr(part, "stepper", None), "env", None) for part in (pipeline, other)]
+    if environments[0] is not None and environments[0] is environments[1]:
+        raise ValueError(f"{name} must have an environment of its own, not the one of {other_name}")
+
+
 # --- what the user's objects return -------------------------------------------------------------
 
 

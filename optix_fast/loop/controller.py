@@ -110,8 +110,8 @@ class LoopController:
         self.optimizer = optimizer
         if optimizer is not None:
             checks.has_methods("optimizer", optimizer, checks.OPTIMIZER)
-        if val_pipeline is pipeline:
-            raise ValueError("val_pipeline must be another object than pipeline")
+        if val_pipeline is not None:
+            checks.apart("val_pipeline", val_pipeline, "pipeline", pipeline)
         if target_confirm_fn is not None and target_score is None:
             raise ValueError("target_confirm_fn has no meaning without target_score")
         self.scorer = PolicyScorer(agent, evaluator, val_pipeline, checkpoint_score_fn, target_confirm_fn)

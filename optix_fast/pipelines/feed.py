@@ -218,4 +218,9 @@ def _checked(item: Any) -> Item:
             f"stream() must yield (observation, reward, terminated, truncated, info), got {item!r}"
         )
     observation, reward, terminated, truncated, info = item
-    return observation, float(reward), bool(terminated), bool(truncated), dict(info or {})
+    try:
+        return observation, float(reward), bool(terminated), bool(truncated), dict(info or {})
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"stream() must yield a number as reward, two flags and a dict as info, got {item[1:]!r}: {error}"
+        ) from error

@@ -57,7 +57,8 @@ class LivePipeline(BasePipeline):
 
     Raises:
         TypeError: data_source has no stream(), the agent cannot act, or the boundary cannot be called.
-        ValueError: a number is out of range, or span_episodes has no other boundary.
+        ValueError: a number is out of range, span_episodes has no other boundary, or options of
+            reconnecting contradict each other; they are named.
     """
 
     def __init__(
@@ -82,6 +83,17 @@ class LivePipeline(BasePipeline):
             raise TypeError(f"episode_boundary_fn must be a function, got {boundary!r}")
         if span_episodes and isinstance(boundary, _OnDone):
             raise ValueError("span_episodes=True needs an episode_boundary_fn: no window would ever end")
+        if max_attempts is not None and not reconnect_on_disconnect:
+            raise ValueError("max_attempts has no meaning with reconnect_on_disconnect=False")
+        delays = (
+            _seconds("reconnect_delay", reconnect_delay),
+            _seconds("max_reconnect_delay", max_reconnect_delay),
+        )
+        if delays[0] > delays[1]:
+            raise ValueError(
+                f"reconnect_delay ({reconnect_delay}) must not exceed "
+                f"max_reconnect_delay ({max_reconnect_delay})"
+            )
         self.data_source, self.episode_boundary_fn = data_source, boundary
         self.buffer_size = positive("buffer_size", buffer_size)
         self.span_episodes = bool(span_episodes)
@@ -91,8 +103,7 @@ class LivePipeline(BasePipeline):
             data_source,
             self.buffer_size,
             bool(reconnect_on_disconnect),
-            _seconds("reconnect_delay", reconnect_delay),
-            _seconds("max_reconnect_delay", max_reconnect_delay),
+            *delays,
             None if max_attempts is None else positive("max_attempts", max_attempts),
         )
         self.total_steps = 0

@@ -7,8 +7,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import pytest
 
+from optix_fast import BatchPipeline, RNDPipeline
 from optix_fast.loop import RLOptimizer, TorchEvaluator
 from optix_fast.types import LoopCallback, LoopState
 
@@ -170,6 +172,14 @@ def test_wrong_type_is_a_type_error_that_names_the_argument(make: Any, name: str
 def test_value_out_of_range_or_contradiction_is_named(make: Any, options: Any, names: list[str]) -> None:
     with pytest.raises(ValueError, match=".*".join(names)):
         make(**options)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_validation_in_the_training_environment_is_refused(make: Any, wrapped: bool) -> None:
+    env = gym.make("CartPole-v1")
+    pipeline = BatchPipeline(env)
+    with pytest.raises(ValueError, match="val_pipeline must have an environment of its own.* pipeline"):
+        make(pipeline=RNDPipeline(pipeline, 4) if wrapped else BatchPipeline(env), val_pipeline=pipeline)
 
 
 def test_validation_on_the_training_pipeline_is_refused(make: Any, fake_pipeline: Any) -> None:

@@ -36,6 +36,15 @@ def test_item_of_another_form_is_an_error(wrong):
         windows(LIVE(Script([wrong]), Echo()))
 
 
+@pytest.mark.parametrize(("reward", "info"), [("x", {}), (None, {}), (1.0, "fast"), (1.0, 5)])
+def test_item_with_wrong_parts_is_an_error_and_no_lost_connection(reward, info):
+    source = Script([(np.zeros(2), reward, False, False, info)])
+    pipeline = LIVE(source, Echo(), reconnect_delay=0.01, max_attempts=5)
+    with pytest.raises(RuntimeError, match="must yield a number as reward, two flags and a dict as info"):
+        next(pipeline.episodes())
+    pipeline.teardown()
+
+
 def test_observation_unlike_the_first_is_an_error():
     items = [(np.zeros(2), 0, False, False, {}), (np.zeros(3), 0, False, False, {})]
 
@@ -81,6 +90,16 @@ def test_agent_is_needed():
         ({"reconnect_delay": "1"}, TypeError, "reconnect_delay must be a number of seconds"),
         ({"max_attempts": 0}, ValueError, "max_attempts"),
         ({"span_episodes": True}, ValueError, "span_episodes=True needs an episode_boundary_fn"),
+        (
+            {"max_attempts": 3, "reconnect_on_disconnect": False},
+            ValueError,
+            "max_attempts has no meaning with reconnect_on_disconnect=False",
+        ),
+        (
+            {"reconnect_delay": 9, "max_reconnect_delay": 5},
+            ValueError,
+            r"reconnect_delay \(9\) must not exceed max_reconnect_delay \(5\)",
+        ),
     ],
 )
 def test_wrong_arguments_are_named(options, error, message):

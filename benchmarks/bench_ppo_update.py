@@ -21,6 +21,7 @@ from optix_fast import _native
 from optix_fast.agents.native_nets import layers_of, networks_of
 from optix_fast.agents.native_ppo import Rows, ppo_update
 from optix_fast.agents.ppo_config import PPOConfig
+from optix_fast.ops import Categorical
 from optix_fast.random import RandomStream
 
 # observation width, hidden width, actions, minibatch
@@ -49,7 +50,7 @@ def native(n_in, width, n_out, minibatch):
 
     def update():
         order = torch.from_numpy(np.stack([stream.permutation(ROWS) for _ in range(EPOCHS)]))
-        ppo_update(networks_of(actor, critic), optimizer, rows, order, config)
+        ppo_update(networks_of(actor, critic), optimizer, rows, order, config, dist=Categorical())
 
     return update
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from interruptible import heed_interrupts
 
 from optix_fast import __version__
 from optix_fast.cli.main import main
@@ -252,6 +253,7 @@ def test_ctrl_c_saves_the_best_policy_and_exits_130(tmp_path: Path) -> None:
         [sys.executable, "-m", "optix_fast.cli.main", "train", "CartPole-v1", "--steps", "10000000",
          "--target-score", "1000", "--quiet", "--run-dir", "run"],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=heed_interrupts,
     )  # fmt: skip
     progress = tmp_path / "run" / "progress.csv"
     deadline = time.monotonic() + 60

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from interruptible import heed_interrupts
 from safetensors.numpy import load_file
 
 from optix_fast.cli.train import resume
@@ -38,7 +39,9 @@ def start(where: Path, config: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "optix_fast.cli.main", "train", "--config", str(config), "--quiet"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     # Not in the source tree, which would be imported in place of what is installed.
-    return subprocess.Popen([*command, "--run-dir", str(where)], cwd=config.parent, **quiet)
+    return subprocess.Popen(
+        [*command, "--run-dir", str(where)], cwd=config.parent, preexec_fn=heed_interrupts, **quiet
+    )
 
 
 def evaluations(where: Path) -> list[dict[str, str]]:

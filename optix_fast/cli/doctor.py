@@ -12,7 +12,7 @@ import torch
 from optix_fast import __version__
 from optix_fast._native import backend, build_info
 
-_PACKAGES = ("numpy", "gymnasium", "safetensors", "optuna")
+_PACKAGES = ("numpy", "gymnasium", "safetensors")
 
 
 def report() -> str:

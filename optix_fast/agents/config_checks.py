@@ -7,6 +7,12 @@ from collections.abc import Iterable
 from numbers import Real
 from typing import Any
 
+# What a config says of its hyperparameters, for these checks and for the table of them: lowest and highest
+# value; the least whole number; the words that one can be.
+Ranges = tuple[tuple[str, float, float], ...]
+Counts = tuple[tuple[str, int], ...]
+Choices = tuple[tuple[str, tuple[str, ...]], ...]
+
 
 def check_ranges(config: Any, ranges: Iterable[tuple[str, float, float]], optional: tuple[str, ...]) -> None:
     """Refuse what is not a number between the two given ones; infinity where that is the upper one, too, but
@@ -50,6 +56,15 @@ def check_flags(config: Any, names: Iterable[str]) -> None:
         value = getattr(config, name)
         if value not in (True, False):
             raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
+def check_choices(config: Any, choices: Iterable[tuple[str, tuple[str, ...]]]) -> None:
+    """Raise ValueError where a hyperparameter is none of the words that it can be."""
+    for name, words in choices:
+        value = getattr(config, name)
+        if value not in words:
+            *most, last = (repr(word) for word in words)
+            raise ValueError(f"{name} must be {', '.join(most)} or {last}, got {value!r}")
 
 
 def _require_number(name: str, value: Any) -> None:

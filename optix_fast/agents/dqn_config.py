@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
-from optix_fast.agents.config_checks import check_flags, check_ranges, round_counts
+from optix_fast.agents.config_checks import (
+    Choices,
+    Counts,
+    Ranges,
+    check_choices,
+    check_flags,
+    check_ranges,
+    round_counts,
+)
 
 
 @dataclass(frozen=True)
@@ -57,46 +66,49 @@ class DQNConfig:
     per_eps: float = 1e-6
     max_grad_norm: float | None = 10.0
 
+    RANGES: ClassVar[Ranges] = (
+        ("learning_rate", 0.0, math.inf),
+        ("gamma", 0.0, 1.0),
+        ("epsilon", 0.0, 1.0),
+        ("epsilon_min", 0.0, 1.0),
+        ("epsilon_decay", 0.0, 1.0),
+        ("updates_per_step", 0.0, math.inf),
+        ("tau", 0.0, 1.0),
+        ("per_alpha", 0.0, math.inf),
+        ("per_beta", 0.0, 1.0),
+        ("per_eps", 0.0, math.inf),
+        ("max_grad_norm", 0.0, math.inf),
+    )
+    COUNTS: ClassVar[Counts] = (
+        ("batch_size", 1),
+        ("replay_capacity", 1),
+        ("n_step", 1),
+        ("target_update_freq", 1),
+        ("learning_starts", 0),
+        ("per_beta_steps", 1),
+        ("epsilon_decay_steps", 1),
+    )
+    FLAGS: ClassVar[tuple[str, ...]] = ("double_q",)
+    CHOICES: ClassVar[Choices] = (("loss", ("huber", "mse")),)
+    OPTIONAL: ClassVar[tuple[str, ...]] = (
+        "tau",
+        "max_grad_norm",
+        "learning_starts",
+        "per_beta_steps",
+        "epsilon_decay_steps",
+    )
+
     def __post_init__(self) -> None:
-        check_ranges(
-            self,
-            (
-                ("learning_rate", 0.0, math.inf),
-                ("gamma", 0.0, 1.0),
-                ("epsilon", 0.0, 1.0),
-                ("epsilon_min", 0.0, 1.0),
-                ("epsilon_decay", 0.0, 1.0),
-                ("updates_per_step", 0.0, math.inf),
-                ("tau", 0.0, 1.0),
-                ("per_alpha", 0.0, math.inf),
-                ("per_beta", 0.0, 1.0),
-                ("per_eps", 0.0, math.inf),
-                ("max_grad_norm", 0.0, math.inf),
-            ),
-            optional=("tau", "max_grad_norm"),
-        )
-        round_counts(
-            self,
-            (
-                ("batch_size", 1),
-                ("replay_capacity", 1),
-                ("n_step", 1),
-                ("target_update_freq", 1),
-                ("learning_starts", 0),
-                ("per_beta_steps", 1),
-                ("epsilon_decay_steps", 1),
-            ),
-            optional=("learning_starts", "per_beta_steps", "epsilon_decay_steps"),
-        )
-        check_flags(self, ("double_q",))
+        check_ranges(self, self.RANGES, self.OPTIONAL)
+        round_counts(self, self.COUNTS, self.OPTIONAL)
+        check_flags(self, self.FLAGS)
         if self.per_eps == 0.0:
             raise ValueError("per_eps must be above 0: a row of priority 0 would never be drawn again")
         if self.replay_capacity < self.batch_size:
             raise ValueError(
                 f"replay_capacity must be at least batch_size = {self.batch_size}, got {self.replay_capacity}"
             )
-        if self.loss not in ("huber", "mse"):
-            raise ValueError(f"loss must be 'huber' or 'mse', got {self.loss!r}")
+        check_choices(self, self.CHOICES)
 
     @property
     def first_update_at(self) -> int:

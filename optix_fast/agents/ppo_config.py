@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from optix_fast.agents.config_checks import check_ranges, round_counts
+from optix_fast.agents.config_checks import Choices, Counts, Ranges, check_choices, check_ranges, round_counts
 
 
 @dataclass(frozen=True)
@@ -16,14 +16,21 @@ class PPOConfig:
     Args:
         learning_rate: of the optimizer.
         clip_ratio: ε of the clipped surrogate.
-        entropy_coef, vf_coef: weights of entropy bonus and value loss.
-        gamma, gae_lambda: discount, and GAE's λ.
-        n_epochs, minibatch_size: passes over a window, rows per update.
+        entropy_coef: weight of the entropy bonus.
+        vf_coef: weight of the value loss.
+        gamma: discount.
+        gae_lambda: λ of generalised advantage estimation.
+        n_epochs: passes over a window.
+        minibatch_size: rows per update.
         max_grad_norm: bound of the global gradient norm; 0 or None for none.
-        target_kl: end the window's updates once approx_kl of a minibatch exceeds 1.5 times this.
-        value_clip: clip the value's change to ± this; value_clip_mode "max" or "clipped".
-        normalize_advantages: "minibatch", "window" or "none".
-        anneal_steps: lower learning_rate and clip_ratio linearly to zero over this many steps.
+        target_kl: end the window's updates once approx_kl of a minibatch exceeds 1.5 times this; None never
+            does.
+        value_clip: bound of the value's change, ±; None for none.
+        value_clip_mode: "max" takes the greater of the clipped and the unclipped loss, as the PPO paper's
+            code does; "clipped" takes the clipped one, as Stable-Baselines3 does.
+        normalize_advantages: over each minibatch, over the window, or not at all.
+        anneal_steps: lower learning_rate and clip_ratio linearly to zero over this many steps; None keeps
+            them.
     """
 
     learning_rate: float = 3e-4
@@ -41,31 +48,37 @@ class PPOConfig:
     normalize_advantages: str = "minibatch"
     anneal_steps: int | None = None
 
+    RANGES: ClassVar[Ranges] = (
+        ("learning_rate", 0.0, math.inf),
+        ("clip_ratio", 0.0, math.inf),
+        ("entropy_coef", -math.inf, math.inf),
+        ("vf_coef", 0.0, math.inf),
+        ("gamma", 0.0, 1.0),
+        ("gae_lambda", 0.0, 1.0),
+        ("max_grad_norm", 0.0, math.inf),
+        ("target_kl", 0.0, math.inf),
+        ("value_clip", 0.0, math.inf),
+    )
+    COUNTS: ClassVar[Counts] = (
+        ("n_epochs", 1),
+        ("minibatch_size", 1),
+        ("anneal_steps", 1),
+    )
+    CHOICES: ClassVar[Choices] = (
+        ("value_clip_mode", ("max", "clipped")),
+        ("normalize_advantages", ("minibatch", "window", "none")),
+    )
+    OPTIONAL: ClassVar[tuple[str, ...]] = (
+        "max_grad_norm",
+        "target_kl",
+        "value_clip",
+        "anneal_steps",
+    )
+
     def __post_init__(self) -> None:
-        check_ranges(
-            self,
-            (
-                ("learning_rate", 0.0, math.inf),
-                ("clip_ratio", 0.0, math.inf),
-                ("entropy_coef", -math.inf, math.inf),
-                ("vf_coef", 0.0, math.inf),
-                ("gamma", 0.0, 1.0),
-                ("gae_lambda", 0.0, 1.0),
-                ("max_grad_norm", 0.0, math.inf),
-                ("target_kl", 0.0, math.inf),
-                ("value_clip", 0.0, math.inf),
-            ),
-            optional=("max_grad_norm", "target_kl", "value_clip"),
-        )
-        counts = (("n_epochs", 1), ("minibatch_size", 1), ("anneal_steps", 1))
-        round_counts(self, counts, optional=("anneal_steps",))
-        if self.value_clip_mode not in ("max", "clipped"):
-            raise ValueError(f"value_clip_mode must be 'max' or 'clipped', got {self.value_clip_mode!r}")
-        if self.normalize_advantages not in ("minibatch", "window", "none"):
-            raise ValueError(
-                "normalize_advantages must be 'minibatch', 'window' or 'none', "
-                f"got {self.normalize_advantages!r}"
-            )
+        check_ranges(self, self.RANGES, self.OPTIONAL)
+        round_counts(self, self.COUNTS, self.OPTIONAL)
+        check_choices(self, self.CHOICES)
 
     def loss_options(self) -> dict[str, Any]:
         """What ppo_loss takes from here."""

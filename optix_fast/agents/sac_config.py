@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
-from optix_fast.agents.config_checks import check_flags, check_ranges, round_counts
+from optix_fast.agents.config_checks import Counts, Ranges, check_flags, check_ranges, round_counts
 
 
 @dataclass(frozen=True)
@@ -51,35 +52,37 @@ class SACConfig:
     target_entropy: float | None = None
     max_grad_norm: float | None = 10.0
 
+    RANGES: ClassVar[Ranges] = (
+        ("learning_rate", 0.0, math.inf),
+        ("gamma", 0.0, 1.0),
+        ("tau", 0.0, 1.0),
+        ("updates_per_step", 0.0, math.inf),
+        ("per_alpha", 0.0, math.inf),
+        ("per_beta", 0.0, 1.0),
+        ("per_eps", 0.0, math.inf),
+        ("log_alpha_init", -math.inf, math.inf),
+        ("target_entropy", -math.inf, math.inf),
+        ("max_grad_norm", 0.0, math.inf),
+    )
+    COUNTS: ClassVar[Counts] = (
+        ("batch_size", 1),
+        ("replay_capacity", 1),
+        ("n_step", 1),
+        ("learning_starts", 0),
+        ("per_beta_steps", 1),
+    )
+    FLAGS: ClassVar[tuple[str, ...]] = ("learn_alpha",)
+    OPTIONAL: ClassVar[tuple[str, ...]] = (
+        "target_entropy",
+        "max_grad_norm",
+        "learning_starts",
+        "per_beta_steps",
+    )
+
     def __post_init__(self) -> None:
-        check_ranges(
-            self,
-            (
-                ("learning_rate", 0.0, math.inf),
-                ("gamma", 0.0, 1.0),
-                ("tau", 0.0, 1.0),
-                ("updates_per_step", 0.0, math.inf),
-                ("per_alpha", 0.0, math.inf),
-                ("per_beta", 0.0, 1.0),
-                ("per_eps", 0.0, math.inf),
-                ("log_alpha_init", -math.inf, math.inf),
-                ("target_entropy", -math.inf, math.inf),
-                ("max_grad_norm", 0.0, math.inf),
-            ),
-            optional=("target_entropy", "max_grad_norm"),
-        )
-        round_counts(
-            self,
-            (
-                ("batch_size", 1),
-                ("replay_capacity", 1),
-                ("n_step", 1),
-                ("learning_starts", 0),
-                ("per_beta_steps", 1),
-            ),
-            optional=("learning_starts", "per_beta_steps"),
-        )
-        check_flags(self, ("learn_alpha",))
+        check_ranges(self, self.RANGES, self.OPTIONAL)
+        round_counts(self, self.COUNTS, self.OPTIONAL)
+        check_flags(self, self.FLAGS)
         if self.replay_capacity < self.batch_size:
             raise ValueError(
                 f"replay_capacity must be at least batch_size = {self.batch_size}, got {self.replay_capacity}"

@@ -13,7 +13,6 @@ import optix_fast
 from optix_fast import _native
 
 ROOT = pathlib.Path(__file__).parent.parent
-needs_core = pytest.mark.skipif(optix_fast.backend() != "native", reason="needs the compiled core")
 
 # Makes `import optix_fast._C` fail, as on a machine where the core was never built.
 WITHOUT_CORE = "import sys; sys.modules['optix_fast._C'] = None; "
@@ -87,7 +86,7 @@ def test_a_chosen_pure_install_gives_no_warning(tmp_path):
     assert "RuntimeWarning" not in ran.stderr
 
 
-@needs_core
+@pytest.mark.native
 def test_torch_without_the_exchange_is_named_when_the_first_tensor_would_cross(tmp_path):
     old_torch = (
         "import sys, types; t = types.ModuleType('torch'); t.Tensor = type('Tensor', (), {}); "
@@ -99,7 +98,7 @@ def test_torch_without_the_exchange_is_named_when_the_first_tensor_would_cross(t
     assert "ImportError: torch has no DLPack exchange API; torch 2.10 or newer is needed" in ran.stderr
 
 
-@needs_core
+@pytest.mark.native
 def test_unknown_simd_path(tmp_path):
     ran = python(REPORT, tmp_path, OPTIX_FAST_SIMD="sse9")
     assert ran.returncode == 1
@@ -107,7 +106,7 @@ def test_unknown_simd_path(tmp_path):
     assert message in ran.stderr
 
 
-@needs_core
+@pytest.mark.native
 @pytest.mark.parametrize("path", optix_fast.build_info().get("simd_compiled", []))
 def test_every_simd_path_passes_the_parity_tables(path, tmp_path):
     chosen = python(
@@ -117,15 +116,15 @@ def test_every_simd_path_passes_the_parity_tables(path, tmp_path):
         pytest.skip(f"this processor lacks {path}")
     assert chosen.stdout == f"{path}\n"
     tests = [str(ROOT / "tests" / name) for name in ("ops", "test_random.py")]
-    settings = ["-c", str(ROOT / "pyproject.toml"), f"--rootdir={ROOT}", "-p", "no:cacheprovider"]
-    arguments = [*tests, *settings, "-k", "parity and not cuda", "-q"]
+    settings = ["-c", str(ROOT / "pyproject.toml"), f"--rootdir={ROOT}"]
+    arguments = [*tests, *settings, "-p", "no:cacheprovider", "-p", "no:xdist", "-k", "parity and not cuda"]
     code = f"import pytest, sys; sys.exit(pytest.main({arguments!r}))"
     ran = python(code, tmp_path, OPTIX_FAST_SIMD=path, OPTIX_FAST_BACKEND="native")
     assert ran.returncode == 0, ran.stdout[-4000:]
     assert " passed" in ran.stdout
 
 
-@needs_core
+@pytest.mark.native
 def test_kernels_give_the_floating_point_unit_back(tmp_path):
     # GCC read 8-byte vectors through MMX registers in the portable gae of two columns, and numpy's next
     # remainder, which runs on the x87 unit they share, was NaN.

@@ -15,7 +15,6 @@ from optix_fast.random import RandomStream, default_stream, seed_default_stream
 from optix_fast.reference import random as reference
 
 CORE = _native.core
-needs_core = pytest.mark.skipif(CORE is None, reason="needs the compiled core")
 IMPLEMENTATIONS = [reference] if CORE is None else [reference, CORE]
 both = pytest.mark.parametrize("impl", IMPLEMENTATIONS, ids=lambda m: m.__name__)
 
@@ -50,7 +49,7 @@ def test_reference_gives_the_published_vectors(counter, key, result):
     assert got[0].tolist() == words(result)
 
 
-@needs_core
+@pytest.mark.native
 @pytest.mark.parametrize(("counter", "key", "result"), KNOWN_ANSWERS)
 def test_core_gives_the_published_vectors(counter, key, result):
     assert list(CORE.philox(words(counter), words(key))) == words(result)
@@ -78,7 +77,7 @@ def test_numbers_of_the_first_block(impl):
 # ---- parity -------------------------------------------------------------------------------------------
 
 
-@needs_core
+@pytest.mark.native
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize(
     ("name", "dtype"), [("words", np.uint32), ("uniform", np.float32), ("permutation", np.int64)]
@@ -90,7 +89,7 @@ def test_parity_is_bit_for_bit(name, dtype, n):
     assert used == used_by_reference
 
 
-@needs_core
+@pytest.mark.native
 @pytest.mark.parametrize("n", [0, 1, 5, 1000])
 @pytest.mark.parametrize(
     ("low", "high"), [(0, 1), (-5, 7), (0, 2**40 + 123), (-(2**63), 2**63 - 1), (2**62, 2**63 - 1)]
@@ -103,7 +102,7 @@ def test_parity_of_integers_is_bit_for_bit(low, high, n):
     assert ((got >= low) & (got < high)).all()
 
 
-@needs_core
+@pytest.mark.native
 @pytest.mark.parametrize("n", SIZES)
 def test_parity_of_normals(n):
     # Logarithm, sine and cosine each round once or twice: four units in the last place of a number up to 6.8.
@@ -256,7 +255,7 @@ def test_permutation_of_a_negative_number():
         RandomStream(1).permutation(-1)
 
 
-@needs_core
+@pytest.mark.native
 @pytest.mark.parametrize(
     ("out", "error", "message"),
     [

@@ -20,6 +20,7 @@ from optix_fast import (
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_pytorch_quick_start_stops_by_itself_with_a_solved_cartpole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,13 +13,10 @@ from gymnasium import spaces
 from ppo_cases import assert_same
 from torch import nn
 
-from optix_fast import _native
 from optix_fast.agents import TorchDQNAgent
 from optix_fast.networks import DuelingQNetwork, mlp
 from optix_fast.pipelines import BatchPipeline, VectorBatchPipeline
 from optix_fast.types import EpisodeData, HyperparamSet, NonFiniteError, no_recording
-
-CORE = pytest.mark.skipif(_native.core is None, reason="the compiled core is not loaded")
 
 
 def agent_of(params: dict[str, Any] | None = None, seed: int = 0, **kwargs: Any) -> TorchDQNAgent:
@@ -132,7 +129,7 @@ def test_the_target_is_copied_every_so_many_updates_not_windows() -> None:
     assert copied == [0, 0, 1, 1, 1, 1]
 
 
-@CORE
+@pytest.mark.native
 def test_backends_learn_the_same() -> None:
     for params in ({}, {"per_alpha": 0.6, "n_step": 3, "tau": 0.01}):
         native, in_torch = (agent_of(params, backend=b) for b in ("native", "torch"))
@@ -165,7 +162,7 @@ def test_the_same_seed_gives_the_same_bits_and_evaluation_changes_nothing() -> N
 # --- which backend ------------------------------------------------------------------------------
 
 
-@CORE
+@pytest.mark.native
 def test_a_dueling_network_runs_in_torch_and_says_why() -> None:
     agent = agent_of(network=DuelingQNetwork(4, 2, (16,)))
     assert agent.backend == "torch" and "DuelingQNetwork is not served" in agent.backend.reason
@@ -174,7 +171,7 @@ def test_a_dueling_network_runs_in_torch_and_says_why() -> None:
         agent_of(network=DuelingQNetwork(4, 2, (16,)), backend="native")
 
 
-@CORE
+@pytest.mark.native
 def test_hooks_and_their_removal_are_seen_from_one_window_to_the_next() -> None:
     agent = agent_of()
     pipeline = pipeline_of(agent)

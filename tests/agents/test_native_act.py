@@ -12,7 +12,6 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
-from optix_fast import _native
 from optix_fast.agents import PPOAgent, TorchGaussianPPOAgent, TorchPPOAgent, make_agent
 from optix_fast.agents.native_act import NativeActor
 from optix_fast.envs.normalizers import ObsNormalizer
@@ -22,7 +21,7 @@ from optix_fast.pipelines.rows import WindowRows
 from optix_fast.random import RandomStream
 from optix_fast.types import HyperparamSet, NonFiniteError, no_recording
 
-pytestmark = pytest.mark.skipif(_native.core is None, reason="the compiled core is not loaded")
+pytestmark = pytest.mark.native
 
 FEATURES = 5
 BOX = spaces.Box(np.array([-2.0, -np.inf, 0.0], np.float32), np.array([1.0, np.inf, 0.5], np.float32))

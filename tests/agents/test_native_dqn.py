@@ -23,7 +23,6 @@ from dqn_cases import (
 )
 from torch import nn
 
-from optix_fast import _native
 from optix_fast.agents.dqn import DQNModel, Updated
 from optix_fast.agents.dqn import dqn_update as torch_update
 from optix_fast.agents.dqn_config import DQNConfig
@@ -34,7 +33,7 @@ from optix_fast.networks import DuelingQNetwork
 from optix_fast.random import RandomStream
 from optix_fast.types import NonFiniteError
 
-pytestmark = pytest.mark.skipif(_native.core is None, reason="the compiled core is not loaded")
+pytestmark = pytest.mark.native
 
 
 BACKENDS = pytest.mark.parametrize("update", [core_update, torch_update], ids=["core", "torch"])

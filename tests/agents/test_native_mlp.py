@@ -14,7 +14,7 @@ from optix_fast import _native
 from optix_fast.agents.native_nets import layers_of
 
 core: Any = _native.core
-pytestmark = pytest.mark.skipif(core is None, reason="the compiled core is not loaded")
+pytestmark = pytest.mark.native
 
 ACTIVATIONS = [
     nn.Identity(), nn.Tanh(), nn.ReLU(), nn.LeakyReLU(0.1), nn.ELU(0.7), nn.SiLU(), nn.GELU(),

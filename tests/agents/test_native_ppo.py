@@ -21,13 +21,12 @@ from ppo_learners import (
 )
 from torch import nn
 
-from optix_fast import _native
 from optix_fast.agents.native_ppo import STATISTICS, Rows
 from optix_fast.agents.ppo_config import PPOConfig
 from optix_fast.networks.heads import CategoricalHead
 from optix_fast.types import NonFiniteError
 
-pytestmark = pytest.mark.skipif(_native.core is None, reason="the compiled core is not loaded")
+pytestmark = pytest.mark.native
 
 
 def assert_parity(

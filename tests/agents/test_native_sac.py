@@ -20,7 +20,6 @@ from sac_cases import (
 )
 from torch import Tensor, nn
 
-from optix_fast import _native
 from optix_fast.agents.native_nets import UnsupportedError
 from optix_fast.agents.native_sac import sac_update
 from optix_fast.agents.off_policy import Draws, Experience
@@ -32,7 +31,7 @@ from optix_fast.ops import SumTree
 from optix_fast.random import RandomStream
 from optix_fast.types import NonFiniteError
 
-pytestmark = pytest.mark.skipif(_native.core is None, reason="the compiled core is not loaded")
+pytestmark = pytest.mark.native
 
 FEATURES, WIDTH = 5, 2
 # Bounds of the design, §4.

@@ -19,7 +19,6 @@ from optix_fast.networks import mlp
 from optix_fast.pipelines import BatchPipeline, VectorBatchPipeline
 from optix_fast.types import EpisodeData, HyperparamSet, NonFiniteError, no_recording
 
-CORE = pytest.mark.skipif(_native.core is None, reason="the compiled core is not loaded")
 BOX = spaces.Box(np.array([-2.0, 0.0], np.float32), np.array([2.0, 10.0], np.float32))
 
 
@@ -126,7 +125,7 @@ def test_each_transition_earns_its_updates_once_enough_are_stored() -> None:
     assert idle["critic_loss"] == idle["actor_loss"] == 0.0 and idle["alpha"] == 1.0
 
 
-@CORE
+@pytest.mark.native
 @pytest.mark.parametrize("params", [{}, {"per_alpha": 0.6, "n_step": 3}], ids=["uniform", "per"])
 def test_backends_learn_the_same(params: dict[str, Any]) -> None:
     native, in_torch = (agent_of(params, backend=b) for b in ("native", "torch"))
@@ -205,7 +204,7 @@ def test_dict_observations_reach_critics_as_a_tree() -> None:
 # --- which backend ------------------------------------------------------------------------------
 
 
-@CORE
+@pytest.mark.native
 def test_hooks_and_their_removal_are_seen_from_one_window_to_the_next() -> None:
     agent = agent_of()
     pipeline = pipeline_of(agent)

@@ -10,11 +10,9 @@ import pytest
 import torch
 from ppo_learners import core_update, learner, permutations, rows_for
 
-from optix_fast import _native
 from optix_fast.agents.native_nets import learner_threads
 from optix_fast.agents.ppo_config import PPOConfig
 
-needs_core = pytest.mark.skipif(_native.core is None, reason="the compiled core is not loaded")
 # 256 units and 200 rows: products that are shared, of row counts that no number of threads divides.
 LARGE: dict[str, Any] = {"hidden": (256, 256), "features": 17, "activation": "relu"}
 CONFIG = PPOConfig(minibatch_size=200)
@@ -33,14 +31,14 @@ def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-@needs_core
+@pytest.mark.native
 @pytest.mark.parametrize("threads", [2, 3, 7, 200])
 def test_every_number_of_threads_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
     alone = updated(monkeypatch, 1)
     assert same(updated(monkeypatch, threads), alone)
 
 
-@needs_core
+@pytest.mark.native
 def test_two_calls_at_once_do_not_disturb_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     alone = updated(monkeypatch, 1)
     monkeypatch.setenv("OPTIX_FAST_NUM_THREADS", "2")
@@ -65,7 +63,7 @@ def _in_child(pipe: Any) -> None:
     pipe.send([tensor.numpy() for tensor in updated(None, None)])
 
 
-@needs_core
+@pytest.mark.native
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_has_a_team_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     here = updated(monkeypatch, 2)  # the parent's threads exist by now

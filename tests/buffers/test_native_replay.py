@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from optix_fast import _native, backend, build_info
+from optix_fast import _native, build_info
 from optix_fast.buffers import ReplayBuffer, ring
 from optix_fast.reference import replay as reference
 
-pytestmark = pytest.mark.skipif(backend() != "native", reason="needs the compiled core")
+pytestmark = pytest.mark.native
 
 CAPACITIES = [1, 2, 3, 7, 64, 1000]
 WIDTHS = [0, 1, 3, 4, 17, 376]

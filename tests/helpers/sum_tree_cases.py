@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from optix_fast import backend, ops, reference
+from optix_fast import ops, reference
 from optix_fast.random import RandomStream
 
-needs_core = pytest.mark.skipif(backend() != "native", reason="needs the compiled core")
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 # One line, one level more or less, every count around a full line, and not a multiple of anything.
 CAPACITIES = [1, 2, 3, 15, 16, 17, 31, 127, 128, 129, 1000, 1023, 1024, 1025, 8193, 16384, 16385, 100003]

@@ -14,8 +14,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from optix_fast import backend, ops, reference
 
-needs_core = pytest.mark.skipif(backend() != "native", reason="needs the compiled core")
-
 SHAPES = [
     (0, 3), (3, 0), (0,), (1,), (2,), (5,), (2048,), (1, 1), (2, 1), (17, 1), (7, 2), (300, 2), (6, 3),
     (1, 4), (5, 4), (64, 4), (9, 8), (1000, 4), (1001, 2), (5, 5), (5, 7), (3, 13), (128, 8),
@@ -159,7 +157,7 @@ def test_out_is_written_and_returned(shape):
     assert all(t._version > v for t, v in zip(out, versions, strict=True))
 
 
-@needs_core
+@pytest.mark.native
 @pytest.mark.parametrize("name", ["rewards", "values", "terminated", "final_values"])
 def test_out_must_not_share_memory_with_an_input(name):
     inputs = dict(zip(ARGUMENTS, rollout((64, 4)), strict=True))
@@ -236,14 +234,14 @@ def test_nan_stays_within_its_episode(shape, seed, data):
         assert torch.equal(advantages[:, env].isnan(), expected)
 
 
-@needs_core
+@pytest.mark.native
 def test_same_inputs_give_the_same_bits():
     inputs = rollout((50, 77))
     first, second = ops.gae(*inputs), ops.gae(*inputs)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-@needs_core
+@pytest.mark.native
 def test_several_threads_at_once():
     inputs = [rollout((64, 1024), seed=i) for i in range(4)]
     expected = [ops.gae(*i) for i in inputs]
@@ -272,7 +270,7 @@ def test_outputs_carry_no_gradient():
 # ---- torch's own checks of a registered op ------------------------------------------------------------
 
 
-@needs_core
+@pytest.mark.native
 @pytest.mark.parametrize("truncation", [False, True])
 def test_opcheck(truncation):
     rewards, values, last_value, terminated, truncated, final_values = rollout((5, 4))
@@ -353,7 +351,7 @@ def test_lazily_negated_view_is_not_read_with_the_wrong_sign(name):
         call_with(**{name: view})
 
 
-@needs_core
+@pytest.mark.native
 def test_fake_tensor_is_refused():
     with FakeTensorMode():
         fake = torch.zeros(128, 8)
@@ -361,7 +359,7 @@ def test_fake_tensor_is_refused():
         call_with(rewards=fake)
 
 
-@needs_core
+@pytest.mark.native
 @pytest.mark.parametrize(
     "rewards",
     [torch.zeros(128, 8).to_sparse(), torch.zeros(128, 8, dtype=torch.bfloat16), torch.zeros(128, 8) + 0j],
@@ -372,7 +370,7 @@ def test_exotic_tensors_are_refused(rewards):
         call_with(rewards=rewards)
 
 
-@needs_core
+@pytest.mark.native
 def test_batched_tensor_is_refused():
     rewards, values, last_value, terminated, *_ = rollout((3, 4))
     stacked = torch.stack([rewards, rewards])

@@ -20,10 +20,8 @@ from ppo_loss_cases import (
     per_component,
 )
 
-from optix_fast import backend, ops, reference
+from optix_fast import ops, reference
 from optix_fast.ops import Categorical, Hybrid, MultiDiscrete, Normal
-
-needs_core = pytest.mark.skipif(backend() != "native", reason="needs the compiled core")
 
 LN2 = math.log(2.0)
 
@@ -327,7 +325,7 @@ def test_nan_in_the_data_reaches_the_loss(dist, name):
     assert ops.ppo_loss(dist, *arguments, **PLAIN).loss.isnan()
 
 
-@needs_core
+@pytest.mark.native
 @pytest.mark.parametrize("dist", DISTS.values(), ids=DISTS.keys())
 def test_same_inputs_give_the_same_bits(dist):
     arguments, _ = batch_of(dist, 777, 5)

@@ -6,10 +6,8 @@ import pytest
 import torch
 from ppo_loss_cases import DISTS, OPTIONS, PLAIN, batch_of, leaves
 
-from optix_fast import backend, ops
+from optix_fast import ops
 from optix_fast.ops import Categorical
-
-needs_core = pytest.mark.skipif(backend() != "native", reason="needs the compiled core")
 
 # ---- gradients ----------------------------------------------------------------------------------------
 
@@ -48,7 +46,7 @@ def test_backward_twice_with_retain_graph():
         loss.backward()
 
 
-@needs_core
+@pytest.mark.native
 def test_second_derivative_is_refused():
     arguments = leaves()
     loss = ops.ppo_loss(Categorical(), *arguments, **PLAIN).loss
@@ -76,7 +74,7 @@ def test_statistics_are_views_of_one_tensor():
 # ---- torch's own checks of a registered op ------------------------------------------------------------
 
 
-@needs_core
+@pytest.mark.native
 @pytest.mark.parametrize("dist", DISTS.values(), ids=DISTS.keys())
 def test_opcheck(dist):
     (*tensors, old_values), mask = batch_of(dist, 6, 3, mask=True)

@@ -22,7 +22,6 @@ from sum_tree_cases import (
     f32,
     f64,
     i64,
-    needs_core,
     random_priorities,
     reference_tree,
     tree_of,
@@ -290,7 +289,7 @@ def test_leaf_too_small_for_the_total_does_no_harm(device):
     assert tree.find(f64(0.0, tree.total).to(device)).tolist() == [0, 2]
 
 
-@needs_core
+@pytest.mark.native
 @pytest.mark.parametrize("beta", [0.01, 0.4, 1.0])
 def test_weights_over_the_whole_range_of_float32(beta):
     from optix_fast import _C  # type: ignore[attr-defined]
@@ -396,7 +395,7 @@ print(build_info()["simd"], digest.hexdigest())
 """
 
 
-@needs_core
+@pytest.mark.native
 def test_every_instruction_set_draws_the_same(tmp_path):
     said = {}
     for path in build_info()["simd_compiled"]:

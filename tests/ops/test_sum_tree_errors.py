@@ -11,7 +11,6 @@ from sum_tree_cases import (
     f32,
     f64,
     i64,
-    needs_core,
     reference_tree,
     tree_of,
 )
@@ -147,7 +146,7 @@ def test_mass_of_another_kind(four, mass):
         four.find(mass)
 
 
-@needs_core
+@pytest.mark.native
 def test_tensors_without_memory_are_refused():
     tree = tree_of(1.0, 2.0)
     with FakeTensorMode():

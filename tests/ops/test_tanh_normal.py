@@ -10,10 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optix_fast import backend, ops, random, reference
+from optix_fast import ops, random, reference
 from optix_fast.random import RandomStream
 
-needs_core = pytest.mark.skipif(backend() != "native", reason="needs the compiled core")
 F64 = torch.float64
 
 
@@ -284,7 +283,7 @@ def test_nan_stays_in_its_row(broken):
         assert action.isnan().sum() == pre_tanh.isnan().sum() == 1
 
 
-@needs_core
+@pytest.mark.native
 def test_same_inputs_give_the_same_bits():
     mean, log_std, u, _ = inputs((777, 5))
     for call in (
@@ -337,7 +336,7 @@ def test_backward_twice_with_retain_graph():
         torch.testing.assert_close(second, tuple(3.0 * gradient for gradient in first))
 
 
-@needs_core
+@pytest.mark.native
 def test_second_derivative_is_refused():
     mean, log_std, *_ = inputs((6, 4))
     for total in both_functions(mean.requires_grad_(), log_std.requires_grad_()):

@@ -7,10 +7,8 @@ import itertools
 import pytest
 import torch
 
-from optix_fast import backend, ops
+from optix_fast import ops
 from optix_fast.random import RandomStream
-
-needs_core = pytest.mark.skipif(backend() != "native", reason="needs the compiled core")
 
 
 def inputs(shared=False):
@@ -23,7 +21,7 @@ def inputs(shared=False):
 # ---- torch's own checks of a registered op ---------------------------------------------------------------
 
 
-@needs_core
+@pytest.mark.native
 @pytest.mark.parametrize(
     ("wanted", "squashed", "shared"), list(itertools.product([0, 2, 3], [True, False], [True, False]))
 )

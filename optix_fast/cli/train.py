@@ -17,7 +17,7 @@ from optix_fast.cli.progress import Progress
 from optix_fast.cli.run_dir import RunDir
 from optix_fast.cli.selection import Confirmation, choose_policy
 from optix_fast.config import TrainConfig
-from optix_fast.loop import CheckpointRegistry, RLOptimizer
+from optix_fast.loop import RLOptimizer
 from optix_fast.pipelines import BatchPipeline, VectorBatchPipeline
 from optix_fast.presets import preset_for, reward_threshold
 from optix_fast.tuners import make_tuner
@@ -247,7 +247,6 @@ def _train(config: TrainConfig, run: RunDir, show_progress: bool, is_resumed: bo
         target_confirm_fn=None
         if config.target_score is None
         else Confirmation(make_env, config.confirm_episodes, config.target_score),
-        run_id=CheckpointRegistry(run.checkpoints, resume=True).run_id if is_resumed else None,
         state_interval=config.state_interval,
     )
     recorder.optimizer = optimizer

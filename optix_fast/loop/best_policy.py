@@ -44,6 +44,7 @@ class BestPolicy:
 
     def begin(self) -> None:
         """Begin a run, with the best that the registry knows."""
+        self.registry.begin_run()
         best = self.registry.best
         self._rank = None if best is None else rank_of(best.eval_metrics)
 

@@ -100,12 +100,13 @@ class CheckpointRegistry:
         self._directory = Path(self.checkpoint_dir)
         self._directory.mkdir(parents=True, exist_ok=True)
         self._manifest = Manifest(self._directory)
+        self.given_run_id = run_id
         self.run_id = run_id or (self._last_run_id() if resume else None) or uuid.uuid4().hex
         self._held: _Held | None = None
         self._pending: list[_Held] = []
         self._next_write = -math.inf
         self._held_back: frozenset[str] = frozenset()
-        self._name_strangers()
+        self._strangers_are_named = False
 
     # --- saving ---------------------------------------------------------------------------------
 
@@ -117,6 +118,7 @@ class CheckpointRegistry:
             OSError: the snapshot could not be written (it stays in memory, and what was on disk
                 stays as it was).
         """
+        self.begin_run()
         rank = rank_of(eval_metrics)
         if not math.isfinite(rank[1]):
             raise ValueError(f"a policy with score {rank[1]} is never a checkpoint")
@@ -367,9 +369,13 @@ class CheckpointRegistry:
         written = [e for e in self._manifest.entries() if e.get("run_id")]
         return str(max(written, key=lambda e: e.get("timestamp") or 0.0)["run_id"]) if written else None
 
-    def _name_strangers(self) -> None:
+    def begin_run(self) -> None:
+        """Name the snapshots of other runs in a warning, once. A run calls this when it begins."""
+        if self.resume or self._strangers_are_named:
+            return
+        self._strangers_are_named = True
         strangers = [e for e in self._manifest.entries() if not self._is_own(e)]
-        if strangers and not self.resume:
+        if strangers:
             logger.warning(
                 "%s holds %d snapshots of other runs (%s); this run neither restores nor deletes them",
                 self.checkpoint_dir,

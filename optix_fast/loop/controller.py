@@ -387,22 +387,25 @@ class LoopController:
 
     # --- state ----------------------------------------------------------------------------------
 
-    def resume(self, registry: CheckpointRegistry | None = None) -> None:
-        """Go on, at the next `run()`, where the run whose state lies in the registry's directory wrote it
+    def resume(self, registry: CheckpointRegistry | None = None, run_id: str | None = None) -> None:
+        """Go on, at the next `run()`, where a run whose state lies in the registry's directory wrote it
         last. What that run checkpointed later is deleted: it will be found again.
 
         Args:
             registry: where checkpoints and the run's state are written from now on; default the one that
                 there is. When this raises, nothing has changed.
+            run_id: the run; default the one that the registry was made for, or the only one that has a
+                state there.
 
         Raises:
-            ValueError: there is no intact state, or it is of other parts.
+            ValueError: there is no intact state of that run, or it is of other parts; or no run was named
+                and there are several.
             RuntimeError: it is of another architecture.
         """
         registry, old = registry or self.registry, self.registry
         self._parts.move_to(registry)
         try:
-            loop = self._parts.read()
+            loop = self._parts.read(run_id or registry.given_run_id)
             registry.go_back(str(loop["run_id"]), self._run.windows)
         except BaseException:
             self._parts.move_to(old)

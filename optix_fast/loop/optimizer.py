@@ -44,7 +44,8 @@ class RLOptimizer:
             min_episodes_before_dormant, min_episodes_before_degradation: see BackoffScheduler.
             An off-policy agent changes the defaults of two: dormant_threshold to 15 and
             min_episodes_before_dormant to its `default_min_episodes_before_dormant` (or 100).
-        run_id: of the checkpoints; give an earlier run's to go on with it.
+        run_id: of the checkpoints and the run's state; default a new one. Give an earlier run's to go on
+            with it.
 
     Raises:
         ValueError: agent or pipeline is missing; an argument is out of range or contradicts another.
@@ -149,7 +150,7 @@ class RLOptimizer:
         """Train; the best policy is loaded when this returns or raises (LoopController.run)."""
         return self.controller.run()
 
-    def resume(self, directory: str | os.PathLike[str] | None = None) -> None:
+    def resume(self, directory: str | os.PathLike[str] | None = None, *, run_id: str | None = None) -> None:
         """Go on, at the next `run()`, with a run that was killed, from the state it wrote last.
 
         On the same machine, with the same arguments, and environments whose state can be restored
@@ -158,20 +159,23 @@ class RLOptimizer:
 
         Args:
             directory: its checkpoint_dir, where checkpoints are written from now on; default this one's.
+            run_id: the run; default the `run_id` that this optimizer was made with, or else the only run that
+                has a state in the directory.
 
         Raises:
-            ValueError: there is no intact state, or it is of other parts.
+            ValueError: there is no intact state of that run, or it is of other parts; or no run was named
+                and the directory holds states of several, which are listed.
             RuntimeError: the state is of another architecture.
         """
+        run_id = run_id or self.registry.given_run_id
         if directory is not None and os.path.abspath(directory) != self.registry.checkpoint_dir:
             if not os.path.isdir(directory):
                 raise ValueError(f"{os.fspath(directory)} is not a directory")
-            registry = CheckpointRegistry(directory, self.registry.max_snapshots, resume=True)
-            registry.resume = False
-            self.controller.resume(registry)
+            registry = CheckpointRegistry(directory, self.registry.max_snapshots, run_id)
+            self.controller.resume(registry, run_id)
             self.registry = registry
         else:
-            self.controller.resume()
+            self.controller.resume(run_id=run_id)
 
     def stop(self) -> None:
         """End the run after the window that is under way. Any thread or callback may call this."""

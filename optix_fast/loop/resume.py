@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 import torch
 
@@ -20,23 +21,52 @@ from optix_fast.types import Stateful
 
 logger = logging.getLogger(__name__)
 
-FILE = "run_state.safetensors"
+_PREFIX, _SUFFIX = "run_state-", ".safetensors"
+_UNNAMED = "run_state.safetensors"  # as older versions called it, whatever the run
 
 # Pause after a write, in multiples of what it took.
 _WRITING_SHARE = 99.0
+
+
+def state_path(directory: str | os.PathLike[str], run_id: str) -> Path:
+    """Where the state of a run lies: every run in a directory has a file of its own."""
+    return Path(directory) / f"{_PREFIX}{quote(run_id, safe='')}{_SUFFIX}"
+
+
+def find_state(directory: str | os.PathLike[str], run_id: str | None) -> Path:
+    """The state file of `run_id`; of the only run that there is for None. A file of the older name is taken
+    where there is no other.
+
+    Raises:
+        ValueError: there is none, or there are several to choose from; their run ids are named.
+    """
+    folder = Path(directory)
+    runs = {unquote(p.name[len(_PREFIX) : -len(_SUFFIX)]): p for p in folder.glob(f"{_PREFIX}*{_SUFFIX}")}
+    if run_id in runs:
+        return runs[run_id]
+    unnamed = folder / _UNNAMED
+    if not runs and unnamed.is_file():
+        return unnamed
+    if not runs:
+        raise ValueError(f"{directory} holds no state of a run to go on from (no {_PREFIX}*{_SUFFIX})")
+    newest_first = sorted(runs, key=lambda run: runs[run].stat().st_mtime, reverse=True)
+    listed = ", ".join(map(repr, newest_first))
+    if run_id is not None:
+        raise ValueError(f"{directory} holds no state of the run {run_id!r}, but of {listed}")
+    if len(runs) > 1:
+        raise ValueError(f"{directory} holds states of {len(runs)} runs: name one by run_id= ({listed})")
+    return runs[newest_first[0]]
 
 
 class RunStateFile:
     """Writes a run's state between two windows, now and then.
 
     Args:
-        directory: the run's checkpoint directory.
         interval: seconds between writes at least (on a slow disk longer: no more than one hundredth of the
             time is spent writing); 0 writes after every window, None never.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], interval: float | None) -> None:
-        self.path = Path(directory) / FILE
+    def __init__(self, interval: float | None) -> None:
         self.interval = interval
         self._next = -math.inf if interval == 0 else time.monotonic() + (interval or 0.0)
 
@@ -45,30 +75,33 @@ class RunStateFile:
         """Whether it is time."""
         return self.interval is not None and (self.interval == 0 or time.monotonic() >= self._next)
 
-    def write(self, state: Callable[[], dict[str, Any]]) -> float:
-        """Write what `state` returns; the seconds that took.
+    def write(self, path: Path, state: Callable[[], dict[str, Any]]) -> float:
+        """Write what `state` returns; the seconds that took. Whether it succeeds or not, the next write is
+        due after the interval.
 
         Raises:
             TypeError: something in it cannot be saved.
             OSError: it could not be written; the older state stays.
         """
         began = time.perf_counter()
-        save_state(self.path, {"made_by": _made_by(), **state()})
-        spent = time.perf_counter() - began
-        self._next = time.monotonic() + max(self.interval or 0.0, _WRITING_SHARE * spent)
+        try:
+            save_state(path, {"made_by": _made_by(), **state()})
+        finally:
+            spent = time.perf_counter() - began
+            self._next = time.monotonic() + max(self.interval or 0.0, _WRITING_SHARE * spent)
         return spent
 
     @staticmethod
-    def read(directory: str | os.PathLike[str]) -> dict[str, Any]:
+    def read(path: Path, run_id: str | None) -> dict[str, Any]:
         """What was written last.
 
         Raises:
-            ValueError: there is none, or it is damaged.
+            ValueError: it is damaged, or of another run than `run_id`.
         """
-        path = Path(directory) / FILE
-        if not path.is_file():
-            raise ValueError(f"{directory} holds no state of a run to go on from (no {FILE})")
         state: dict[str, Any] = load_state(path)
+        found = str(state["loop"]["run_id"])
+        if run_id not in (None, found):
+            raise ValueError(f"{path} holds the state of the run {found!r}, not of {run_id!r}")
         then, now = state.pop("made_by"), _made_by()
         changed = [f"{key} was {then[key]}, is {now[key]}" for key in now if then[key] != now[key]]
         if changed:
@@ -100,37 +133,48 @@ class RunParts:
         self, parts: Mapping[str, Any], registry: CheckpointRegistry, interval: float | None
     ) -> None:
         self._parts, self._registry = dict(parts), registry
-        self.file = RunStateFile(registry.checkpoint_dir, interval)
+        self._outdated: Path | None = None
+        self.file = RunStateFile(interval)
 
     def move_to(self, registry: CheckpointRegistry) -> None:
         """Write beside another registry's snapshots from now on."""
         self._registry = registry
-        self.file = RunStateFile(registry.checkpoint_dir, self.file.interval)
+        self.file = RunStateFile(self.file.interval)
 
     def write(self) -> None:
-        """Write the state; a part that cannot be saved is said, and then nothing is written any more.
-
-        Raises:
-            OSError: it could not be written; the older state stays.
+        """Write the state. A part that cannot be saved is named in a warning, and then nothing is written any
+        more. A full disk is named in a warning and tried again when the next write is due; the older state
+        stays.
         """
-        self._registry.flush()  # the best must be on disk before the state that refers to it
+        path = state_path(self._registry.checkpoint_dir, self._registry.run_id)
         try:
-            self._registry.disk_seconds += self.file.write(self._state)
+            self._registry.flush()  # the best must be on disk before the state that refers to it
+            self._registry.disk_seconds += self.file.write(path, self._state)
         except TypeError as error:
             logger.warning("this run cannot be resumed if it is killed: %s", error)
             self.file.interval = None
             return
+        except OSError as error:
+            logger.warning("the state of the run could not be written, which is tried again: %s", error)
+            return
         self._registry.hold()
+        if self._outdated is not None:
+            self._outdated.unlink(missing_ok=True)
+            self._outdated = None
 
-    def read(self) -> dict[str, Any]:
-        """Put back what was written last; returns the loop's state. When that fails, everything is as it
-        was.
+    def read(self, run_id: str | None) -> dict[str, Any]:
+        """Put back what the run `run_id` wrote last; returns the loop's state. None is the registry's run if
+        it has a state, else the only one that has. When that fails, everything is as it was.
 
         Raises:
-            ValueError: there is no intact state, or it is of other parts, which are named.
+            ValueError: there is no intact state of that run, or it is of other parts, which are named.
             RuntimeError: it is of another architecture.
         """
-        states = RunStateFile.read(self._registry.checkpoint_dir)
+        directory, own = self._registry.checkpoint_dir, self._registry.run_id
+        if run_id is None and state_path(directory, own).is_file():
+            run_id = own
+        path = find_state(directory, run_id)
+        states = RunStateFile.read(path, run_id)
         kinds = states.pop("kinds", {})
         before = deepcopy(self._states())
         touched: list[str] = []
@@ -143,6 +187,7 @@ class RunParts:
                 if name in before:
                     self._parts[name].load_state_dict(before[name])
             raise
+        self._outdated = path if path.name == _UNNAMED else None
         loop: dict[str, Any] = states["loop"]
         return loop
 

@@ -9,8 +9,8 @@ import gymnasium as gym
 import pytest
 
 from optix_fast import BatchPipeline, RLOptimizer, make_agent
-from optix_fast.loop import CheckpointRegistry
-from optix_fast.loop.resume import FILE
+from optix_fast.loop import CheckpointRegistry, resume
+from optix_fast.loop.resume import state_path
 from optix_fast.types import EvalMetrics
 
 
@@ -40,7 +40,7 @@ def test_run_resumed_with_a_larger_budget_goes_on_as_if_it_had_had_it(tmp_path: 
 
 def test_no_state_is_written_without_an_interval(tmp_path: Path) -> None:
     optimizer(tmp_path, 3, state_interval=None).run()
-    assert not (tmp_path / FILE).exists()
+    assert not list(tmp_path.glob("run_state*"))
 
 
 def test_state_that_cannot_be_saved_is_said_and_does_not_end_the_run(
@@ -50,7 +50,95 @@ def test_state_that_cannot_be_saved_is_said_and_does_not_end_the_run(
     monkeypatch.setattr(run.controller.pipeline, "state_dict", lambda: {"env": object()})
     assert run.run().windows == 3
     assert "cannot be resumed if it is killed" in caplog.text
-    assert not (tmp_path / FILE).exists()
+    assert not list(tmp_path.glob("run_state*"))
+
+
+def test_every_run_in_a_directory_resumes_its_own_state(tmp_path: Path) -> None:
+    optimizer(tmp_path, 5, run_id="first").run()
+    optimizer(tmp_path, 3, seed=9, run_id="second/one").run()
+    for name, windows in (("first", 5), ("second/one", 3)):
+        by_constructor = optimizer(tmp_path, 9, run_id=name)
+        by_constructor.resume()
+        by_name = optimizer(tmp_path / "other", 9)
+        by_name.resume(tmp_path, run_id=name)
+        assert (by_constructor.windows, by_name.windows) == (windows, windows)
+        assert by_name.registry.run_id == name
+
+
+def test_run_that_has_no_state_here_is_refused_by_name(tmp_path: Path) -> None:
+    optimizer(tmp_path, 2, run_id="first").run()
+    with pytest.raises(ValueError, match="no state of the run 'third', but of 'first'"):
+        optimizer(tmp_path, 9, run_id="third").resume()
+    with pytest.raises(ValueError, match="no state of the run 'third', but of 'first'"):
+        optimizer(tmp_path / "other", 9, run_id="third").resume(tmp_path)
+
+
+def test_resume_without_a_name_takes_the_only_run_or_asks_which(tmp_path: Path) -> None:
+    optimizer(tmp_path, 2, run_id="first").run()
+    only = optimizer(tmp_path, 9)
+    only.resume()
+    assert (only.windows, only.registry.run_id) == (2, "first")
+    optimizer(tmp_path, 3, run_id="second").run()
+    with pytest.raises(ValueError, match=r"states of 2 runs: name one by run_id= \('second', 'first'\)"):
+        optimizer(tmp_path, 9).resume()
+    only.resume()  # its own run is known
+    assert only.windows == 2
+
+
+def test_state_file_of_the_older_name_is_taken_where_it_is_the_only_one_and_of_that_run(
+    tmp_path: Path,
+) -> None:
+    optimizer(tmp_path, 2, run_id="first").run()
+    older = tmp_path / "run_state.safetensors"
+    state_path(tmp_path, "first").rename(older)
+    with pytest.raises(ValueError, match="the state of the run 'first', not of 'second'"):
+        optimizer(tmp_path, 4, run_id="second").resume()
+    run = optimizer(tmp_path, 4)
+    run.resume()
+    run.run()
+    assert [path.name for path in tmp_path.glob("run_state*")] == [state_path(tmp_path, "first").name]
+    assert not older.exists()
+
+
+def test_renamed_state_file_does_not_pass_for_another_run(tmp_path: Path) -> None:
+    optimizer(tmp_path, 2, run_id="first").run()
+    state_path(tmp_path, "first").rename(state_path(tmp_path, "second"))
+    with pytest.raises(ValueError, match="the state of the run 'first', not of 'second'"):
+        optimizer(tmp_path, 4, run_id="second").resume()
+
+
+def test_resumed_run_does_not_call_its_own_snapshots_those_of_other_runs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = optimizer(tmp_path, 3)
+    first.run()
+    first.run()
+    resumed = optimizer(tmp_path, 5)
+    resumed.resume()
+    resumed.run()
+    assert resumed.windows == 5
+    assert "other runs" not in caplog.text
+
+
+def test_full_disk_under_the_state_is_warned_of_and_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = optimizer(tmp_path, 4, run_id="run")
+    real, failures = resume.save_state, []
+
+    def full(path: Path, state: Any) -> None:
+        if state["loop"]["run"]["windows"] == 2:
+            failures.append(path)
+            raise OSError(28, "No space left on device")
+        real(path, state)
+
+    monkeypatch.setattr(resume, "save_state", full)
+    assert run.run().stop_reason == "budget"
+    assert len(failures) == 1
+    assert "No space left" in caplog.text
+    fresh = optimizer(tmp_path, 9, run_id="run")
+    fresh.resume()
+    assert fresh.windows == 4
 
 
 def test_state_of_other_parts_is_refused(tmp_path: Path, fake_agent: Any, fake_pipeline: Any) -> None:

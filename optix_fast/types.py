@@ -399,11 +399,14 @@ class LoopCallback:
     def on_loop_start(self) -> None:
         """Before the first window."""
 
+    def on_training_end(self) -> None:
+        """After the last window, however the run ended; the agent still holds its last policy."""
+
     def on_loop_stop(self) -> None:
         """After the last window, the best policy loaded."""
 
     def on_episode_end(self, episode_id: int, eval_metrics: EvalMetrics | None) -> None:
-        """After each window; None when the window was not evaluated."""
+        """After each window; None when its score was not looked at."""
 
     def on_improvement(self, snapshot: PolicySnapshot) -> None:
         """A new best policy was found."""

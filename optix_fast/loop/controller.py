@@ -77,6 +77,10 @@ class LoopController:
         state_interval: seconds between writes of the run's whole state, from which `resume` goes on;
             0 after every window, None never. It takes an agent and a pipeline with a state_dict.
         diagnostic_controller: looks at the diagnostics of every learn(); None for none.
+        judge_every_window: look at the score of every window, due or not: it may make the best policy, and
+            callbacks hear of it. One that is not due says nothing about convergence or degradation, and the
+            tuner does not see it. Without effect with a val_pipeline or a checkpoint_score_fn, whose scores
+            are not free.
 
     Raises:
         TypeError, ValueError: an argument is wrong or contradicts another; it is named.
@@ -104,6 +108,7 @@ class LoopController:
         max_steps: int | None = None,
         state_interval: float | None = None,
         diagnostic_controller: DiagnosticController | None = None,
+        judge_every_window: bool = False,
     ) -> None:
         self.agent = checks.has_methods("agent", agent, checks.AGENT)
         self.pipeline = checks.has_methods("pipeline", pipeline, checks.PIPELINE)
@@ -123,6 +128,7 @@ class LoopController:
         self.rollback_on_degradation = checks.flag("rollback_on_degradation", rollback_on_degradation)
         self.max_episodes = checks.whole("max_episodes", max_episodes)
         self.max_steps = checks.whole("max_steps", max_steps)
+        self.judge_every_window = checks.flag("judge_every_window", judge_every_window)
         self.score_smoothing = checks.whole("score_smoothing", score_smoothing) or 1
         if state_interval is not None:
             state_interval = checks.number("state_interval", state_interval, 0.0)
@@ -176,6 +182,11 @@ class LoopController:
         return self._run.env_steps
 
     @property
+    def last_evaluated(self) -> int:
+        """The last window whose score counted, for convergence and the tuner; −1 before the first."""
+        return self._run.last_evaluated
+
+    @property
     def summary(self) -> RunSummary | None:
         """How the last run ended; None before and while it runs."""
         return self._summary
@@ -203,8 +214,12 @@ class LoopController:
             interrupt()
 
     def keep_going(self) -> None:
-        """Called in on_dormant: go on training, with a fresh schedule, instead of stopping."""
+        """Go on training, with a fresh schedule: called in on_dormant, instead of stopping; called after
+        `resume`, with a run that was solved or had converged, which otherwise is over."""
         self._keep_going = True
+        if self._run.ended is not None:
+            self._run.ended = None
+            self.scheduler.record_restart()
 
     # --- running --------------------------------------------------------------------------------
 
@@ -231,11 +246,14 @@ class LoopController:
             started = True
             self._callbacks.call("on_loop_start")
             reason = self._train()
+            self._run.ended = reason if reason in ("solved", "converged") else None
             if self._parts.file.interval is not None and self._run.windows > 0:
                 self._parts.write()
         except BaseException as error:
             failure = error
             reason = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        if started:
+            self._callbacks.call("on_training_end")
         problems = self._wind_up(is_over=failure is None)
         self._summary = RunSummary(
             stop_reason=reason,
@@ -257,6 +275,8 @@ class LoopController:
         return self._summary
 
     def _train(self) -> str:
+        if self._run.ended is not None:
+            return self._run.ended
         windows = iter(self.pipeline.episodes())
         while True:
             # Tested before the pipeline is asked: a window that is collected is learned from.
@@ -279,14 +299,14 @@ class LoopController:
         checks.window("pipeline", data)
         window = data.episode_id = self._run.windows
         self.scorer.acted_outside = False
-        metrics = self._metrics_to_judge(data)
+        metrics, counts = self._metrics_to_judge(data)
         solved = metrics is not None and self.best_policy.judge(metrics)
         self._learn(data)
         self._run.windows += 1
         self._run.env_steps += data.length
-        self._changes.diagnose(self._run, window, metrics)
+        self._changes.diagnose(self._run, window, metrics if counts else None)
         converged = False
-        if metrics is not None and math.isfinite(metrics.primary_score):
+        if counts and metrics is not None and math.isfinite(metrics.primary_score):
             converged = self._draw_consequences(metrics, window)
             self._changes.tune(self._run, window)
         self._callbacks.call("on_episode_end", window, metrics)
@@ -295,15 +315,17 @@ class LoopController:
 
     # --- scoring --------------------------------------------------------------------------------
 
-    def _metrics_to_judge(self, data: EpisodeData) -> EvalMetrics | None:
-        """The metrics that decide about the policy; None when this window is not evaluated."""
-        due = self.scheduler.should_adapt(data.episode_id)
-        if not due and (self.best_policy.target_score is None or self.scorer.val_pipeline is not None):
-            return None
+    def _metrics_to_judge(self, data: EpisodeData) -> tuple[EvalMetrics | None, bool]:
+        """The metrics that decide about the policy, None when this window is not looked at; and whether they
+        count as an evaluation."""
+        if self.scheduler.should_adapt(data.episode_id):
+            return self.scorer.validated(self.scorer.window_score(data, self._run.diagnostics)), True
+        every = self.judge_every_window and self.scorer.checkpoint_score_fn is None
+        if self.scorer.val_pipeline is not None or not (every or self.best_policy.target_score is not None):
+            return None, False
         train = self.scorer.window_score(data, self._run.diagnostics)
-        if not due and not self.best_policy.reaches_target(train):
-            return None
-        return self.scorer.validated(train)
+        reached = self.best_policy.reaches_target(train)
+        return (train if every or reached else None), reached
 
     # --- learning -------------------------------------------------------------------------------
 

@@ -38,7 +38,8 @@ class RLOptimizer:
         checkpoint_dir, max_snapshots: where the best policies go, and how many (CheckpointRegistry).
         rollback_on_degradation, improvement_margin, max_episodes, callbacks, val_pipeline,
             score_smoothing, checkpoint_score_fn, verbose, verbose_log_file, target_score,
-            target_confirm_fn, max_steps, state_interval, diagnostic_controller: see LoopController.
+            target_confirm_fn, max_steps, state_interval, diagnostic_controller, judge_every_window: see
+            LoopController.
         base_interval, backoff_factor, max_interval_episodes, plateau_threshold, dormant_threshold,
             degradation_threshold, min_degradation_drop, noise_k, score_window, trend_window,
             min_episodes_before_dormant, min_episodes_before_degradation: see BackoffScheduler.
@@ -88,6 +89,7 @@ class RLOptimizer:
         run_id: str | None = None,
         state_interval: float | None = 30.0,
         diagnostic_controller: DiagnosticController | None = None,
+        judge_every_window: bool = False,
     ) -> None:
         for name, value in (("agent", agent), ("pipeline", pipeline)):
             if value is None:
@@ -137,6 +139,7 @@ class RLOptimizer:
             max_steps=max_steps,
             state_interval=state_interval,
             diagnostic_controller=diagnostic_controller,
+            judge_every_window=judge_every_window,
         )
 
     @staticmethod
@@ -182,7 +185,7 @@ class RLOptimizer:
         self.controller.stop()
 
     def keep_going(self) -> None:
-        """Called in on_dormant: go on training instead of stopping."""
+        """Called in on_dormant, or after `resume` of a run that is over: go on training."""
         self.controller.keep_going()
 
     def add_callback(self, callback: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -24,6 +23,8 @@ logger = logging.getLogger(__name__)
 _PREFIX, _SUFFIX = "run_state-", ".safetensors"
 _UNNAMED = "run_state.safetensors"  # as older versions called it, whatever the run
 
+# Seconds from the start to the first write: a run that is killed early is worth resuming too.
+_FIRST_AFTER = 2.0
 # Pause after a write, in multiples of what it took.
 _WRITING_SHARE = 99.0
 
@@ -63,12 +64,21 @@ class RunStateFile:
 
     Args:
         interval: seconds between writes at least (on a slow disk longer: no more than one hundredth of the
-            time is spent writing); 0 writes after every window, None never.
+            time is spent writing); 0 writes after every window, None never. In the beginning it is shorter:
+            the first write comes after 2 seconds, and the next ones each after as long again as the run has
+            taken, so that a run that is killed loses no more than half of its time.
     """
 
     def __init__(self, interval: float | None) -> None:
         self.interval = interval
-        self._next = -math.inf if interval == 0 else time.monotonic() + (interval or 0.0)
+        self._began = time.monotonic()
+        self._next = self._began + self._pause
+
+    @property
+    def _pause(self) -> float:
+        """Seconds until the next write, as long as that is quick."""
+        age = time.monotonic() - self._began
+        return min(self.interval or 0.0, max(_FIRST_AFTER, age))
 
     @property
     def is_due(self) -> bool:
@@ -88,7 +98,7 @@ class RunStateFile:
             save_state(path, {"made_by": _made_by(), **state()})
         finally:
             spent = time.perf_counter() - began
-            self._next = time.monotonic() + max(self.interval or 0.0, _WRITING_SHARE * spent)
+            self._next = time.monotonic() + max(self._pause, _WRITING_SHARE * spent)
         return spent
 
     @staticmethod

@@ -41,6 +41,7 @@ class RunState:
         last_evaluated: the last window that gave a score; −1 before the first.
         tuned_after: the last window after which the hyperparameters changed; −1 before the first.
         probed_until: the last window whose policy learned with a tuner's probe that is over.
+        ended: "solved" or "converged" when the run is over for that reason; else None.
         restores: restores after non-finite updates, in a row.
         diagnostics: of the learn() that made the current policy.
         raws: the latest scores, for smoothing.
@@ -53,6 +54,7 @@ class RunState:
         self.last_evaluated = -1
         self.tuned_after = -1
         self.probed_until = -1
+        self.ended: str | None = None
         self.restores = 0
         self.diagnostics: dict[str, Any] = {}
         self.raws: deque[float] = deque(maxlen=score_smoothing)
@@ -76,6 +78,7 @@ class RunState:
             "last_evaluated": self.last_evaluated,
             "tuned_after": self.tuned_after,
             "probed_until": self.probed_until,
+            "ended": self.ended,
             "restores": self.restores,
             "diagnostics": {k: v for k, v in self.diagnostics.items() if isinstance(v, int | float | str)},
             "raws": list(self.raws),
@@ -89,6 +92,7 @@ class RunState:
         self.last_evaluated = int(state["last_evaluated"])
         self.tuned_after = int(state["tuned_after"])
         self.probed_until = int(state["probed_until"])
+        self.ended = state.get("ended")
         self.restores = int(state["restores"])
         self.diagnostics = dict(state["diagnostics"])
         self.raws.clear()

@@ -10,7 +10,7 @@ import pytest
 
 from optix_fast import BatchPipeline, RLOptimizer, make_agent
 from optix_fast.loop import CheckpointRegistry, resume
-from optix_fast.loop.resume import state_path
+from optix_fast.loop.resume import RunStateFile, state_path
 from optix_fast.types import EvalMetrics
 
 
@@ -139,6 +139,39 @@ def test_full_disk_under_the_state_is_warned_of_and_tried_again(
     fresh = optimizer(tmp_path, 9, run_id="run")
     fresh.resume()
     assert fresh.windows == 4
+
+
+def test_first_state_comes_soon_and_the_next_ones_ever_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr("time.perf_counter", lambda: 0.0)  # a write takes no time
+    file = RunStateFile(30.0)
+    written = []
+    for step in range(1, 400):
+        now[0] = 100.0 + step / 4
+        if file.is_due:
+            file.write(tmp_path / "state", dict)
+            written.append(step / 4)
+    assert written == [2.0, 4.0, 8.0, 16.0, 32.0, 62.0, 92.0]
+
+
+@pytest.mark.parametrize("reason", ["solved", "converged"])
+def test_run_that_is_over_does_not_train_on_when_it_is_resumed(tmp_path: Path, reason: str) -> None:
+    ends = {"solved": {"target_score": -1.0}, "converged": {"dormant_threshold": 1, "plateau_threshold": 1}}
+    options = {"base_interval": 2, **ends[reason]}
+    first = optimizer(tmp_path, 400, **options)
+    assert first.run().stop_reason == reason
+    again = optimizer(tmp_path, 400, **options)
+    again.resume()
+    summary = again.run()
+    assert (summary.stop_reason, summary.windows) == (reason, first.windows)
+    assert history(again) == history(first)
+    further = optimizer(tmp_path, first.windows + 3, base_interval=2)
+    further.resume()
+    further.keep_going()
+    assert further.run().windows == first.windows + 3
 
 
 def test_state_of_other_parts_is_refused(tmp_path: Path, fake_agent: Any, fake_pipeline: Any) -> None:

@@ -7,10 +7,11 @@ import math
 from typing import Any
 
 from optix_fast.loop.callbacks import CallbackList
-from optix_fast.loop.checkpoints import CheckpointRegistry, Rank, rank_of
+from optix_fast.loop.checkpoints import CheckpointRegistry
 from optix_fast.loop.scoring import PolicyScorer
+from optix_fast.loop.snapshots import Rank, rank_of
 from optix_fast.loop.training_state import TrainingState
-from optix_fast.types import EvalMetrics
+from optix_fast.types import EvalMetrics, NonFiniteError
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +46,7 @@ class BestPolicy:
     def begin(self) -> None:
         """Begin a run, with the best that the registry knows."""
         self.registry.begin_run()
-        best = self.registry.best
-        self._rank = None if best is None else rank_of(best.eval_metrics)
+        self._rank = self._known_rank()
 
     @property
     def score(self) -> float:
@@ -84,6 +84,10 @@ class BestPolicy:
             self.training.restore(self.agent, snapshot.snapshot_id)
         return snapshot is not None
 
+    def _known_rank(self) -> Rank | None:
+        best = self.registry.best
+        return None if best is None else rank_of(best.eval_metrics)
+
     def _is_beaten_by(self, score: float) -> bool:
         if self._rank is None:
             return True
@@ -92,7 +96,14 @@ class BestPolicy:
 
     def _checkpoint(self, metrics: EvalMetrics) -> None:
         is_first = self._rank is None
-        snapshot = self.registry.save(self.agent, metrics, self.agent.get_hyperparams())
+        try:
+            snapshot = self.registry.save(self.agent, metrics, self.agent.get_hyperparams())
+        except NonFiniteError as error:
+            logger.warning("window %d: %s: this policy is no checkpoint", metrics.episode_id, error)
+            return
+        except BaseException:
+            self._rank = self._known_rank()  # it may be in memory though the disk is full
+            raise
         self._rank = rank_of(metrics)
         self.training = TrainingState.of(self.agent, snapshot.snapshot_id)
         if not is_first:

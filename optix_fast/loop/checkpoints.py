@@ -8,18 +8,18 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from optix_fast.loop import checks
 from optix_fast.loop.snapshot_files import (
     WEIGHTS,
     DamagedSnapshotError,
     Entry,
-    Files,
     Manifest,
+    check_weights,
     folder_name,
     folder_of,
     load_weights,
@@ -30,45 +30,43 @@ from optix_fast.loop.snapshot_files import (
     weights_of,
     write_snapshot,
 )
+from optix_fast.loop.snapshots import Held, WaitingSnapshot, entry_rank, rank_of, snapshot_from
 from optix_fast.types import BaseAgent, EvalMetrics, HyperparamSet, PolicySnapshot
 
 logger = logging.getLogger(__name__)
-
-Rank = tuple[bool, float]
 
 # Pause after a write, in multiples of what it took.
 _WRITING_SHARE = 49.0
 
 
-class _Held(NamedTuple):
-    """A snapshot in memory."""
-
-    snapshot: PolicySnapshot
-    files: Files
-    agent: str
+# Bytes of weights that may wait in memory for being written, the best one's aside.
+_MOST_WAITING = 2**28
 
 
 class CheckpointRegistry:
     """Keeps the best policies of a run (seed 003; any agent with save_weights and load_weights).
 
-    `save` takes the agent's weights into memory; the best is safe from then on. They go to
-    `checkpoint_dir` at most once every `write_interval` seconds (on a slow disk less often: no more
-    than one fiftieth of the time is spent writing) and in `flush()`, atomically and with checksums;
-    a snapshot that is beaten before its turn is never written.
+    `save` takes the agent's weights into memory; the best is safe from then on. The best of what waits
+    goes to `checkpoint_dir` at most once every `write_interval` seconds (on a slow disk less often: no
+    more than one fiftieth of the time is spent writing) and all of it in `flush()`, atomically and with
+    checksums; what is no longer among the `max_snapshots` best is never written.
+    A snapshot's `weights_path` writes what waits when it is read, so that the path always exists.
 
     **Rank.** Snapshots are ranked by metrics["confirmed_score"] where they have it (such a policy
     outranks all that do not), else by metrics["checkpoint_score"], else by the primary score. The
     `max_snapshots` highest of this run stay on disk, the best always.
 
-    **Runs.** Every snapshot carries the id of the run that wrote it. A registry restores, counts
-    and deletes only its own run's, unless `resume=True`: then it restores whatever is best in the
-    directory. Registries with one run id, in one process or several, see each other's snapshots.
+    **Runs.** Every snapshot carries the id of the run that wrote it. A run restores, counts and deletes
+    only its own, unless `resume=True`: then it restores whatever is best in the directory. A registry
+    without a `run_id` that no run has begun with (no loop was made with it, nothing was saved) reads
+    the whole directory too: `CheckpointRegistry(dir).load_best(agent)` deploys the best that is there.
+    Registries with one run id, in one process or several, see each other's snapshots.
 
     Args:
         checkpoint_dir: created when missing.
         max_snapshots: at least 1.
-        run_id: the run that snapshots belong to; None makes a new one (with `resume`, takes the
-            one that wrote last).
+        run_id: the run that snapshots belong to; None makes a new one when a run begins (with
+            `resume`, takes the one that wrote last).
         resume: restore snapshots of other runs too.
         write_interval: seconds between writes; 0 writes every snapshot at once.
 
@@ -102,11 +100,12 @@ class CheckpointRegistry:
         self._manifest = Manifest(self._directory)
         self.given_run_id = run_id
         self.run_id = run_id or (self._last_run_id() if resume else None) or uuid.uuid4().hex
-        self._held: _Held | None = None
-        self._pending: list[_Held] = []
+        self._held: Held | None = None
+        self._pending: list[Held] = []
         self._next_write = -math.inf
         self._held_back: frozenset[str] = frozenset()
         self._strangers_are_named = False
+        self._reads_all = resume or run_id is None
 
     # --- saving ---------------------------------------------------------------------------------
 
@@ -115,6 +114,7 @@ class CheckpointRegistry:
 
         Raises:
             ValueError: the score is NaN or infinite: never a best policy.
+            NonFiniteError: a weight is NaN; neither is that.
             OSError: the snapshot could not be written (it stays in memory, and what was on disk
                 stays as it was).
         """
@@ -124,27 +124,34 @@ class CheckpointRegistry:
             raise ValueError(f"a policy with score {rank[1]} is never a checkpoint")
         started = time.perf_counter()
         snapshot_id = uuid.uuid4().hex[:8]
-        snapshot = PolicySnapshot(
+        snapshot = WaitingSnapshot(
             snapshot_id=snapshot_id,
             eval_metrics=replace(eval_metrics, metrics=dict(eval_metrics.metrics)),
             hyperparams=hyperparams.copy(),
             weights_path=str(self._directory / folder_name(snapshot_id) / WEIGHTS),
             episode_id=eval_metrics.episode_id,
         )
+        snapshot.write = self.flush
         expected = None if self._held is None else size_of(self._held.files)
-        held = _Held(snapshot, weights_of(agent, expected), type(agent).__name__)
+        held = Held(snapshot, weights_of(agent, expected), type(agent).__name__)
+        check_weights(held.files)
         if self._held is None or rank > rank_of(self._held.snapshot.eval_metrics):
             self._held = held
-        self._pending = [p for p in self._pending if rank_of(p.snapshot.eval_metrics) >= rank]
         self._pending.append(held)
+        self._pending.sort(key=lambda waiting: rank_of(waiting.snapshot.eval_metrics), reverse=True)
+        del self._pending[self.max_snapshots :]
         self.disk_seconds += time.perf_counter() - started
         self.flush_if_due()
         return snapshot
 
     def flush_if_due(self) -> None:
-        """Write what waits, if the last write is long enough ago."""
-        if self._pending and (self.write_interval == 0 or time.monotonic() >= self._next_write):
+        """Write the best of what waits, if the last write is long enough ago; all if it takes much memory."""
+        if not self._pending:
+            return
+        if len(self._pending) > 1 and sum(size_of(held.files) for held in self._pending) > _MOST_WAITING:
             self.flush()
+        elif self.write_interval == 0 or time.monotonic() >= self._next_write:
+            self._rewrite(self._pending[:1])
 
     def flush(self) -> None:
         """Write what waits.
@@ -152,9 +159,8 @@ class CheckpointRegistry:
         Raises:
             OSError: it could not be written. It keeps waiting; the directory is as it was.
         """
-        if not self._pending:
-            return
-        self._rewrite()
+        if self._pending:
+            self._rewrite(self._pending)
 
     def hold(self) -> None:
         """Delete none of this run's present snapshots until `hold` is called again or `release`: a run
@@ -166,7 +172,7 @@ class CheckpointRegistry:
         surplus = bool(self._held_back)
         self._held_back = frozenset()
         if surplus or self._pending:
-            self._rewrite()
+            self._rewrite(self._pending)
 
     def go_back(self, run_id: str, window: int) -> None:
         """Go on with a run as it stood before `window`: its later snapshots are deleted.
@@ -182,16 +188,18 @@ class CheckpointRegistry:
         for entry in later:
             shutil.rmtree(folder_of(self._directory, entry), ignore_errors=True)
         self._held, self._pending = None, []
+        self.restrict()
         self.hold()
 
-    def _rewrite(self) -> None:
+    def _rewrite(self, waiting: list[Held]) -> None:
+        """Write the first of those that wait, and delete what is no longer among the best."""
         started = time.perf_counter()
         written: list[Entry] = []
         drop: list[Entry] = []
         failure: OSError | None = None
         try:
             with self._manifest.locked():
-                keep, drop = self._sorted_out(self._manifest.entries())
+                keep, drop = self._sorted_out(self._manifest.entries(), waiting)
                 for held, entry in keep:
                     if held is not None:
                         written.append(self._write(held, entry))
@@ -208,19 +216,21 @@ class CheckpointRegistry:
         self._next_write = time.monotonic() + max(self.write_interval, _WRITING_SHARE * spent)
         self.disk_seconds += spent
         if failure is None:
-            self._pending.clear()
+            self._pending = self._pending[len(waiting) :]
             return
         self._pending = [p for p in self._pending if folder_name(p.snapshot.snapshot_id) not in listed]
         raise OSError(
             failure.errno, f"the checkpoint could not be written to {self.checkpoint_dir}: {failure}"
         ) from failure
 
-    def _sorted_out(self, entries: list[Entry]) -> tuple[list[tuple[_Held | None, Entry]], list[Entry]]:
+    def _sorted_out(
+        self, entries: list[Entry], waiting: list[Held]
+    ) -> tuple[list[tuple[Held | None, Entry]], list[Entry]]:
         """What stays on disk or goes there, and what leaves it."""
         others = [(None, entry) for entry in entries if not self._is_own(entry)]
-        own: list[tuple[_Held | None, Entry]] = [(None, entry) for entry in entries if self._is_own(entry)]
-        own += [(held, self._entry(held.snapshot)) for held in self._pending]
-        own.sort(key=lambda pair: _entry_rank(pair[1]), reverse=True)
+        own: list[tuple[Held | None, Entry]] = [(None, entry) for entry in entries if self._is_own(entry)]
+        own += [(held, self._entry(held.snapshot)) for held in waiting]
+        own.sort(key=lambda pair: entry_rank(pair[1]), reverse=True)
         surplus = [pair for pair in own[self.max_snapshots :] if pair[0] is None]
         waits = [pair for pair in surplus if pair[1]["snapshot_id"] in self._held_back]
         drop = [entry for _, entry in surplus if entry["snapshot_id"] not in self._held_back]
@@ -240,7 +250,7 @@ class CheckpointRegistry:
         }
         return {key: to_json(value) for key, value in entry.items()}
 
-    def _write(self, held: _Held, entry: Entry) -> Entry:
+    def _write(self, held: Held, entry: Entry) -> Entry:
         metadata = {
             "metrics": to_json(held.snapshot.eval_metrics.metrics),
             "hyperparams": to_json(held.snapshot.hyperparams.params),
@@ -253,9 +263,9 @@ class CheckpointRegistry:
 
     def entries(self) -> list[Entry]:
         """The manifest's lines that this registry may restore, best first."""
-        entries = [e for e in self._manifest.entries() if self.resume or self._is_own(e)]
-        entries.sort(key=_entry_rank, reverse=True)
-        return entries if self.resume else entries[: self.max_snapshots]
+        entries = [e for e in self._manifest.entries() if self._reads_all or self._is_own(e)]
+        entries.sort(key=entry_rank, reverse=True)
+        return entries if self._reads_all else entries[: self.max_snapshots]
 
     @property
     def best(self) -> PolicySnapshot | None:
@@ -318,19 +328,19 @@ class CheckpointRegistry:
             logger.warning("%s cannot average weights; loading the best alone", type(agent).__name__)
             return self.load_best(agent)
         if intact:
-            confirmed, best = _entry_rank(intact[0])
+            confirmed, best = entry_rank(intact[0])
             floor = best - abs(best) * score_band
-            intact = [e for e in intact if _entry_rank(e) >= (confirmed, floor)][:top_k]
+            intact = [e for e in intact if entry_rank(e) >= (confirmed, floor)][:top_k]
         if len(intact) < 2:
             return self.load_best(agent)
         agent.average_weights([str(folder_of(self._directory, e) / WEIGHTS) for e in intact])
         return self._snapshot(intact[0])
 
-    def _candidates(self) -> Iterator[tuple[_Held | None, Entry]]:
+    def _candidates(self) -> Iterator[tuple[Held | None, Entry]]:
         """The snapshot in memory at its place among those on disk, best first."""
         held = self._held
         for entry in self.entries():
-            if held is not None and rank_of(held.snapshot.eval_metrics) >= _entry_rank(entry):
+            if held is not None and rank_of(held.snapshot.eval_metrics) >= entry_rank(entry):
                 yield held, entry
                 held = None
             yield None, entry
@@ -347,18 +357,8 @@ class CheckpointRegistry:
         return True
 
     def _snapshot(self, entry: Entry) -> PolicySnapshot:
-        metadata = read_metadata(self._directory, entry)
-        number = int(entry.get("episode_id") or 0)
-        metrics = {key: _metric(value) for key, value in (metadata.get("metrics") or {}).items()}
-        timestamp = float(entry.get("timestamp") or 0.0)
-        return PolicySnapshot(
-            snapshot_id=str(entry.get("snapshot_id")),
-            eval_metrics=EvalMetrics(_number(entry.get("primary_score")), metrics, number, timestamp),
-            hyperparams=HyperparamSet(dict(metadata.get("hyperparams") or {}), number),
-            weights_path=str(folder_of(self._directory, entry) / WEIGHTS),
-            episode_id=number,
-            timestamp=timestamp,
-        )
+        weights = folder_of(self._directory, entry) / WEIGHTS
+        return snapshot_from(entry, read_metadata(self._directory, entry), str(weights))
 
     # --- runs -----------------------------------------------------------------------------------
 
@@ -369,8 +369,14 @@ class CheckpointRegistry:
         written = [e for e in self._manifest.entries() if e.get("run_id")]
         return str(max(written, key=lambda e: e.get("timestamp") or 0.0)["run_id"]) if written else None
 
+    def restrict(self) -> None:
+        """Restore only this run's snapshots from now on, unless `resume`. A loop that is made calls this."""
+        self._reads_all = self.resume
+
     def begin_run(self) -> None:
-        """Name the snapshots of other runs in a warning, once. A run calls this when it begins."""
+        """`restrict`, and name the snapshots of other runs in a warning, once. A loop calls this when its run
+        begins, and `save` for those who have no loop."""
+        self.restrict()
         if self.resume or self._strangers_are_named:
             return
         self._strangers_are_named = True
@@ -384,30 +390,6 @@ class CheckpointRegistry:
             )
 
 
-def rank_of(metrics: EvalMetrics) -> Rank:
-    """(confirmed, score): how a policy ranks among checkpoints."""
-    if "confirmed_score" in metrics.metrics:
-        return True, float(metrics.metrics["confirmed_score"])
-    return False, float(metrics.metrics.get("checkpoint_score", metrics.primary_score))
-
-
-def _entry_rank(entry: Entry) -> Rank:
-    score = entry.get("checkpoint_score", entry.get("primary_score"))
-    return bool(entry.get("confirmed", False)), -math.inf if score is None else float(score)
-
-
-def _number(value: Any) -> float:
-    return math.nan if value is None else float(value)
-
-
-def _metric(value: Any) -> Any:
-    # An evaluator may put text among its metrics; numbers are floats, null was not finite.
-    return _number(value) if value is None or isinstance(value, int | float) else value
-
-
 def _can_average(agent: Any) -> bool:
     method = getattr(type(agent), "average_weights", None)
     return method is not None and method is not BaseAgent.average_weights
-
-
-__all__: Sequence[str] = ["CheckpointRegistry", "rank_of"]

@@ -124,6 +124,7 @@ class LoopController:
         if diagnostic_controller is not None:
             checks.has_methods("diagnostic_controller", diagnostic_controller, ("step",))
         self.registry = checkpoint_registry
+        checkpoint_registry.restrict()
         self.scheduler = backoff_scheduler
         self.rollback_on_degradation = checks.flag("rollback_on_degradation", rollback_on_degradation)
         self.max_episodes = checks.whole("max_episodes", max_episodes)

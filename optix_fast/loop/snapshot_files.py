@@ -14,16 +14,19 @@ import json
 import logging
 import math
 import os
+import reprlib
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError, deserialize
 
 from optix_fast.serialization import atomic_write_json, fsync_directory
+from optix_fast.types import NonFiniteError
 
 try:
     import fcntl
@@ -35,8 +38,12 @@ logger = logging.getLogger(__name__)
 Files = dict[str, bytes]  # path relative to the snapshot's folder → content
 Entry = dict[str, Any]  # one line of the manifest
 
+_FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
+_NUMBERS = ("primary_score", "checkpoint_score", "timestamp")
+
 WEIGHTS = "weights"
 METADATA = "metadata.json"
+_FOLDER = "snapshot_"
 MANIFEST = "manifest.json"
 
 
@@ -93,6 +100,30 @@ def load_weights(agent: Any, files: Mapping[str, bytes]) -> None:
         agent.load_weights(str(Path(folder) / WEIGHTS))
 
 
+def check_weights(files: Mapping[str, bytes]) -> None:
+    """Look for NaN in weights; files that are not safetensors are the agent's own and not looked into.
+
+    Raises:
+        NonFiniteError: a tensor holds one; it is named.
+    """
+    for name, content in files.items():
+        if not name.endswith(".safetensors"):
+            continue
+        try:
+            tensors: Any = deserialize(content)  # type: ignore[no-untyped-call]
+        except SafetensorError:
+            continue
+        for key, tensor in tensors:
+            if _holds_nan(tensor["dtype"], tensor["data"]):
+                raise NonFiniteError(f"weight {key} in {name}")
+
+
+def _holds_nan(dtype: str, data: bytes) -> bool:
+    if dtype == "BF16":  # the upper half of a float32
+        return bool(((np.frombuffer(data, np.uint16) & 0x7FFF) > 0x7F80).any())
+    return dtype in _FLOATS and bool(np.isnan(np.frombuffer(data, _FLOATS[dtype])).any())
+
+
 def size_of(files: Mapping[str, bytes]) -> int:
     """Bytes in all."""
     return sum(len(content) for content in files.values())
@@ -113,7 +144,7 @@ def checksum(content: bytes) -> str:
 
 def folder_name(snapshot_id: str) -> str:
     """The folder of a snapshot within its directory."""
-    return f"snapshot_{snapshot_id}"
+    return f"{_FOLDER}{snapshot_id}"
 
 
 def write_snapshot(directory: Path, entry: Entry, metadata: Mapping[str, Any], files: Files) -> Entry:
@@ -170,6 +201,10 @@ def read_snapshot(directory: Path, entry: Entry) -> Files:
             raise DamagedSnapshotError(f"{folder / name} does not match its checksum")
         if name != METADATA:
             files[name] = content
+    try:
+        check_weights(files)
+    except NonFiniteError as error:
+        raise DamagedSnapshotError(f"{folder}: {error}") from error
     return files
 
 
@@ -185,11 +220,18 @@ def read_metadata(directory: Path, entry: Entry) -> dict[str, Any]:
         expected = (entry.get("sha256") or {}).get(METADATA)
         if expected is not None and checksum(content) != expected:
             raise DamagedSnapshotError(f"{path} does not match its checksum")
-        found = json.loads(content)
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        found = _parse(content)
+    except (OSError, ValueError) as error:
         raise DamagedSnapshotError(f"{path} cannot be read: {error}") from error
     if not isinstance(found, dict):
         raise DamagedSnapshotError(f"{path} is not a JSON object")
+    for name in ("metrics", "hyperparams"):
+        if not isinstance(found.get(name) or {}, dict):
+            raise DamagedSnapshotError(f"{path}: {name} is not a JSON object")
+    metrics = found.get("metrics") or {}
+    for name in ("confirmed_score", "checkpoint_score"):
+        if name in metrics and not _is_finite(metrics[name]):
+            raise DamagedSnapshotError(f"{path}: {name} must be a finite number, got {_short(metrics[name])}")
     return found
 
 
@@ -204,25 +246,25 @@ def folder_of(directory: Path, entry: Entry) -> Path:
 class Manifest:
     """The list of snapshots in a directory, read again whenever the file has changed.
 
-    A manifest that cannot be read is rebuilt from the snapshots' own metadata, with a warning.
+    A manifest that cannot be read, or is missing where there are snapshots, is rebuilt from the snapshots'
+    own metadata, with a warning.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._path = directory / MANIFEST
-        self._seen: tuple[int, ...] | None = None
+        self._seen: tuple[Any, ...] | None = None
         self._entries: list[Entry] = []
 
     def entries(self) -> list[Entry]:
         """All snapshots of all runs."""
         try:
             status = self._path.stat()
+            stamp: tuple[Any, ...] = (status.st_mtime_ns, status.st_size, status.st_ino)
         except FileNotFoundError:
-            self._seen, self._entries = None, []
-            return []
-        stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+            stamp = tuple(folder.name for folder in self._folders())
         if stamp != self._seen:
-            self._entries = self._read()
+            self._entries = self._read() if stamp else []
             self._seen = stamp
         return list(self._entries)
 
@@ -239,31 +281,88 @@ class Manifest:
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
+    def _folders(self) -> list[Path]:
+        return sorted(self.directory.glob(f"{_FOLDER}*"))
+
     def _read(self) -> list[Entry]:
         try:
-            found = json.loads(self._path.read_bytes())
-            if isinstance(found, list) and all(map(_is_entry, found)):
-                return found
-            reason = "it is not a list of snapshots"
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            reason = str(error)
-        logger.warning("%s is damaged (%s); rebuilding it from the snapshots' metadata", self._path, reason)
+            found = _parse(self._path.read_bytes())
+            if not isinstance(found, list):
+                raise ValueError("it is not a list of snapshots")
+            for entry in found:
+                _check_entry(entry)
+            return found
+        except FileNotFoundError:
+            reason = "missing"
+        except ValueError as error:
+            reason = f"damaged ({error})"
+        logger.warning("%s is %s; rebuilding it from the snapshots' metadata", self._path, reason)
         rebuilt = []
-        for folder in sorted(self.directory.glob("snapshot_*")):
+        for folder in self._folders():
             try:
                 entry = read_metadata(self.directory, {"snapshot_dir": folder.name})
-            except DamagedSnapshotError as error:
-                logger.warning("left out: %s", error)
+                entry = {key: value for key, value in entry.items() if key not in ("metrics", "hyperparams")}
+                entry["snapshot_dir"] = folder.name
+                _check_entry(entry)
+            except ValueError as error:
+                logger.warning("%s is left out: %s", folder, error)
                 continue
-            rebuilt.append({k: v for k, v in entry.items() if k not in ("metrics", "hyperparams")})
+            rebuilt.append(entry)
         return rebuilt
 
 
-def _is_entry(value: Any) -> bool:
-    if not isinstance(value, dict) or not isinstance(value.get("snapshot_dir"), str):
+def _parse(content: bytes) -> Any:
+    """JSON that somebody else may have written.
+
+    Raises:
+        ValueError: it is none, is nested too deeply, or holds an integer of thousands of digits.
+    """
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _check_entry(entry: Any) -> None:
+    """Raises ValueError unless `entry` is what `write_snapshot` or an older package makes. A folder or file
+    that lies elsewhere could be read, overwritten or deleted in its name."""
+    if not isinstance(entry, dict):
+        raise ValueError(f"a snapshot must be an object, got {type(entry).__name__}")
+    folder = entry.get("snapshot_dir")
+    if not isinstance(folder, str) or not Path(folder).name.startswith(_FOLDER):
+        raise ValueError(f"snapshot_dir must be the name of a folder {_FOLDER}*, got {_short(folder)}")
+    for name in _NUMBERS:
+        if entry.get(name) is not None and not _is_finite(entry[name]):
+            raise ValueError(f"{name} must be a finite number, got {_short(entry[name])}")
+    window = entry.get("episode_id")
+    if window is not None and not (_is_finite(window) and isinstance(window, int)):
+        raise ValueError(f"episode_id must be an integer, got {_short(window)}")
+    for name in ("snapshot_id", "run_id"):
+        if not isinstance(entry.get(name, ""), str | None):
+            raise ValueError(f"{name} must be text, got {_short(entry[name])}")
+    if not isinstance(entry.get("confirmed", False), bool):
+        raise ValueError(f"confirmed must be true or false, got {_short(entry['confirmed'])}")
+    sums = entry.get("sha256")
+    if sums is None:
+        return
+    if not isinstance(sums, dict) or not all(isinstance(value, str) for value in sums.values()):
+        raise ValueError(f"sha256 must be an object of texts, got {_short(sums)}")
+    for name in sums:
+        if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+            raise ValueError(f"sha256 names a file outside of the snapshot: {_short(name)}")
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    scores = (value.get("primary_score"), value.get("checkpoint_score"))
-    return all(score is None or isinstance(score, int | float) for score in scores)
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond the floats
+        return False
+
+
+def _short(value: Any) -> str:
+    return reprlib.repr(value)
 
 
 # --- JSON ---------------------------------------------------------------------------------------

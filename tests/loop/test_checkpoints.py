@@ -151,28 +151,47 @@ def test_snapshot_keeps_its_own_copies(tmp_path: Path, fake_agent: Any) -> None:
 # --- memory first, disk later -------------------------------------------------------------------
 
 
-def test_writes_are_spaced_and_beaten_snapshots_are_never_written(
+def test_writes_are_spaced_and_the_best_wait_in_memory(
     tmp_path: Path, save: Any, fake_agent: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [1000.0]
     monkeypatch.setattr("optix_fast.loop.checkpoints.time.monotonic", lambda: now[0])
-    registry = registry_at(tmp_path, write_interval=1000.0)
-    save(registry, 1.0, 2.0, 3.0)
+    registry = registry_at(tmp_path, write_interval=1000.0, max_snapshots=2)
+    save(registry, 1.0, 2.0, 4.0, 3.0)
     assert stored(tmp_path) == [1]
     registry.load_best(fake_agent)
-    assert fake_agent.version == 3
+    assert fake_agent.version == 4
     now[0] += 999.0
     registry.flush_if_due()
     assert registry.writes == 1
     now[0] += 2.0
     registry.flush_if_due()
-    assert stored(tmp_path) == [1, 3]
+    assert stored(tmp_path) == [1, 4]
     assert registry.writes == 2
-    save(registry, 4.0)
+    save(registry, 5.0)
     registry.flush()
     registry.flush()
-    assert stored(tmp_path) == [1, 3, 4]
+    assert stored(tmp_path) == [4, 5]
     assert registry.writes == 3
+
+
+@pytest.mark.parametrize("interval", [0.0, 1e9])
+def test_the_best_are_kept_whatever_the_clock(tmp_path: Path, save: Any, interval: float) -> None:
+    registry = registry_at(tmp_path, write_interval=interval, max_snapshots=3)
+    save(registry, 5.0, 9.0, 6.0, 8.0, 7.0, 10.0)
+    registry.flush()
+    assert stored(tmp_path) == [8, 9, 10]
+
+
+def test_weights_that_take_much_memory_do_not_wait(
+    tmp_path: Path, save: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("optix_fast.loop.checkpoints._MOST_WAITING", 1)
+    registry = registry_at(tmp_path, write_interval=1e9)
+    save(registry, 1.0, 2.0)
+    assert stored(tmp_path) == [1]
+    save(registry, 3.0)
+    assert stored(tmp_path) == [1, 2, 3]
 
 
 def test_slow_disk_is_written_less_often(tmp_path: Path, save: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,9 +310,25 @@ def test_other_runs_are_named_and_neither_restored_nor_deleted(
     assert fake_agent.version == 2
 
 
-def test_every_registry_without_a_run_id_is_a_run_of_its_own(tmp_path: Path, save: Any) -> None:
-    save(registry_at(tmp_path, run_id=None), 5.0)
-    assert registry_at(tmp_path, run_id=None).best is None
+def test_fresh_registry_deploys_the_best_that_is_there(tmp_path: Path, save: Any, fake_agent: Any) -> None:
+    save(registry_at(tmp_path, run_id="first"), 5.0)
+    save(registry_at(tmp_path, run_id="second"), 4.0)
+    fake_agent.version = 0
+    restored = CheckpointRegistry(tmp_path / "c").load_best(fake_agent)
+    assert restored is not None
+    assert (fake_agent.version, restored.eval_metrics.primary_score) == (5, 5.0)
+    assert [e["primary_score"] for e in CheckpointRegistry(tmp_path / "c").entries()] == [5.0, 4.0]
+
+
+def test_registry_that_has_saved_restores_its_own_run_only(
+    tmp_path: Path, save: Any, fake_agent: Any
+) -> None:
+    save(registry_at(tmp_path, run_id="first"), 5.0)
+    fresh = registry_at(tmp_path, run_id=None)
+    save(fresh, 1.0)
+    assert fresh.best is not None and fresh.best.eval_metrics.primary_score == 1.0
+    fresh.load_best(fake_agent)
+    assert fake_agent.version == 1
 
 
 def test_resume_restores_the_best_of_all_and_goes_on_as_the_last_run(

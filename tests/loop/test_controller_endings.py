@@ -167,6 +167,20 @@ def test_full_disk_ends_the_run_with_the_best_from_memory(
     assert run.registry.entries()[0]["primary_score"] == 2.0
 
 
+def test_best_score_is_known_though_its_first_save_fails(
+    script: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = script([7.0])
+
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        run.run()
+    assert run.controller.summary.best_score == 7.0
+
+
 def test_window_that_is_no_window_is_a_type_error(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     run = script([1.0])
     monkeypatch.setattr(run.pipeline, "episodes", lambda: iter([{"rewards": []}]))

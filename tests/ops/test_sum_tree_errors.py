@@ -128,7 +128,9 @@ def test_priorities_of_another_kind(four, priorities):
         four.update(i64(0, 1), priorities)
 
 
-@pytest.mark.parametrize("wrong", [None, [0, 1], "text", (1.0,), {}, object()], ids=lambda wrong: type(wrong).__name__)
+@pytest.mark.parametrize(
+    "wrong", [None, [0, 1], "text", (1.0,), {}, object()], ids=lambda wrong: type(wrong).__name__
+)
 def test_neither_tensor_nor_array(four, wrong):
     with pytest.raises(TypeError, match="indices must be"):
         four.update(wrong, f32(1.0, 1.0))

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from optix_fast.cli.run_dir import RunDir
-from optix_fast.cli.train import complete_config, make_env_fn, make_run_agent, train
+from optix_fast.cli.settings import complete_config
+from optix_fast.cli.train import make_env_fn, make_run_agent, train
 from optix_fast.loop import evaluate_policy
 
 HERE = Path(__file__).parent

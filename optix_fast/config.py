@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -21,24 +22,32 @@ class TrainConfig:
     """A training run. `presets.preset_for(env_id)` fills in what suits an environment.
 
     Args:
-        env_id: a registered Gymnasium id ("module:Id-v0" imports the module first).
+        env_id: a registered Gymnasium id ("module:Id-v0" imports the module first, from the current folder
+            too).
         env_kwargs: passed to the environment's constructor.
         algo: "auto" chooses from the action space; see make_agent.
         steps: environment steps at most.
         n_envs: environments stepped together.
-        vectorization: one process, one process per environment, or the environment's own vectorised
-            version.
+        vectorization: "sync" steps them in one process, "async" in one process each; "vector_entry_point"
+            takes the environment's own vectorised version.
+        vector_kwargs: passed to the vector environment: to SyncVectorEnv or AsyncVectorEnv, or, beside
+            env_kwargs, to the environment's own vectorised version.
         n_steps: steps of each environment per window.
         seed: of weights, streams and environments.
-        device, backend: see make_agent.
-        hidden_sizes, activation: of the networks; see make_agent.
-        normalize_observations, normalize_rewards: see make_agent.
-        squash, log_std: of a Gaussian policy.
-        dueling: of a Q-network.
+        device: "cpu", "cuda" or "cuda:N"; "auto" is the CPU for layers narrower than 512, else CUDA where
+            there is one.
+        backend: "native" is the compiled core, "torch" the reference; "auto" takes the core where it can.
+        hidden_sizes: widths of the hidden layers.
+        activation: tanh, relu, leaky_relu, elu, silu or gelu; None is tanh for ppo, else relu.
+        normalize_observations: by their running mean and variance (ppo).
+        normalize_rewards: by the running variance of the return (ppo).
+        squash: of a Gaussian ppo policy: bound actions by tanh instead of clipping them.
+        log_std: of a Gaussian ppo policy: "state" makes it an output of the network, "free" a parameter.
+        dueling: split the Q-network into value and advantages (dqn).
         hyperparams: of the algorithm.
-        anneal: lower PPO's learning rate and clip ratio linearly to zero over `steps`.
-        target_score: stop once this mean return is reached and confirmed; None takes the
-            environment's registered reward_threshold, and no target where there is none.
+        anneal: lower the learning rate and the clip ratio linearly to zero over `steps` (ppo).
+        target_score: stop once this mean return is reached and confirmed; None takes the environment's
+            registered reward_threshold, and no target where there is none.
         confirm_episodes: deterministic episodes that confirm it.
         tuner: who changes hyperparameters during the run: nobody, or see optix_fast.tuners.
         max_snapshots: checkpoints kept.
@@ -52,6 +61,7 @@ class TrainConfig:
     steps: int = 200_000
     n_envs: int = 8
     vectorization: Vectorization = "sync"
+    vector_kwargs: dict[str, Any] = field(default_factory=dict)
     n_steps: int = 256
     seed: int = 0
     device: str = "auto"
@@ -83,7 +93,8 @@ class TrainConfig:
             value = getattr(self, f.name)
             if f.name == "hidden_sizes" and isinstance(value, list):
                 value = tuple(value)
-                object.__setattr__(self, f.name, value)
+            value = as_declared(value, hints[f.name])
+            object.__setattr__(self, f.name, value)
             _check_type(f.name, value, hints[f.name])
         for name in ("steps", "n_envs", "n_steps", "confirm_episodes", "max_snapshots"):
             if getattr(self, name) < 1:
@@ -140,7 +151,10 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"config file not found: {path}")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = parse_yaml(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ValueError(f"{path} is not readable YAML{line}: {error.problem}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from error
     if values is None:
@@ -152,6 +166,51 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     return values
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with the numbers of YAML 1.2: 1e-3 and 1e4 are floats, which PyYAML reads as text. A key given
+    twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.MarkedYAMLError(
+                        problem=f"{key.value!r} is given twice", problem_mark=key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$"),
+    list("-+.0123456789"),
+)
+
+
+def parse_yaml(text: str) -> Any:
+    """What a YAML text holds, numbers as in YAML 1.2.
+
+    Raises:
+        yaml.YAMLError: not YAML, or a key is given twice.
+    """
+    return yaml.load(text, Loader=_Loader)
+
+
+def as_declared(value: Any, hint: Any) -> Any:
+    """A value as the type that its field declares: 1e6 as an int, 1 as a float, and the word none as None
+    where the field may be None. Any other value is returned as it is."""
+    kinds = get_args(hint) if get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+    if types.NoneType in kinds and isinstance(value, str) and value.lower() == "none":
+        return None
+    if int in kinds and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if float in kinds and type(value) is int:
+        return float(value)
+    return value
 
 
 def check_keys(values: Mapping[str, Any]) -> None:

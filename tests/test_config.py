@@ -9,7 +9,7 @@ import gymnasium as gym
 import pytest
 
 from optix_fast.agents import make_agent
-from optix_fast.config import TrainConfig, read_yaml
+from optix_fast.config import TrainConfig, parse_yaml, read_yaml
 from optix_fast.presets import preset_for, reward_threshold
 
 
@@ -58,7 +58,8 @@ def test_wrong_settings_are_named(values: dict[str, Any], error: type[Exception]
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: [1", "not readable YAML"),
+        ("a: [1", r"c\.yaml is not readable YAML, line 1: expected"),
+        ("seed: 1\nsteps: 9\nseed: 2\n", r"c\.yaml is not readable YAML, line 3: 'seed' is given twice"),
         ("- 1\n- 2\n", "must hold a mapping"),
         ("stepps: 3", "c.yaml: unknown setting"),
     ],
@@ -67,6 +68,28 @@ def test_broken_files_are_named(tmp_path: Path, text: str, message: str) -> None
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(ValueError, match=message):
         read_yaml(tmp_path / "c.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 1e-3), ("1e4", 1e4), ("-2E+3", -2e3), ("1.5e3", 1.5e3), (".5", 0.5), ("5.", 5.0),
+        ("12", 12), ("1_000", 1000), (".inf", float("inf")), ("12e", "12e"), ("1.2.3", "1.2.3"),
+        ("'1e4'", "1e4"), ("e5", "e5"), ("true", True), ("~", None),
+    ],
+)  # fmt: skip
+def test_numbers_of_yaml_files_are_those_of_yaml_1_2(text: str, value: Any) -> None:
+    read = parse_yaml(f"a: {text}")["a"]
+    assert read == value
+    assert type(read) is type(value)
+
+
+def test_numbers_take_the_type_that_their_field_declares(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("env_id: X\nsteps: 1e6\ntarget_score: 100\nactivation: none\n")
+    config = TrainConfig.from_yaml(tmp_path / "c.yaml")
+    assert (config.steps, config.target_score, config.activation) == (1_000_000, 100.0, None)
+    assert type(config.steps) is int
+    assert type(config.target_score) is float
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ PACKAGE = ROOT / "optix_fast"
 
 # From the top to the bottom; the parts of one row do not know each other, save where SIDEWAYS says so.
 LAYERS = [
+    {"__main__"},
     {"cli", "training", "compat"},
     {"trials", "population"},
     {"loop"},

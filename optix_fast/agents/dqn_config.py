@@ -39,9 +39,9 @@ class DQNConfig:
         replay_capacity: transitions kept; read by the constructor only.
         n_step: rewards in a target, as many as the episode and the replay have.
         per_alpha: exponent of the priorities; 0 samples uniformly.
-        per_beta: exponent of the importance weights; rises linearly to 1 over `per_beta_steps` stored
-            transitions, if those are given.
-        per_eps: added to |TD error|, so that every priority is positive.
+        per_beta: exponent of the importance weights.
+        per_beta_steps: stored transitions over which per_beta rises linearly to 1; None keeps it.
+        per_eps: added to the absolute TD error, so that every priority is positive; itself above 0.
         max_grad_norm: bound of the gradient's norm; 0 or None for none.
     """
 

@@ -1,4 +1,4 @@
-"""optix-fast: train, eval, doctor."""
+"""optix-fast: train, eval, params, doctor."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from optix_fast import __version__
+
 if TYPE_CHECKING:
     from optix_fast.cli.train import TrainResult
 
@@ -22,6 +24,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    # Plain help keeps its columns on a narrow terminal, and rich takes longer to import than all else here.
+    rich_markup_mode=None,
 )
 
 
@@ -31,52 +35,90 @@ def _one_line_errors() -> Iterator[None]:
 
     OPTIX_FAST_DEBUG=1 shows the traceback instead.
     """
-    import gymnasium as gym
-
     try:
         yield
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
-    except (ValueError, TypeError, OSError, RuntimeError, ImportError, gym.error.Error) as error:
-        if os.environ.get("OPTIX_FAST_DEBUG") == "1":
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        if os.environ.get("OPTIX_FAST_DEBUG") == "1" or not _is_mendable(error):
             raise
         message = " ".join(str(error).split()) or type(error).__name__
         print(f"optix-fast: error: {message}", file=sys.stderr)
         raise typer.Exit(2) from None
 
 
+def _is_mendable(error: Exception) -> bool:
+    if isinstance(error, ValueError | TypeError | OSError | RuntimeError | ImportError):
+        return True
+    gymnasium = sys.modules.get("gymnasium")  # what was never imported raised nothing
+    return gymnasium is not None and isinstance(error, gymnasium.error.Error)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"optix-fast {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Train, evaluate and inspect reinforcement-learning agents."""
+
+
 @app.command()
 def train(
-    env_id: Annotated[Optional[str], typer.Argument(help="A Gymnasium id.")] = None,  # noqa: UP045
-    config: Annotated[Optional[Path], typer.Option(help="YAML with settings.")] = None,  # noqa: UP045
-    algo: Annotated[Optional[str], typer.Option(help="ppo, dqn, sac, or auto.")] = None,  # noqa: UP045
-    steps: Annotated[Optional[int], typer.Option(help="Environment steps at most.")] = None,  # noqa: UP045
-    n_envs: Annotated[Optional[int], typer.Option(help="Environments together.")] = None,  # noqa: UP045
+    env_id: Annotated[Optional[str], typer.Argument(help="Gymnasium id, or module:id.")] = None,  # noqa: UP045
+    config: Annotated[Optional[Path], typer.Option(help="YAML file with settings.")] = None,  # noqa: UP045
+    algo: Annotated[Optional[str], typer.Option(help="ppo, dqn, sac or auto.")] = None,  # noqa: UP045
+    param: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            "--param",
+            "-p",
+            metavar="NAME=VALUE",
+            help="A hyperparameter (see optix-fast params) or a setting of the config file; repeatable.",
+        ),
+    ] = None,
+    steps: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="INTEGER", help="Environment steps at most; 1e6 is a number, too."),
+    ] = None,
+    n_envs: Annotated[Optional[int], typer.Option(help="Environments stepped together.")] = None,  # noqa: UP045
     vectorization: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="sync, async or vector_entry_point."),
     ] = None,
-    seed: Annotated[Optional[int], typer.Option(help="Of everything.")] = None,  # noqa: UP045
-    run_dir: Annotated[Optional[Path], typer.Option(help="New directory to write.")] = None,  # noqa: UP045
-    device: Annotated[Optional[str], typer.Option(help="auto, cpu, cuda.")] = None,  # noqa: UP045
-    backend: Annotated[Optional[str], typer.Option(help="auto, native, torch.")] = None,  # noqa: UP045
+    seed: Annotated[Optional[int], typer.Option(help="Of weights, streams and environments.")] = None,  # noqa: UP045
+    run_dir: Annotated[Optional[Path], typer.Option(help="New directory to write to.")] = None,  # noqa: UP045
+    device: Annotated[Optional[str], typer.Option(help="auto, cpu or cuda.")] = None,  # noqa: UP045
+    backend: Annotated[Optional[str], typer.Option(help="auto, native or torch.")] = None,  # noqa: UP045
     target_score: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option(help="Stop at this mean return."),
     ] = None,
     tuner: Annotated[Optional[str], typer.Option(help="none, spsa or backoff.")] = None,  # noqa: UP045
     resume: Annotated[Optional[Path], typer.Option(help="Go on with a run that was cut off.")] = None,  # noqa: UP045
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
 ) -> None:
-    """Train an agent until the environment is solved, the score converges or the steps run out."""
+    """Train an agent.
+
+    Until the environment is solved, the score converges or the steps run out. Settings come from the
+    environment's preset, then the config file, then these options.
+    """
     with _one_line_errors():
-        from optix_fast.cli.train import complete_config
+        from optix_fast.cli.settings import complete_config, read_params
         from optix_fast.cli.train import resume as resume_training
         from optix_fast.cli.train import train as run_training
         from optix_fast.config import read_yaml
 
         given = {
-            "algo": algo, "steps": steps, "n_envs": n_envs, "vectorization": vectorization,
+            "algo": algo, "steps": _count("--steps", steps), "n_envs": n_envs, "vectorization": vectorization,
             "seed": seed, "device": device, "backend": backend, "target_score": target_score,
             "tuner": tuner,
         }  # fmt: skip
@@ -84,7 +126,7 @@ def train(
         if resume is not None:
             others = {"ENV_ID": env_id, "--config": config, "--run-dir": run_dir}
             surplus = [name for name, value in others.items() if value is not None]
-            surplus += [f"--{key.replace('_', '-')}" for key in chosen]
+            surplus += [f"--{key.replace('_', '-')}" for key in chosen] + ["--param"] * bool(param)
             if surplus:
                 raise ValueError(f"--resume takes the run's own settings, not {', '.join(surplus)}")
             _report(resume_training(resume, show_progress=not quiet))
@@ -95,7 +137,10 @@ def train(
             raise ValueError(f"ENV_ID is {env_id!r}, but {config} says env_id: {named!r}")
         if named is None:
             raise ValueError("name an environment: ENV_ID, or env_id in the --config file")
-        complete = complete_config(named, settings | chosen)
+        params = read_params(param or ())
+        for name in sorted(params.keys() & chosen.keys()):
+            raise ValueError(f"--{name.replace('_', '-')} and -p {name} say the same: give one of them")
+        complete = complete_config(named, settings | chosen, params)
         where = run_dir or _default_run_dir(complete.env_id, complete.seed)
         _report(run_training(complete, where, show_progress=not quiet))
 
@@ -118,7 +163,10 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Of the environments.")] = 10_000,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Replay the best policy of a run deterministically."""
+    """Play the best policy of a run.
+
+    Deterministically, in fresh episodes.
+    """
     with _one_line_errors():
         from optix_fast.cli.run_dir import RunDir
         from optix_fast.cli.train import make_env_fn, make_run_agent
@@ -151,8 +199,28 @@ def evaluate(
 
 
 @app.command()
+def params(
+    algo: Annotated[Optional[str], typer.Argument(help="ppo, dqn or sac; all without it.")] = None,  # noqa: UP045
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="As docs/hyperparameters.md holds it.")
+    ] = False,
+) -> None:
+    """List hyperparameters and settings.
+
+    Name, default and range of each, and what it means.
+    """
+    with _one_line_errors():
+        from optix_fast.cli.params import report
+
+        print(report(algo, markdown))
+
+
+@app.command()
 def doctor() -> None:
-    """Say what is installed, which core runs, and why."""
+    """Say which core runs, and why.
+
+    And which versions and devices there are.
+    """
     with _one_line_errors():
         from optix_fast.cli.doctor import report
 
@@ -164,9 +232,33 @@ def _default_run_dir(env_id: str, seed: int) -> Path:
     return Path("runs") / f"{name}-seed{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
+def _count(option: str, text: str | None) -> int | None:
+    if text is None:
+        return None
+    try:
+        number = float(text.replace("_", "").replace(",", ""))
+        if number.is_integer():
+            return int(number)
+    except (ValueError, OverflowError):
+        pass
+    raise ValueError(f"{option} must be a whole number, got {text!r}")
+
+
 def main() -> None:
     """Entry point of the optix-fast command."""
-    app()
+    here = os.getcwd()
+    if here not in sys.path:
+        # Last, so that my_env:My-v0 is found here, but no file here hides an installed module.
+        sys.path.append(here)
+    try:
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader (head, less) has seen enough. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -7,14 +7,18 @@ import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
 _SECONDS_BETWEEN_LINES = 5.0
+# Columns that state, bar, steps, return, speed and time take together.
+_ROOM_FOR_ALL = 112
 
 
 class Progress:
-    """Environment steps, last score, speed and loop state.
+    """Environment steps, last score, speed and loop state, in at most 60 columns on a narrow terminal.
+
+    A reader that goes away (a pipe into head) ends the progress, not the run.
 
     Args:
         total: steps at most.
@@ -30,15 +34,7 @@ class Progress:
     def __enter__(self) -> Progress:
         console = Console(stderr=True)
         if self._show and console.is_terminal:
-            self._live = RichProgress(
-                TextColumn("{task.fields[state]:<8}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("steps  return {task.fields[score]}  {task.fields[speed]} steps/s"),
-                TimeRemainingColumn(),
-                console=console,
-                transient=True,
-            )
+            self._live = RichProgress(*_columns(console.width), console=console, transient=True)
             self._live.start()
             self._task = self._live.add_task("", total=self._total, state="", score="-", speed="-")
         return self
@@ -62,13 +58,24 @@ class Progress:
                 self._task,
                 completed=steps,
                 state=state,
-                score=f"{self._score:8.1f}",
+                score=f"{self._score:.1f}",
                 speed=f"{speed:,.0f}",
             )
         elif self._show and time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + _SECONDS_BETWEEN_LINES
-            print(
-                f"{steps:>9,} / {self._total:,} steps  return {self._score:8.1f}  "
-                f"{speed:>8,.0f} steps/s  {state}",
-                file=sys.stderr,
-            )
+            try:
+                print(
+                    f"{steps:,}/{self._total:,}  return {self._score:.1f}  {speed:,.0f} steps/s  {state}",
+                    file=sys.stderr,
+                )
+            except BrokenPipeError:
+                self._show = False
+
+
+def _columns(width: int) -> list[ProgressColumn]:
+    """What a terminal of so many columns has room for."""
+    numbers = TextColumn("return {task.fields[score]}  {task.fields[speed]} steps/s")
+    if width < _ROOM_FOR_ALL:
+        return [MofNCompleteColumn(), numbers, TimeRemainingColumn(compact=True)]
+    state = TextColumn("{task.fields[state]:<8}")
+    return [state, BarColumn(), MofNCompleteColumn(), TextColumn("steps"), numbers, TimeRemainingColumn()]

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import torch
 
-from optix_fast.agents import Agent, PPOAgent, choose_algo, make_agent
+from optix_fast.agents import Agent, PPOAgent, make_agent
 from optix_fast.cli.progress import Progress
 from optix_fast.cli.run_dir import RunDir
 from optix_fast.cli.selection import Confirmation, choose_policy
 from optix_fast.config import TrainConfig
 from optix_fast.loop import RLOptimizer
 from optix_fast.pipelines import BatchPipeline, VectorBatchPipeline
-from optix_fast.presets import preset_for, reward_threshold
 from optix_fast.tuners import make_tuner
 from optix_fast.types import EvalMetrics, LoopCallback
 
@@ -46,31 +45,6 @@ class TrainResult:
     windows: int
     seconds: float
     best_score: float
-
-
-def complete_config(env_id: str, settings: Mapping[str, Any]) -> TrainConfig:
-    """The preset of the environment, overridden by `settings`, as a checked config.
-
-    Hyperparameters are overridden one by one; algo "auto" becomes the algorithm it stands for; a
-    target_score that nobody set becomes the environment's registered reward_threshold.
-
-    Raises:
-        gymnasium.error.Error: the environment does not exist or cannot be made.
-        ValueError, TypeError: a setting is unknown or wrong.
-    """
-    probe = gym.make(env_id, **settings.get("env_kwargs", {}))
-    try:
-        threshold = reward_threshold(probe)
-        algo = choose_algo(settings.get("algo", "auto"), probe.action_space)
-        preset = preset_for(env_id, probe, algo)
-    finally:
-        probe.close()
-    hyperparams = {**preset.get("hyperparams", {}), **settings.get("hyperparams", {})}
-    merged = {**preset, **settings, "env_id": env_id, "algo": algo, "hyperparams": hyperparams}
-    config = TrainConfig.from_dict(merged)
-    if config.target_score is None and threshold is not None:
-        config = replace(config, target_score=float(threshold))
-    return config
 
 
 def make_env_fn(config: TrainConfig) -> Callable[[], gym.Env[Any, Any]]:
@@ -120,13 +94,16 @@ def make_pipeline(config: TrainConfig) -> Pipeline:
             config.env_id,
             num_envs=config.n_envs,
             vectorization_mode="vector_entry_point",
-            **config.env_kwargs,
+            **{**config.env_kwargs, **config.vector_kwargs},
         )
         return VectorBatchPipeline(vector_env=vector_env, **options)
-    if config.n_envs == 1 and config.vectorization == "sync":
+    if config.n_envs == 1 and config.vectorization == "sync" and not config.vector_kwargs:
         return BatchPipeline(make_env(), **options)
     return VectorBatchPipeline(
-        [make_env] * config.n_envs, async_envs=config.vectorization == "async", **options
+        [make_env] * config.n_envs,
+        async_envs=config.vectorization == "async",
+        vector_kwargs=config.vector_kwargs,
+        **options,
     )
 
 
@@ -208,7 +185,7 @@ def train(config: TrainConfig, run_dir: str | Path, show_progress: bool = True) 
     """Train until solved, converged or out of budget.
 
     Args:
-        config: complete (see complete_config).
+        config: complete (see cli/settings.py).
         run_dir: written to; must be new or empty.
         show_progress: on standard error.
 

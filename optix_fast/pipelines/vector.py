@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped]
@@ -32,6 +32,7 @@ class VectorBatchPipeline(WindowPipeline):
         autoreset_mode: needed when vector_env does not say its own.
         seed: of the first reset; environment i gets seed + i.
         max_steps: end before exceeding this many steps of all environments together.
+        vector_kwargs: passed to SyncVectorEnv or AsyncVectorEnv, such as shared_memory or context.
 
     Raises:
         ValueError: both or neither of env_fns and vector_env, an empty env_fns, or an autoreset mode that
@@ -50,6 +51,7 @@ class VectorBatchPipeline(WindowPipeline):
         autoreset_mode: AutoresetMode | str | None = None,
         seed: int | None = None,
         max_steps: int | None = None,
+        vector_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         if (env_fns is None) == (vector_env is None):
             raise ValueError("give either env_fns or vector_env, not both and not neither")
@@ -60,13 +62,20 @@ class VectorBatchPipeline(WindowPipeline):
                 )
             if async_envs:
                 raise ValueError("async_envs has no effect on a ready vector_env; leave it out")
+            if vector_kwargs:
+                raise ValueError("vector_kwargs has no effect on a ready vector_env; leave it out")
             stepper = VectorStepper(vector_env, autoreset_mode)
             super().__init__(lambda: stepper, agent, window_size, seed, max_steps)
             return
         if autoreset_mode is not None:
             raise ValueError("autoreset_mode belongs to vector_env; from env_fns it is SameStep")
         fns = _checked(env_fns)
-        super().__init__(lambda: VectorStepper(_build(fns, async_envs)), agent, window_size, seed, max_steps)
+        kwargs = {"autoreset_mode": AutoresetMode.SAME_STEP, **(vector_kwargs or {})}
+        if kwargs["autoreset_mode"] is not AutoresetMode.SAME_STEP:
+            raise ValueError("vector_kwargs must leave autoreset_mode as it is: from env_fns it is SameStep")
+        super().__init__(
+            lambda: VectorStepper(_build(fns, async_envs, kwargs)), agent, window_size, seed, max_steps
+        )
 
 
 def _checked(env_fns: Any) -> list[EnvFn]:
@@ -81,9 +90,9 @@ def _checked(env_fns: Any) -> list[EnvFn]:
     return fns
 
 
-def _build(fns: list[EnvFn], async_envs: bool) -> VectorEnv[Any, Any, Any]:
+def _build(fns: list[EnvFn], async_envs: bool, kwargs: dict[str, Any]) -> VectorEnv[Any, Any, Any]:
     if not async_envs:
-        return SyncVectorEnv(fns, autoreset_mode=AutoresetMode.SAME_STEP)
+        return SyncVectorEnv(fns, **kwargs)
     for i, fn in enumerate(fns):
         try:
             cloudpickle.dumps(fn)
@@ -94,4 +103,4 @@ def _build(fns: list[EnvFn], async_envs: bool) -> VectorEnv[Any, Any, Any]:
                 stacklevel=4,
             )
             return SyncVectorEnv(fns, autoreset_mode=AutoresetMode.SAME_STEP)
-    return AsyncVectorEnv(fns, autoreset_mode=AutoresetMode.SAME_STEP)
+    return AsyncVectorEnv(fns, **kwargs)

@@ -20,10 +20,11 @@ from interruptible import heed_interrupts
 
 from optix_fast import __version__
 from optix_fast.cli.main import main
+from optix_fast.config import TrainConfig
 from optix_fast.serialization import load_state
 
 # A run of a second or two: what it learns does not matter here.
-QUICK = ("--steps", "3000", "--n-envs", "4", "--quiet", "--target-score", "1000")
+QUICK = ("--steps", "3e3", "--n-envs", "4", "--quiet", "--target-score", "1000")
 
 
 class Done(NamedTuple):
@@ -158,6 +159,32 @@ def test_settings_come_from_preset_then_file_then_options(tmp_path: Path) -> Non
     ).read_text().count("\n")
 
 
+def test_hyperparameters_and_settings_on_the_command_line(tmp_path: Path) -> None:
+    done = cli(
+        "train", "CartPole-v1", *QUICK, "-p", "learning_rate=1e-4", "--param", "n_steps=64",
+        "--run-dir", "run", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    config = TrainConfig.from_yaml(tmp_path / "run" / "config.yaml")
+    assert config.hyperparams["learning_rate"] == 1e-4
+    assert config.n_steps == 64
+    with (tmp_path / "run" / "progress.csv").open() as file:
+        assert {row["learning_rate"] for row in csv.DictReader(file)} - {""} == {"0.0001"}
+
+
+def test_module_of_the_current_folder_holds_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "envs_of_this_folder.py").write_text(
+        "import gymnasium as gym\nfrom gymnasium.envs.classic_control import CartPoleEnv\n"
+        "gym.register('Mine-v0', CartPoleEnv, max_episode_steps=20)\n"
+    )
+    done = cli("train", "envs_of_this_folder:Mine-v0", *QUICK, "--run-dir", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert cli("eval", "run", "--episodes", "2", cwd=tmp_path).returncode == 0
+
+
 @pytest.mark.parametrize("tuner", ["spsa", "backoff"])
 def test_tuner_is_used_and_named(tuner: str, tmp_path: Path) -> None:
     done = cli("train", "CartPole-v1", *QUICK, "--tuner", tuner, "--run-dir", "run", cwd=tmp_path)
@@ -181,6 +208,56 @@ def test_every_vectorization_trains(vectorization: str, n_envs: str, tmp_path: P
     assert (tmp_path / "run" / "best").is_dir()
 
 
+def test_vector_kwargs_reach_the_vector_environment(tmp_path: Path) -> None:
+    where = ("--steps", "1000", "--quiet", "--n-envs", "2", "--run-dir", "run")
+    for vectorization, kwargs in (
+        ("sync", "copy: false"),
+        ("async", "shared_memory: false"),
+        ("vector_entry_point", "sutton_barto_reward: true"),
+    ):
+        options = ("--vectorization", vectorization, "-p", f"vector_kwargs={{{kwargs}}}")
+        done = cli("train", "CartPole-v1", *where, *options, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        shutil.rmtree(tmp_path / "run")
+    options = ("--vectorization", "sync", "-p", "vector_kwargs={threads: 2}")
+    assert "threads" in error_of(cli("train", "CartPole-v1", *where, *options, cwd=tmp_path))
+
+
+def test_version_params_and_narrow_help(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cli("--version", cwd=tmp_path).stdout == f"optix-fast {__version__}\n"
+    assert "clip_ratio" in cli("params", "ppo", cwd=tmp_path).stdout
+    monkeypatch.setenv("COLUMNS", "60")
+    for command in ((), ("train",), ("eval",), ("params",), ("doctor",)):
+        done = cli(*command, "--help", cwd=tmp_path)
+        assert done.returncode == 0
+        assert max(map(len, done.stdout.splitlines())) <= 60
+        assert "..." not in done.stdout.replace("[ARGS]...", "")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["params", "ppo"]])
+def test_reader_that_goes_away_gets_no_traceback(arguments: list[str], tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "optix_fast", *arguments],
+        cwd=tmp_path, stdout=write, stderr=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    os.close(write)
+    assert done.returncode == 1
+    assert done.stderr == ""
+
+
+def test_help_needs_neither_torch_nor_gymnasium(tmp_path: Path) -> None:
+    code = (
+        "import sys; from optix_fast.cli.main import main; sys.argv = ['optix-fast', 'train', '--help']\n"
+        "try: main()\nexcept SystemExit: print(sorted({'torch', 'gymnasium', 'rich'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.endswith("[]\n")
+
+
 def test_doctor_reports_versions_core_and_reasons(tmp_path: Path) -> None:
     done = cli("doctor", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -197,6 +274,13 @@ def test_doctor_reports_versions_core_and_reasons(tmp_path: Path) -> None:
     [
         (("CartPolle-v1",), "CartPolle"),
         (("CartPole-v1", "--steps", "0"), "steps must be at least 1, got 0"),
+        (("CartPole-v1", "--steps", "many"), "--steps must be a whole number, got 'many'"),
+        (("CartPole-v1", "-p", "lr"), "-p takes NAME=VALUE, for example -p learning_rate=1e-3; got 'lr'"),
+        (
+            ("CartPole-v1", "-p", "gama=0.9"),
+            "unknown hyperparameter 'gama'; the nearest known one is 'gamma'",
+        ),
+        (("CartPole-v1", "--seed", "1", "-p", "seed=2"), "--seed and -p seed say the same: give one of them"),
         (("CartPole-v1", "--algo", "a2c"), "algo must be one of"),
         (("CartPole-v1", "--vectorization", "threads"), "vectorization must be one of"),
         (("CartPole-v1", "--device", "cuda:99"), "cuda:99"),

@@ -25,6 +25,7 @@ _EXPORTS = {
     "LoopState": "types",
     "NonFiniteError": "types",
     "PolicySnapshot": "types",
+    "StopTraining": "types",
     "no_recording": "types",
     "RandomStream": "random",
     "TrainConfig": "config",
@@ -86,6 +87,7 @@ __all__ = [
     "RewardNormalizer",
     "RunningMeanStd",
     "SPSAOptimizer",
+    "StopTraining",
     "TorchAgent",
     "TorchDQNAgent",
     "TorchEvaluator",
@@ -143,6 +145,7 @@ if TYPE_CHECKING:
         LoopState,
         NonFiniteError,
         PolicySnapshot,
+        StopTraining,
         no_recording,
     )
 

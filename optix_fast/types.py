@@ -45,6 +45,10 @@ class NonFiniteError(RuntimeError):
         self.quantity = quantity
 
 
+class StopTraining(Exception):  # noqa: N818 (a request, not an error)
+    """Raised in a callback's hook: end the run after the window under way, with stop_reason "stopped"."""
+
+
 @runtime_checkable
 class Stateful(Protocol):
     """An object whose whole state is one nested dict of arrays, tensors, numbers and strings."""
@@ -393,7 +397,9 @@ class BasePipeline(ABC):
 class LoopCallback:
     """Hooks into the loop; every one does nothing unless overridden.
 
-    An exception in a hook is logged and does not end the run.
+    A hook that raises `StopTraining` ends the run after the window under way. `optuna.TrialPruned` does too,
+    and `run()` passes it on when everything is wound up. Any other exception is logged and does not end the
+    run.
     """
 
     def on_loop_start(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from optix_fast.loop import checks
 from optix_fast.loop.backoff_scheduler import BackoffScheduler
 from optix_fast.loop.best_policy import BestPolicy
-from optix_fast.loop.callbacks import CallbackList
+from optix_fast.loop.callbacks import CallbackList, is_pruned
 from optix_fast.loop.checkpoints import CheckpointRegistry
 from optix_fast.loop.diagnostics import DiagnosticController
 from optix_fast.loop.eta_schedule import EtaSchedule
@@ -149,6 +149,7 @@ class LoopController:
             self._callbacks.add(EtaSchedule(pipeline))
         self._log = EvalLog(checks.flag("verbose", verbose), verbose_log_file)
         self._stop = threading.Event()
+        self._running = threading.Lock()
         self._keep_going = False
         self._run = RunState(self.score_smoothing)
         self._is_used = False  # whether self._run belongs to a run that has ended
@@ -208,7 +209,8 @@ class LoopController:
 
     def stop(self) -> None:
         """End the run after the window that is under way, which a live pipeline ends at once. Any thread
-        or callback may call this."""
+        or callback may call this. Called while no run is under way, it ends the next one before its first
+        window, so that no request is lost."""
         self._stop.set()
         interrupt = getattr(self.pipeline, "interrupt", None)
         if callable(interrupt):
@@ -230,13 +232,25 @@ class LoopController:
 
         A second call is a new run with its own budget that knows the best so far; after
         `load_state_dict` it goes on with the old one.
+
+        Raises:
+            RuntimeError: a run of this loop is under way, in another thread or in a hook's caller.
         """
+        if not self._running.acquire(blocking=False):
+            raise RuntimeError("a run of this loop is already under way; wait for it, or stop() it")
+        try:
+            return self._run_once()
+        finally:
+            self._stop.clear()
+            self._callbacks.ending = None
+            self._running.release()
+
+    def _run_once(self) -> RunSummary:
         if self._is_used:
             self._run = RunState(self.score_smoothing)
             self.scheduler.record_restart()
         self._is_used = True
         self._summary = None
-        self._stop.clear()
         began, spent = time.perf_counter(), self.registry.disk_seconds
         reason, failure, started = "failed", None, False
         try:
@@ -267,6 +281,8 @@ class LoopController:
         if started:
             self._callbacks.call("on_loop_stop")
         self._log.close()
+        if failure is None and is_pruned(self._callbacks.ending):
+            failure = self._callbacks.ending
         if failure is None and problems:
             failure = problems.pop(0)
         for problem in problems:
@@ -281,7 +297,7 @@ class LoopController:
         windows = iter(self.pipeline.episodes())
         while True:
             # Tested before the pipeline is asked: a window that is collected is learned from.
-            if self._stop.is_set():
+            if self._stop.is_set() or self._callbacks.ending is not None:
                 return "stopped"
             if self.max_episodes is not None and self._run.windows >= self.max_episodes:
                 return "budget"
@@ -423,8 +439,10 @@ class LoopController:
         Raises:
             ValueError: there is no intact state of that run, or it is of other parts; or no run was named
                 and there are several.
-            RuntimeError: it is of another architecture.
+            RuntimeError: it is of another architecture, or a run is under way.
         """
+        if self._running.locked():
+            raise RuntimeError("resume() comes before run(); a run of this loop is under way")
         registry, old = registry or self.registry, self.registry
         self._parts.move_to(registry)
         try:

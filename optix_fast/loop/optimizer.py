@@ -150,7 +150,12 @@ class RLOptimizer:
         return optimizer
 
     def run(self) -> RunSummary:
-        """Train; the best policy is loaded when this returns or raises (LoopController.run)."""
+        """Train; the best policy is loaded when this returns or raises (LoopController.run).
+
+        Raises:
+            RuntimeError: a run is already under way.
+            Exception: what ended the run; optuna.TrialPruned that a callback raised.
+        """
         return self.controller.run()
 
     def resume(self, directory: str | os.PathLike[str] | None = None, *, run_id: str | None = None) -> None:
@@ -181,7 +186,8 @@ class RLOptimizer:
             self.controller.resume(run_id=run_id)
 
     def stop(self) -> None:
-        """End the run after the window that is under way. Any thread or callback may call this."""
+        """End the run after the window that is under way. Any thread or callback may call this; called while
+        no run is under way, it ends the next one before its first window."""
         self.controller.stop()
 
     def keep_going(self) -> None:

@@ -17,7 +17,7 @@ class RunSummary:
 
     Args:
         stop_reason: "solved" (the target was reached and confirmed), "converged" (DORMANT),
-            "budget", "stopped" (by stop()), "interrupted" (Ctrl-C) or "failed" (an exception).
+            "budget", "stopped" (by stop() or a callback), "interrupted" (Ctrl-C) or "failed" (an exception).
         windows: windows collected and learned from.
         env_steps: environment steps in them.
         seconds: wall time.

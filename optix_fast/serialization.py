@@ -120,6 +120,15 @@ def save_state(path: str | os.PathLike[str], state: Any) -> None:
     _atomically(path, write)
 
 
+def can_save(value: Any) -> bool:
+    """Whether `save_state` takes `value` as a part of a state."""
+    try:
+        _encode(value, "state", {})
+    except (TypeError, RecursionError):
+        return False
+    return True
+
+
 def load_state(path: str | os.PathLike[str]) -> Any:
     """The state that `save_state` wrote.
 

@@ -259,7 +259,8 @@ class HyperparamSet:
 
 @dataclass
 class PolicySnapshot:
-    """A checkpointed policy: its score, its hyperparameters, where its weights lie."""
+    """A checkpointed policy: its score, its hyperparameters, where its weights lie, and the diagnostics of
+    the learn() that made it."""
 
     snapshot_id: str
     eval_metrics: EvalMetrics
@@ -267,6 +268,7 @@ class PolicySnapshot:
     weights_path: str
     episode_id: int
     timestamp: float = field(default_factory=time.time)
+    diagnostics: dict[str, Any] = field(default_factory=dict)
 
 
 # --- contracts ----------------------------------------------------------------------------------

@@ -183,9 +183,16 @@ class BackoffScheduler:
         return trend.slope > limit and trend.slope * trend.span > margin
 
     def check_degradation(self, score: float) -> bool:
-        """Whether `score` lies so far below the best that the policy has degraded (rule above).
+        """Whether `score` lies below best − |best|·(1 − degradation_threshold): below 95 for a best of 100,
+        below −105 for −100. False without a best. The threshold alone decides; the loop asks `has_degraded`.
+        """
+        return self._best is not None and score < self._best - self._allowed_drop()
 
-        Without recorded scores the threshold alone decides.
+    def has_degraded(self, score: float) -> bool:
+        """Whether the policy has degraded (rule above), `score` being its latest, perhaps smoothed, score.
+
+        False before `min_episodes_before_degradation` windows. Without recorded scores the thresholds alone
+        decide.
         """
         if self._best is None or self._total < self.min_episodes_before_degradation:
             return False
@@ -194,7 +201,7 @@ class BackoffScheduler:
     def is_degrading(self) -> bool:
         """Whether the scores also fall significantly, not only lie low."""
         found = self._trend()
-        if found is None or not self.check_degradation(self._points[-1][1]):
+        if found is None or not self.has_degraded(self._points[-1][1]):
             return False
         trend, noise = found
         return trend.slope < -self.noise_k * noise.widening * trend.error
@@ -235,15 +242,18 @@ class BackoffScheduler:
         elif self._non_improvements >= self.plateau_threshold:
             self._state = LoopState.COOLING
 
-    def record_degradation(self, windows: int = 1, rolled_back: bool = False) -> None:
-        """An evaluation that closed `windows` windows found the policy degraded.
+    def record_degradation(self, windows: int = 0, rolled_back: bool = False) -> None:
+        """The policy has degraded: the state is ACTIVE again.
 
-        It counts as non-improvement. The state is ACTIVE again, unless it is time for DORMANT; after
-        a rollback the restored policy is evaluated at the base interval, and the scores of the
-        degraded one are forgotten.
+        Args:
+            windows: that the evaluation closed; they count as windows without improvement, and so it may be
+                time for DORMANT. With 0 nothing is counted: interval, count and total stay.
+            rolled_back: the restored policy is evaluated at the base interval, and the scores of the degraded
+                one are forgotten.
         """
-        self._back_off(windows)
-        done = self._is_done()
+        if windows:
+            self._back_off(windows)
+        done = windows > 0 and self._is_done()
         if rolled_back:
             self._interval = self.base_interval
             self._forget_fallen()
@@ -357,7 +367,11 @@ class BackoffScheduler:
 
     def _threshold_drop(self) -> float:
         assert self._best is not None
-        return max(abs(self._best) * (1.0 - self.degradation_threshold), self.min_degradation_drop)
+        return max(self._allowed_drop(), self.min_degradation_drop)
+
+    def _allowed_drop(self) -> float:
+        assert self._best is not None
+        return abs(self._best) * (1.0 - self.degradation_threshold)
 
 
 def _integer(name: str, value: Any, least: int) -> int:

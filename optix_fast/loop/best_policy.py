@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from optix_fast.loop.callbacks import CallbackList
@@ -11,7 +12,7 @@ from optix_fast.loop.checkpoints import CheckpointRegistry
 from optix_fast.loop.scoring import PolicyScorer
 from optix_fast.loop.snapshots import Rank, rank_of
 from optix_fast.loop.training_state import TrainingState
-from optix_fast.types import EvalMetrics, NonFiniteError
+from optix_fast.types import EvalMetrics, NonFiniteError, PolicySnapshot
 
 logger = logging.getLogger(__name__)
 
@@ -57,8 +58,13 @@ class BestPolicy:
         """Whether the score does, confirmed or not."""
         return self.target_score is not None and metrics.primary_score >= self.target_score
 
-    def judge(self, metrics: EvalMetrics) -> bool:
-        """Checkpoint the agent's policy if it is the best; whether it is confirmed to solve the task."""
+    def judge(self, metrics: EvalMetrics, diagnostics: Mapping[str, Any]) -> bool:
+        """Checkpoint the agent's policy if it is the best; whether it is confirmed to solve the task.
+
+        Args:
+            metrics: the policy's.
+            diagnostics: of the learn() that made the policy; they are kept with the checkpoint.
+        """
         score = metrics.primary_score
         if not math.isfinite(score):
             return False
@@ -66,23 +72,23 @@ class BestPolicy:
             confirmed = self.scorer.confirmed(score)
             if confirmed >= self.target_score:
                 metrics.metrics["confirmed_score"] = confirmed
-                self._checkpoint(metrics)
+                self._checkpoint(metrics, diagnostics)
                 return True
             logger.info("window %d: score %g, but %g at the check", metrics.episode_id, score, confirmed)
         if self.scorer.checkpoint_score_fn is not None:
             metrics.metrics["checkpoint_score"] = self.scorer.for_checkpoint(score)
         _, score = rank_of(metrics)
         if math.isfinite(score) and self._is_beaten_by(score):
-            self._checkpoint(metrics)
+            self._checkpoint(metrics, diagnostics)
         return False
 
-    def restore(self) -> bool:
+    def restore(self) -> PolicySnapshot | None:
         """Load the best policy, with the training state that it was made with where that is known;
-        False when there is none."""
+        None when there is none."""
         snapshot = self.registry.load_best(self.agent)
         if snapshot is not None and self.training is not None:
             self.training.restore(self.agent, snapshot.snapshot_id)
-        return snapshot is not None
+        return snapshot
 
     def _known_rank(self) -> Rank | None:
         best = self.registry.best
@@ -94,10 +100,10 @@ class BestPolicy:
         is_confirmed, best = self._rank
         return not is_confirmed and score > best + self.improvement_margin
 
-    def _checkpoint(self, metrics: EvalMetrics) -> None:
+    def _checkpoint(self, metrics: EvalMetrics, diagnostics: Mapping[str, Any]) -> None:
         is_first = self._rank is None
         try:
-            snapshot = self.registry.save(self.agent, metrics, self.agent.get_hyperparams())
+            snapshot = self.registry.save(self.agent, metrics, self.agent.get_hyperparams(), diagnostics)
         except NonFiniteError as error:
             logger.warning("window %d: %s: this policy is no checkpoint", metrics.episode_id, error)
             return

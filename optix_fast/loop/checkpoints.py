@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -109,8 +109,19 @@ class CheckpointRegistry:
 
     # --- saving ---------------------------------------------------------------------------------
 
-    def save(self, agent: Any, eval_metrics: EvalMetrics, hyperparams: HyperparamSet) -> PolicySnapshot:
+    def save(
+        self,
+        agent: Any,
+        eval_metrics: EvalMetrics,
+        hyperparams: HyperparamSet,
+        diagnostics: Mapping[str, Any] | None = None,
+    ) -> PolicySnapshot:
         """Take a snapshot of the agent's policy.
+
+        Args:
+            agent: whose policy.
+            eval_metrics, hyperparams: the policy's.
+            diagnostics: of the learn() that made it.
 
         Raises:
             ValueError: the score is NaN or infinite: never a best policy.
@@ -130,6 +141,7 @@ class CheckpointRegistry:
             hyperparams=hyperparams.copy(),
             weights_path=str(self._directory / folder_name(snapshot_id) / WEIGHTS),
             episode_id=eval_metrics.episode_id,
+            diagnostics=dict(diagnostics or {}),
         )
         snapshot.write = self.flush
         expected = None if self._held is None else size_of(self._held.files)
@@ -254,6 +266,7 @@ class CheckpointRegistry:
         metadata = {
             "metrics": to_json(held.snapshot.eval_metrics.metrics),
             "hyperparams": to_json(held.snapshot.hyperparams.params),
+            "diagnostics": to_json(held.snapshot.diagnostics),
             "agent": held.agent,
             "weights_path": f"{entry['snapshot_dir']}/{WEIGHTS}",
         }

@@ -317,7 +317,7 @@ class LoopController:
         window = data.episode_id = self._run.windows
         self.scorer.acted_outside = False
         metrics, counts = self._metrics_to_judge(data)
-        solved = metrics is not None and self.best_policy.judge(metrics)
+        solved = metrics is not None and self.best_policy.judge(metrics, self._run.diagnostics)
         self._learn(data)
         self._run.windows += 1
         self._run.env_steps += data.length
@@ -361,8 +361,10 @@ class LoopController:
             self.agent.reset_cache()
 
     def _restore_best(self) -> bool:
-        self._run.policy_restored()
-        return self.best_policy.restore()
+        snapshot = self.best_policy.restore()
+        if snapshot is not None:
+            self._run.policy_restored(snapshot.diagnostics)
+        return snapshot is not None
 
     # --- consequences ---------------------------------------------------------------------------
 
@@ -382,7 +384,7 @@ class LoopController:
         elif (
             getattr(self.agent, "is_on_policy", True)
             and not self._changes.bear_on(run, window)
-            and self.scheduler.check_degradation(smoothed)
+            and self.scheduler.has_degraded(smoothed)
         ):
             rolled_back = self.rollback_on_degradation and self._restore_best()
             self.scheduler.record_degradation(closed, rolled_back)

@@ -8,7 +8,10 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from optix_fast.loop import checks
+from optix_fast.tuners.search_space import is_same
 from optix_fast.types import HyperparamSet
 
 logger = logging.getLogger(__name__)
@@ -172,13 +175,14 @@ class DiagnosticController:
     # --- changing and returning -----------------------------------------------------------------
 
     def _adopt(self, params: Mapping[str, Any]) -> None:
-        for name in [name for name, value in self._set.items() if params.get(name) != value]:
+        for name in [name for name, value in self._set.items() if not is_same(params.get(name), value)]:
             del self._set[name], self._usual[name]
 
     def _scale(self, params: dict[str, Any], name: str, factor: float, wrong: list[Firing]) -> list[Firing]:
-        value = params.get(name)
-        if not isinstance(value, float) or value <= 0.0:
+        found = params.get(name)
+        if not isinstance(found, float | np.floating) or found <= 0.0:
             return []
+        value = float(found)
         usual = self._usual.get(name, value)
         if wrong:
             self._silent[name] = 0

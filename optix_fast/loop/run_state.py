@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from optix_fast.serialization import can_save
 from optix_fast.types import EvalMetrics
 
 
@@ -65,13 +66,13 @@ class RunState:
         self.raws.append(raw)
         return math.fsum(self.raws) / len(self.raws)
 
-    def policy_restored(self) -> None:
-        """The current policy is an old one: its scores and diagnostics are not the last ones."""
+    def policy_restored(self, diagnostics: Mapping[str, Any]) -> None:
+        """The current policy is an old one: the scores so far are not its own; `diagnostics` are."""
         self.raws.clear()
-        self.diagnostics = {}
+        self.diagnostics = dict(diagnostics)
 
     def state_dict(self) -> dict[str, Any]:
-        """All of it; of the diagnostics, numbers and strings."""
+        """All of it; of the diagnostics, what can be saved."""
         return {
             "windows": self.windows,
             "env_steps": self.env_steps,
@@ -80,7 +81,7 @@ class RunState:
             "probed_until": self.probed_until,
             "ended": self.ended,
             "restores": self.restores,
-            "diagnostics": {k: v for k, v in self.diagnostics.items() if isinstance(v, int | float | str)},
+            "diagnostics": {key: value for key, value in self.diagnostics.items() if can_save(value)},
             "raws": list(self.raws),
             "history": [asdict(metrics) for metrics in self.history],
         }

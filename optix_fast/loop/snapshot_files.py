@@ -39,6 +39,7 @@ Files = dict[str, bytes]  # path relative to the snapshot's folder → content
 Entry = dict[str, Any]  # one line of the manifest
 
 _FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
+_DESCRIPTIONS = ("metrics", "hyperparams", "diagnostics")  # of a snapshot, in its metadata alone
 _NUMBERS = ("primary_score", "checkpoint_score", "timestamp")
 
 WEIGHTS = "weights"
@@ -225,7 +226,7 @@ def read_metadata(directory: Path, entry: Entry) -> dict[str, Any]:
         raise DamagedSnapshotError(f"{path} cannot be read: {error}") from error
     if not isinstance(found, dict):
         raise DamagedSnapshotError(f"{path} is not a JSON object")
-    for name in ("metrics", "hyperparams"):
+    for name in _DESCRIPTIONS:
         if not isinstance(found.get(name) or {}, dict):
             raise DamagedSnapshotError(f"{path}: {name} is not a JSON object")
     metrics = found.get("metrics") or {}
@@ -301,7 +302,7 @@ class Manifest:
         for folder in self._folders():
             try:
                 entry = read_metadata(self.directory, {"snapshot_dir": folder.name})
-                entry = {key: value for key, value in entry.items() if key not in ("metrics", "hyperparams")}
+                entry = {key: value for key, value in entry.items() if key not in _DESCRIPTIONS}
                 entry["snapshot_dir"] = folder.name
                 _check_entry(entry)
             except ValueError as error:

@@ -63,6 +63,7 @@ def snapshot_from(entry: Entry, metadata: Mapping[str, Any], weights_path: str) 
     """The snapshot that a line of the manifest and the snapshot's own metadata describe."""
     number = int(entry.get("episode_id") or 0)
     metrics = {key: _metric(value) for key, value in (metadata.get("metrics") or {}).items()}
+    diagnostics = (metadata.get("diagnostics") or {}).items()
     timestamp = float(entry.get("timestamp") or 0.0)
     return PolicySnapshot(
         snapshot_id=str(entry.get("snapshot_id")),
@@ -71,6 +72,7 @@ def snapshot_from(entry: Entry, metadata: Mapping[str, Any], weights_path: str) 
         weights_path=weights_path,
         episode_id=number,
         timestamp=timestamp,
+        diagnostics={key: math.nan if value is None else value for key, value in diagnostics},
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from optix_fast.random import RandomStream
-from optix_fast.tuners.search_space import Bounds, SearchSpace, positive, score_spread
+from optix_fast.tuners.search_space import Bounds, SearchSpace, is_same, positive, score_spread
 from optix_fast.types import BaseOptimizer, EvalMetrics, HyperparamSet
 
 _IMPROVED, _LARGER = 1.2, 2.0
@@ -81,7 +81,7 @@ class BackoffOptimizer(BaseOptimizer):
             return suggested
         name = names[self._turn % len(names)]
         latest = metrics_history[-1].primary_score
-        if self._step is None or suggested.params[name] != self._applied:
+        if self._step is None or not is_same(suggested.params[name], self._applied):
             self._base, self._x = latest, self.space.to_unit(name, suggested.params[name])
             self._step = self._side() * max(self.perturbation_scale, self.min_delta)
             place = self.space.moved(name, self._x, self._step)

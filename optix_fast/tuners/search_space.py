@@ -15,6 +15,8 @@ logger = logging.getLogger(__name__)
 
 Bounds = Mapping[str, tuple[float, float]]
 
+# Relative difference that rounding to float32 (half of 2⁻²³) and back makes at most, with some room.
+_FLOAT32 = 1e-6
 # Scores that the spread is estimated from.
 _RECENT = 20
 
@@ -51,12 +53,16 @@ class SearchSpace:
         """The names that are tuned; chosen from `params` at the first call."""
         if self.names is None:
             numbers = [name for name in self.bounds if _is_number(params.get(name))]
-            inside = [n for n in numbers if self.bounds[n][0] <= params[n] <= self.bounds[n][1]]
+            inside = [name for name in numbers if self._is_inside(name, params[name])]
             for name in set(numbers) - set(inside):
                 logger.info("%s = %g lies outside of %s: not tuned", name, params[name], self.bounds[name])
             self.names = tuple(inside)
             self.integers = frozenset(name for name in inside if isinstance(params[name], int))
         return self.names
+
+    def _is_inside(self, name: str, value: float) -> bool:
+        low, high = self.bounds[name]
+        return low <= value <= high or is_same(value, low) or is_same(value, high)
 
     def to_unit(self, name: str, value: float) -> float:
         """The value's place in [0, 1]."""
@@ -103,6 +109,14 @@ def score_spread(history: Sequence[EvalMetrics]) -> float:
     scores = [metrics.primary_score for metrics in history[-_RECENT:]]
     steps = [abs(b - a) for a, b in pairwise(scores)]
     return 0.5 * math.sqrt(math.pi) * sum(steps) / len(steps) if steps else 0.0
+
+
+def is_same(value: Any, other: Any) -> bool:
+    """Whether two values of a hyperparameter are one, as far as float32 can tell: an agent may keep it in a
+    tensor."""
+    if _is_number(value) and _is_number(other) and not (isinstance(value, int) and isinstance(other, int)):
+        return math.isclose(value, other, rel_tol=_FLOAT32)
+    return bool(value == other)
 
 
 def positive(name: str, value: Any) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from optix_fast.random import RandomStream
-from optix_fast.tuners.search_space import Bounds, SearchSpace, positive, score_spread
+from optix_fast.tuners.search_space import Bounds, SearchSpace, is_same, positive, score_spread
 from optix_fast.types import BaseOptimizer, EvalMetrics, HyperparamSet
 
 _SMALLER, _LARGER, _LARGEST = 0.8, 2.0, 0.2
@@ -89,8 +89,7 @@ class SPSAOptimizer(BaseOptimizer):
         if not names or not metrics_history:
             return suggested
         latest = metrics_history[-1].primary_score
-        current = {name: suggested.params.get(name) for name in names}
-        if current != self._applied:
+        if not all(is_same(suggested.params.get(name), self._applied.get(name)) for name in names):
             self._phase = 0
             self._x = {name: self.space.to_unit(name, suggested.params[name]) for name in names}
         if self._phase == 0:

@@ -136,7 +136,7 @@ def test_degradation_waits_for_its_minimum_of_windows() -> None:
     scheduler.record_improvement(100.0)
     fired = []
     for _ in range(3):
-        fired.append(scheduler.check_degradation(10.0))
+        fired.append(scheduler.has_degraded(10.0))
         scheduler.record_non_improvement()
     assert fired == [False, False, True]
 
@@ -148,12 +148,35 @@ def test_degradation_waits_for_its_minimum_of_windows() -> None:
 def test_degradation_threshold_is_a_fraction_of_the_size_of_the_best(best: float, limit: float) -> None:
     scheduler = BackoffScheduler(min_episodes_before_degradation=0)
     scheduler.record_improvement(best)
-    assert not scheduler.check_degradation(limit + 1e-7)
-    assert scheduler.check_degradation(limit - 1e-7)
+    assert not scheduler.has_degraded(limit + 1e-7)
+    assert scheduler.has_degraded(limit - 1e-7)
+
+
+@pytest.mark.parametrize(("best", "limit"), [(100.0, 95.0), (-100.0, -105.0), (0.0, 0.0), (1e-6, 0.95e-6)])
+def test_asked_directly_the_threshold_alone_decides(best: float, limit: float) -> None:
+    scheduler = BackoffScheduler(min_degradation_drop=10.0)
+    assert not scheduler.check_degradation(-1e9)
+    scheduler.record_improvement(best)
+    assert not scheduler.check_degradation(limit + 1e-12)
+    assert scheduler.check_degradation(limit - 1e-12)
+    for window in range(20):  # neither noise nor a minimum of windows plays a part
+        scheduler.record_score(best + (50.0 if window % 2 else -50.0))
+    assert scheduler.check_degradation(limit - 1e-12)
+
+
+@pytest.mark.parametrize("state", [ACTIVE, COOLING, DORMANT])
+def test_degradation_recorded_directly_makes_active_and_counts_nothing(state: LoopState) -> None:
+    scheduler = BackoffScheduler()
+    scheduler.record_improvement(-3.0)
+    scheduler.record_non_improvement({ACTIVE: 1, COOLING: 5, DORMANT: 20}[state])
+    assert scheduler.current_state is state
+    before = scheduler.state_dict()
+    scheduler.record_degradation()
+    assert scheduler.state_dict() == before | {"state": "ACTIVE"}
 
 
 def test_no_degradation_before_there_is_a_best() -> None:
-    assert not BackoffScheduler(min_episodes_before_degradation=0).check_degradation(-1e9)
+    assert not BackoffScheduler(min_episodes_before_degradation=0).has_degraded(-1e9)
 
 
 def noisy_hundred(spread: float) -> BackoffScheduler:
@@ -180,21 +203,21 @@ def test_degradation_must_be_clear_of_the_noise(scores: list[float], fired: list
     found = []
     for score in scores:
         scheduler.record_score(score)
-        found.append(scheduler.check_degradation(score))
+        found.append(scheduler.has_degraded(score))
     assert found == fired
 
 
 def test_single_low_score_of_a_quiet_run_is_degradation() -> None:
     scheduler = noisy_hundred(0.1)
     scheduler.record_score(60.0)
-    assert scheduler.check_degradation(80.0)
+    assert scheduler.has_degraded(80.0)
 
 
 def test_smoothed_score_that_still_carries_an_older_low_one_is_no_degradation() -> None:
     scheduler = noisy_hundred(0.1)
     scheduler.record_score(20.0)
     scheduler.record_score(100.0)
-    assert not scheduler.check_degradation(60.0)
+    assert not scheduler.has_degraded(60.0)
 
 
 def test_one_lucky_score_does_not_make_the_usual_ones_degraded() -> None:
@@ -203,7 +226,7 @@ def test_one_lucky_score_does_not_make_the_usual_ones_degraded() -> None:
     scheduler.record_improvement(300.0)
     for _ in range(5):
         scheduler.record_score(100.0)
-        assert not scheduler.check_degradation(100.0)
+        assert not scheduler.has_degraded(100.0)
 
 
 def test_rollback_forgets_the_scores_of_the_degraded_policy() -> None:
@@ -213,7 +236,7 @@ def test_rollback_forgets_the_scores_of_the_degraded_policy() -> None:
         scheduler.record_score(30.0)
     scheduler.record_degradation(rolled_back=True)
     assert scheduler.state_dict()["points"] == before[2:]  # two scores out of score_window
-    assert not scheduler.check_degradation(100.0)
+    assert not scheduler.has_degraded(100.0)
 
 
 # --- improvement --------------------------------------------------------------------------------
@@ -272,7 +295,7 @@ def test_nan_score_changes_nothing() -> None:
         scheduler.record_score(score, 100)
         scheduler.record_improvement(score)
     assert scheduler.state_dict() == before
-    assert not scheduler.check_degradation(math.nan)
+    assert not scheduler.has_degraded(math.nan)
 
 
 # --- simulation ---------------------------------------------------------------------------------
@@ -399,7 +422,7 @@ def test_restored_state_goes_on_identically(scores: list[float], cut: int) -> No
             scheduler.record_score(score)
             if scheduler.is_improving():
                 scheduler.record_improvement(score)
-            elif scheduler.check_degradation(score):
+            elif scheduler.has_degraded(score):
                 scheduler.record_degradation()
             else:
                 scheduler.record_non_improvement()

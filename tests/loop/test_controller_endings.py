@@ -272,9 +272,28 @@ def test_degradation_rolls_back_to_the_best_after_the_window_was_learned_from(sc
     run.run()
     at = run.events.index(("on_degradation", 10))
     assert run.events[at - 2 : at] == [("learn", 10), ("load", 9)]
-    # The policy of the next window is the best, and its diagnostics are not those of learn().
-    assert run.events[at + 2 : at + 4] == [("collect", 9), ("score", 9, 0.0)]
+    # The policy of the next window is the best, with the diagnostics of the learn() that made it.
+    assert run.events[at + 2 : at + 4] == [("collect", 9), ("score", 9, 9.0)]
     assert run.learned == 12
+
+
+def test_evaluator_that_needs_the_diagnostics_gets_them_after_every_restore(script: Any) -> None:
+    run = script(collapse, max_episodes=30, rollback_on_degradation=True)
+    broken_updates(run, range(5, 7))
+    score = run.controller.scorer.evaluator.score
+    run.controller.scorer.evaluator.score = lambda data, diagnostics: score(
+        data, {"made": 0.0} if data.episode_id == 0 else {"made": diagnostics["made"]}
+    )
+    run.run()
+    assert all(version == made for version, made in run.named("score"))
+    assert run.named("on_degradation")
+
+
+def test_update_that_fails_before_there_is_a_best_keeps_the_diagnostics(script: Any) -> None:
+    run = script([math.nan], max_episodes=4)
+    broken_updates(run, range(2, 3))
+    run.run()
+    assert run.named("score") == [(0, 0.0), (1, 1.0), (2, 2.0), (2, 2.0)]
 
 
 def test_degradation_is_told_but_not_rolled_back_by_default(script: Any) -> None:

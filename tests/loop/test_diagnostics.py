@@ -6,6 +6,7 @@ import math
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from optix_fast.loop import DiagnosticController
@@ -49,6 +50,18 @@ def test_high_kl_halves_the_rate_down_to_a_tenth_and_the_rate_returns() -> None:
     assert a.params["learning_rate"] == pytest.approx(math.sqrt(1e-4 * 1e-3))
     steps(controller, a, 60, approx_kl=0.01)
     assert a.params["learning_rate"] == 1e-3
+
+
+def test_agent_that_keeps_its_rate_in_float32_gets_it_back_too() -> None:
+    class Rounding(Agent):
+        def set_hyperparams(self, hyperparams: HyperparamSet) -> None:
+            self.params = {key: np.float32(value) for key, value in hyperparams.params.items()}
+
+    a, controller = Rounding(params={"learning_rate": np.float32(1e-3)}), DiagnosticController(min_episodes=0)
+    steps(controller, a, 11, approx_kl=0.05)
+    assert a.params["learning_rate"] == pytest.approx(1e-4, rel=1e-6)
+    steps(controller, a, 70, approx_kl=0.01)
+    assert a.params["learning_rate"] == np.float32(1e-3)
 
 
 def test_loss_spike_is_told_from_a_usual_loss() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from optix_fast.loop import CheckpointRegistry
@@ -74,3 +76,14 @@ def test_snapshot_read_from_disk_equals_the_one_that_was_saved(tmp_path: Path, f
     assert type(read) is PolicySnapshot
     assert (read.snapshot_id, read.weights_path) == (snapshot.snapshot_id, snapshot.weights_path)
     assert (read.eval_metrics.metrics, read.hyperparams.params) == ({"a": 0.5}, {"x": 1})
+
+
+def test_diagnostics_of_the_policy_come_back_with_it(tmp_path: Path, fake_agent: Any) -> None:
+    diagnostics = {"loss": np.float32(0.1), "n_updates": 40, "why": "kl", "kl": math.nan}
+    registry = CheckpointRegistry(tmp_path, run_id="run", write_interval=0.0)
+    registry.save(fake_agent, EvalMetrics(1.0, {}, 0), HyperparamSet({}), diagnostics)
+    read = CheckpointRegistry(tmp_path).load_best(fake_agent)
+    assert read is not None
+    assert math.isnan(read.diagnostics.pop("kl"))
+    assert read.diagnostics == {"loss": float(np.float32(0.1)), "n_updates": 40, "why": "kl"}
+    assert type(read.diagnostics["n_updates"]) is int

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optix_fast.tuners.search_space import SearchSpace, score_spread
+from optix_fast.tuners.search_space import SearchSpace, is_same, score_spread
 from optix_fast.types import EvalMetrics
 
 
@@ -73,3 +74,27 @@ def test_spread_by_hand(scores: list[float], expected: float) -> None:
 def test_wrong_bounds_name_the_parameter(bounds: Any, log_params: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="'p'"):
         SearchSpace(bounds, log_params)
+
+
+@pytest.mark.parametrize(
+    ("value", "other", "same"),
+    [
+        (0.1, np.float32(0.1), True),
+        (3e-4, float(np.float32(3e-4)), True),
+        (1.0, 1.0 + 1e-5, False),
+        (0.0, 1e-12, False),
+        (10_000_000, 10_000_001, False),
+        (3, 3.0, True),
+        (None, 0.5, False),
+        ("a", "a", True),
+        (True, 1.0000001, False),
+    ],
+)
+def test_values_are_the_same_if_float32_cannot_tell_them_apart(value: Any, other: Any, same: bool) -> None:
+    assert is_same(value, other) is same
+    assert is_same(other, value) is same
+
+
+def test_bound_that_float32_has_rounded_is_within_the_bounds() -> None:
+    space = SearchSpace({"lr": (1e-4, 3e-3), "x": (0.1, 1.0)})
+    assert space.fix({"lr": float(np.float32(3e-3)), "x": 0.0999}) == ("lr",)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from optix_fast.loop import BackoffScheduler, CheckpointRegistry, LoopController, RLOptimizer, TorchEvaluator
@@ -147,6 +148,24 @@ def test_nothing_to_tune_changes_nothing(kind: Any) -> None:
         assert tuner.suggest(params(x=0.5), history(1.0)).params == {"x": 0.5}
         assert not tuner.is_probing
     assert kind(BOUNDS).suggest(params(x=0.5), []).params == {"x": 0.5}
+
+
+@pytest.mark.parametrize("kind", [SPSAOptimizer, BackoffOptimizer])
+def test_agent_that_keeps_hyperparameters_in_float32_is_tuned_like_any_other(kind: Any) -> None:
+    rng = random.Random(3)
+    scores = [rng.gauss(0.0, 1.0) for _ in range(40)]
+    found = []
+    for rounded in (float, np.float32):
+        tuner = kind({"x": (0.0, 1.0), "lr": (1e-4, 1e-2)}, log_params=["lr"], seed=5)
+        current, probing, path = params(x=0.3, lr=1e-3), [], []
+        for i in range(1, 40):
+            suggested = tuner.suggest(current, history(*scores[:i]))
+            probing.append(tuner.is_probing)
+            path += [suggested.params["x"], suggested.params["lr"]]
+            current = params(**{key: float(rounded(value)) for key, value in suggested.params.items()})
+        found.append((probing, path))
+    assert found[0][0] == found[1][0]
+    assert found[0][1] == pytest.approx(found[1][1], rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", [SPSAOptimizer, BackoffOptimizer])

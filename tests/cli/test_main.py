@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import os
 import shutil
@@ -11,41 +10,18 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
+from command_line import Done, cli
 from interruptible import heed_interrupts
 
 from optix_fast import __version__
-from optix_fast.cli.main import main
 from optix_fast.config import TrainConfig
 from optix_fast.serialization import load_state
 
 # A run of a second or two: what it learns does not matter here.
 QUICK = ("--steps", "3e3", "--n-envs", "4", "--quiet", "--target-score", "1000")
-
-
-class Done(NamedTuple):
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def cli(*arguments: str, cwd: Path) -> Done:
-    """The command in this process (importing torch anew for every test would take most of the time)."""
-    before, argv = Path.cwd(), sys.argv
-    stdout, stderr = io.StringIO(), io.StringIO()
-    os.chdir(cwd)
-    sys.argv = ["optix-fast", *arguments]
-    try:
-        with redirect_stdout(stdout), redirect_stderr(stderr), pytest.raises(SystemExit) as exit_info:
-            main()
-    finally:
-        os.chdir(before)
-        sys.argv = argv
-    return Done(int(exit_info.value.code or 0), stdout.getvalue(), stderr.getvalue())
 
 
 def error_of(done: Done) -> str:

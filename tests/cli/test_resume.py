@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from interruptible import heed_interrupts
+from command_line import Command, cli
 from safetensors.numpy import load_file
 
 from optix_fast.cli.train import resume
@@ -35,13 +32,8 @@ hyperparams: {hyperparams}
 """
 
 
-def start(where: Path, config: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "optix_fast.cli.main", "train", "--config", str(config), "--quiet"]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    # Not in the source tree, which would be imported in place of what is installed.
-    return subprocess.Popen(
-        [*command, "--run-dir", str(where)], cwd=config.parent, preexec_fn=heed_interrupts, **quiet
-    )
+def start(where: Path, config: Path) -> Command:
+    return Command("train", "--config", str(config), "--quiet", "--run-dir", str(where), cwd=config.parent)
 
 
 def evaluations(where: Path) -> list[dict[str, str]]:
@@ -56,25 +48,24 @@ def weights_in(folder: Path) -> dict[str, dict[str, bytes]]:
     return {name: {key: array.tobytes() for key, array in file.items()} for name, file in files.items()}
 
 
-def kill_after(
-    process: subprocess.Popen[bytes], where: Path, rows: int, how: signal.Signals = signal.SIGKILL
-) -> int:
+def kill_after(process: Command, where: Path, rows: int, how: signal.Signals = signal.SIGKILL) -> int:
+    progress = where / "progress.csv"
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:
-        if (where / "progress.csv").is_file() and (where / "progress.csv").read_text().count("\n") > rows:
+        if progress.is_file() and progress.read_text().count("\n") > rows:
             break
         time.sleep(0.002)
     assert process.poll() is None, "the run ended before it could be killed"
-    os.kill(process.pid, how)
+    process.send_signal(how)
     return process.wait()
 
 
 @pytest.mark.parametrize(
     ("env_id", "algo", "tuner", "steps", "hyperparams"),
     [
-        ("CartPole-v1", "ppo", "spsa", 12_000, "{learning_rate: 0.001}"),
-        ("Pendulum-v1", "ppo", "backoff", 8_000, "{learning_rate: 0.001}"),
-        ("CartPole-v1", "dqn", "spsa", 6_000, "{learning_starts: 500, n_step: 3, per_alpha: 0.6}"),
+        ("CartPole-v1", "ppo", "spsa", 4_000, "{learning_rate: 0.001}"),
+        ("Pendulum-v1", "ppo", "backoff", 4_000, "{learning_rate: 0.001}"),
+        ("CartPole-v1", "dqn", "spsa", 3_000, "{learning_starts: 500, n_step: 3, per_alpha: 0.6}"),
     ],
 )
 def test_killed_run_resumed_gives_the_same_bits(
@@ -86,7 +77,7 @@ def test_killed_run_resumed_gives_the_same_bits(
     )
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert start(whole, config).wait() == 0
-    kill_after(start(killed, config), killed, rows=6)
+    kill_after(start(killed, config), killed, rows=3)
     assert not (killed / "summary.json").exists()
     kept = len(evaluations(killed))
     result = resume(killed, show_progress=False)
@@ -117,11 +108,11 @@ def test_a_run_killed_after_its_last_window_still_keeps_its_last_state(tmp_path:
 def test_interrupted_run_resumed_gives_the_same_bits(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(
-        SETTINGS.format(env_id="CartPole-v1", algo="ppo", tuner="none", steps=12_000, hyperparams="{}")
+        SETTINGS.format(env_id="CartPole-v1", algo="ppo", tuner="none", steps=4_000, hyperparams="{}")
     )
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert start(whole, config).wait() == 0
-    assert kill_after(start(cut, config), cut, rows=6, how=signal.SIGINT) == 130
+    assert kill_after(start(cut, config), cut, rows=3, how=signal.SIGINT) == 130
     assert json.loads((cut / "summary.json").read_text())["stop_reason"] == "interrupted"
     assert resume(cut, show_progress=False).stop_reason == "budget"
     assert evaluations(cut) == evaluations(whole)
@@ -171,7 +162,6 @@ def test_what_cannot_be_resumed_is_said(tmp_path: Path) -> None:
 
 
 def test_resume_takes_no_other_settings(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "optix_fast.cli.main", "train", "--resume", str(tmp_path), "--seed", "3"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    done = cli("train", "--resume", str(tmp_path), "--seed", "3", cwd=tmp_path)
     assert done.returncode == 2
     assert "--resume takes the run's own settings, not --seed" in done.stderr

@@ -31,3 +31,14 @@ def test_importing_the_package_does_not_import_torch_or_gymnasium(tmp_path: Path
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_agents_and_command_line_do_not_load_the_compiler_of_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys, optix_fast.agents, optix_fast.cli.train, optix_fast.ops;"
+        "print(sorted({'torch._dynamo', 'torch._inductor', 'sympy', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"

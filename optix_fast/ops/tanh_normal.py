@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -240,7 +239,10 @@ def tanh_normal_sample(
             f"tanh_normal_sample: stream must be a RandomStream or None, got {type(stream).__name__}"
         )
     if torch.compiler.is_compiling():
-        return _sample_outside_the_graph(mean, log_std, stream)
+        # There, and only there, torch's compiler is loaded already; importing it takes longer than torch.
+        from optix_fast.ops._outside_graph import sample_outside_the_graph
+
+        return sample_outside_the_graph(mean, log_std, stream)
     return _sample(mean, log_std, stream)
 
 
@@ -253,7 +255,3 @@ def _sample(
         return _Sample.apply(mean, log_std, stream)  # type: ignore[no-any-return,no-untyped-call]
     action, log_prob, pre_tanh, *_ = _draw(mean, log_std, stream, False)
     return action, log_prob, pre_tanh
-
-
-_sample_outside_the_graph: Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
-_sample_outside_the_graph = torch.compiler.disable(_sample)  # type: ignore[no-untyped-call]

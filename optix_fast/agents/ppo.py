@@ -159,7 +159,7 @@ class PPOAgent(BaseAgent):
         acted = self._native.act(observation, deterministic, is_recording(), self._stream())
         if acted is not None:
             if is_recording():
-                self._queue.push(observation, acted.log_prob, acted.value, acted.raw)
+                self._queue.push(observation, acted.action, acted.log_prob, acted.value, acted.raw)
             return acted.action
         batch = tree_map(lambda leaf: leaf[None], observation)
         mask = batch.get("action_mask") if isinstance(batch, Mapping) else None
@@ -168,7 +168,7 @@ class PPOAgent(BaseAgent):
         if is_recording():
             value = float(self._policy.values(prepared)[0])
             row = tree_map(lambda leaf: leaf[0], batch)
-            self._queue.push(row, float(draw.log_probs[0]), value, draw.raw[0].copy())
+            self._queue.push(row, draw.actions[0], float(draw.log_probs[0]), value, draw.raw[0].copy())
         action = draw.actions[0]
         return int(action) if draw.actions.ndim == 1 else action
 

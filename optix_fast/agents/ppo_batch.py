@@ -44,6 +44,11 @@ def make_batch(
 ) -> Batch:
     """Advantages over the window's grid [T, N], then its valid rows.
 
+    Where an episode was cut off, by a time limit or by the end of the window, it goes on with V of what
+    followed: `final_values`, `final_observations` or `final_obs`, `next_observations`. A hand-made window
+    may not tell what followed. The row's own value is taken for its return then: it teaches nothing itself,
+    and the rows before it are bootstrapped from it.
+
     Raises:
         ValueError: the window is empty or its fields do not fit together.
         NonFiniteError: a reward is NaN or infinite.
@@ -59,15 +64,20 @@ def make_batch(
     if reward_normalizer is not None:
         reward_normalizer.update_window(rewards, np.asarray(data.grid("dones"), np.bool_), valid)
         rewards = reward_normalizer.normalize(rewards)
+    terminated = np.asarray(data.grid("terminated"), np.bool_)
     truncated = np.asarray(data.grid("truncated"), np.bool_)
+    # The V' with which a row's return is its own value.
+    unmoved = (values - rewards) / np.float32(config.gamma) if config.gamma > 0 else np.zeros_like(values)
+    following = _after_window(policy, data, terminated[-1] | truncated[-1]).or_else(unmoved[-1])
+    finals = _at_cuts(policy, data, truncated).or_else(unmoved)
     put = policy.put
     advantages, returns = ops.gae(
         put(rewards),
         put(values),
-        put(_next_values(policy, data)),
-        put(np.asarray(data.grid("terminated"), np.bool_)),
+        put(following),
+        put(terminated),
         put(truncated),
-        put(_final_values(policy, data, truncated)),
+        put(finals),
         gamma=config.gamma,
         gae_lambda=config.gae_lambda,
     )
@@ -92,7 +102,7 @@ def _what_the_policy_thought(
 ) -> tuple[Array, Array, Array]:
     """log_probs and values [T, N] as of acting, and the raw actions of the valid rows."""
     if data.log_probs is None:
-        acted = queue.take(data.observations, data.length)
+        acted = queue.take(data.observations, data.actions, data.length)
         shape = (data.n_steps, data.n_envs)
         if len(acted) != shape[0] * shape[1]:
             raise ValueError("a window without log_probs must not have invalid rows")
@@ -102,31 +112,57 @@ def _what_the_policy_thought(
     column = policy.head.raw_column
     stored = None if column is None else getattr(data, column)
     raw = policy.head.raw_of(np.asarray(data.actions)) if stored is None else stored
-    return data.grid("log_probs"), data.grid("values"), raw
+    log_probs, values = (np.asarray(data.grid(name), np.float32) for name in ("log_probs", "values"))
+    return log_probs, values, raw
 
 
-def _final_values(policy: ActorCriticPolicy, data: EpisodeData, truncated: Array) -> Array:
-    """V of the true final observations of truncated rows, [T, N].
+class _Successors(NamedTuple):
+    """V of what follows, and whether the window tells what follows."""
 
-    Zero for a truncated row whose final observation the window does not carry (a hand-made window
-    in the old format): what follows it is unknown, and the row is learned as an end.
+    values: Array
+    known: Array
+
+    def or_else(self, substitute: Array) -> Array:
+        """`substitute` where it is unknown."""
+        return np.where(self.known, self.values, substitute)
+
+
+def _at_cuts(policy: ActorCriticPolicy, data: EpisodeData, truncated: Array) -> _Successors:
+    """The true final observations of truncated rows, [T, N].
+
+    Of a hand-made window with one environment, `final_obs` is what a truncated last row led to.
     """
     if data.final_values is not None:
-        return np.asarray(data.final_values, np.float32)
-    values = np.zeros(truncated.shape, np.float32)
-    if data.final_rows is not None and len(data.final_rows):
+        values = np.asarray(data.final_values, np.float32).reshape(truncated.shape)
+        return _Successors(values, np.ones_like(truncated))
+    values, known = np.zeros(truncated.shape, np.float32), ~truncated
+    if data.final_rows is not None:
         cut = truncated.reshape(-1)[data.final_rows]
         if cut.any():
             finals = tree_map(lambda leaf: leaf[cut], data.final_observations)
             values.reshape(-1)[data.final_rows[cut]] = policy.values(policy.prepare(finals))
-    return values
+            known.reshape(-1)[data.final_rows] = True
+    elif data.final_obs is not None and data.n_envs == 1 and truncated[-1, 0]:
+        values[-1], known[-1] = _value_of_one(policy, data.final_obs), True
+    return _Successors(values, known)
 
 
-def _next_values(policy: ActorCriticPolicy, data: EpisodeData) -> Array:
-    """V of what each environment shows after the last row, [N]; zero where nothing is known."""
-    following = data.next_observations
-    if following is None and data.final_obs is not None:
-        following = tree_map(lambda leaf: np.asarray(leaf)[None], data.final_obs)
-    if following is None:
-        return np.zeros(data.n_envs, np.float32)
-    return policy.values(policy.prepare(following))
+def _after_window(policy: ActorCriticPolicy, data: EpisodeData, done: Array) -> _Successors:
+    """What each environment shows after the last row, [N].
+
+    Args:
+        done: environments whose last row ended an episode, [N]. What they show is not looked at.
+    """
+    values, known = np.zeros(data.n_envs, np.float32), done
+    if data.next_observations is not None and not done.all():
+        shown = tree_map(lambda leaf: np.asarray(leaf)[~done], data.next_observations)
+        values[~done] = policy.values(policy.prepare(shown))
+        known = np.ones_like(done)
+    elif data.final_obs is not None and data.n_envs == 1 and not done.all():
+        values[:], known = _value_of_one(policy, data.final_obs), np.ones_like(done)
+    return _Successors(values, known)
+
+
+def _value_of_one(policy: ActorCriticPolicy, observation: Tree) -> Array:
+    batch = tree_map(lambda leaf: np.asarray(leaf)[None], observation)
+    return policy.values(policy.prepare(batch))

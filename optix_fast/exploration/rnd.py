@@ -33,10 +33,11 @@ class RNDPipeline(BasePipeline):
         reward_t ← reward_t + eta·bonus_t
 
     s_{t+1} is what the action of row t led to: the next row's observation, the true final one where
-    an episode ended, `next_observations` after the last row. σ is the running deviation of the
-    squared distances. Observations are flattened (a Dict's or Tuple's leaves one after the other),
-    normalised by running statistics and clipped to ±5. After each window the predictor takes
-    `n_updates` Adam steps on minibatches of what the window led to.
+    an episode ended, `next_observations` after the last row; the row's own observation where that is
+    unknown or not finite. σ is the running deviation of the squared distances. Observations are
+    flattened (a Dict's or Tuple's leaves one after the other), normalised by running statistics and
+    clipped to ±5. After each window the predictor takes `n_updates` Adam steps on minibatches of what
+    the window led to.
 
     Windows keep the environment's rewards in `extrinsic_rewards`: the loop scores those, and the agent
     learns from `rewards`. `metadata` has `intrinsic_mean` and `rnd_loss`. Inside `no_recording()` (a
@@ -139,6 +140,9 @@ class RNDPipeline(BasePipeline):
 
     def _with_bonus(self, data: EpisodeData) -> EpisodeData:
         reached = self._flat(_reached(data))
+        unknown = ~np.isfinite(reached).all(axis=1)
+        if unknown.any():  # the last observation of an episode that terminated may be anything
+            reached[unknown] = self._flat(data.observations)[unknown]
         self._observations.update(reached)
         inputs = torch.from_numpy(self._observations.normalize(reached, _OBSERVATION_CLIP)).to(self._device)
         with torch.no_grad():

@@ -14,6 +14,9 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import concatenate, create_empty_array
 
 from optix_fast.pipelines.acting import batched
+from optix_fast.pipelines.masks import check_masks, masks_of
+from optix_fast.pipelines.steppers import check_distinct
+from optix_fast.pipelines.window import positive
 from optix_fast.types import NonFiniteError, Tree, no_recording, tree_map
 
 # Steps after which an episode is cut that would not end by itself.
@@ -70,16 +73,15 @@ def evaluate_policy(
             default 100 000 where the environment has no limit of its own (a policy may never end one).
 
     Raises:
-        ValueError: episodes, n_envs or max_episode_steps below 1.
+        ValueError: episodes, n_envs or max_episode_steps is no integer of at least 1; make_env made one
+            environment twice; or an action mask does not fit the action space.
         TypeError: the agent cannot act or make_env cannot be called.
         NonFiniteError: "reward": an environment returned NaN or infinity.
     """
-    if episodes < 1:
-        raise ValueError(f"episodes must be at least 1, got {episodes}")
-    if n_envs is not None and n_envs < 1:
-        raise ValueError(f"n_envs must be at least 1, got {n_envs}")
-    if max_episode_steps is not None and max_episode_steps < 1:
-        raise ValueError(f"max_episode_steps must be at least 1, got {max_episode_steps}")
+    positive("episodes", episodes)
+    for name, number in (("n_envs", n_envs), ("max_episode_steps", max_episode_steps)):
+        if number is not None:
+            positive(name, number)
     if not callable(make_env):
         raise TypeError(f"make_env must be a function that makes an environment, got {make_env!r}")
     count = min(episodes, 10 if n_envs is None else n_envs)
@@ -107,7 +109,9 @@ def _vector(make_env: Callable[[], gym.Env[Any, Any]], count: int, cap: int | No
         return gym.wrappers.TimeLimit(env, cap or _LONGEST_EPISODE)
 
     try:
-        return SyncVectorEnv([make] * count, autoreset_mode=AutoresetMode.SAME_STEP)
+        vector = SyncVectorEnv([make] * count, autoreset_mode=AutoresetMode.SAME_STEP)
+        check_distinct(made)
+        return vector
     except BaseException:
         for env in made:
             env.close()
@@ -123,7 +127,10 @@ def _play(act: Actor, env: SyncVectorEnv, quota: npt.NDArray[np.int64], seed: in
     left = quota.copy()
     observations, info = env.reset(seed=seed)
     while left.any():
-        actions = act(observations, _masks(observations, info))
+        masks = masks_of(observations, info, count)
+        if masks is not None:
+            check_masks(masks, env.single_action_space, str(env.envs[0]))
+        actions = act(observations, masks)
         observations, rewards, terminated, truncated, info = env.step(actions)
         if not np.isfinite(rewards).all():
             raise NonFiniteError("reward")
@@ -138,13 +145,6 @@ def _play(act: Actor, env: SyncVectorEnv, quota: npt.NDArray[np.int64], seed: in
             left[n] -= 1
         running[done], steps[done] = 0.0, 0
     return EvaluationResult(np.concatenate(returns), np.concatenate(lengths).astype(np.int64))
-
-
-def _masks(observations: Tree, info: dict[str, Any]) -> npt.NDArray[np.bool_] | None:
-    mask = info.get("action_mask")
-    if mask is None and isinstance(observations, dict):
-        mask = observations.get("action_mask")
-    return None if mask is None else np.stack(list(mask)).astype(np.bool_)
 
 
 def _actor(agent: Any, env: SyncVectorEnv, deterministic: bool) -> Actor:

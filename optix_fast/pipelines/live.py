@@ -15,9 +15,10 @@ from gymnasium import spaces
 
 from optix_fast.pipelines.acting import batched
 from optix_fast.pipelines.feed import Arrival, DataSource, Ended, Feed, Lost, Message, Woken
+from optix_fast.pipelines.finite import non_finite
 from optix_fast.pipelines.live_window import LiveRow, LiveWindow, space_like
+from optix_fast.pipelines.masks import mask_of
 from optix_fast.pipelines.rows import WindowRows, allocate, fitted, read, write
-from optix_fast.pipelines.steppers import mask_of
 from optix_fast.pipelines.window import checked_agent, positive
 from optix_fast.types import BasePipeline, EpisodeBoundaryFn, EpisodeData, NonFiniteError, Tree, tree_map
 
@@ -191,7 +192,8 @@ class LivePipeline(BasePipeline):
                 mend (a TypeError in stream(), for example).
             ConnectionError: max_attempts attempts in a row brought nothing.
             ValueError: an observation or action is not like the first one or not of its space.
-            NonFiniteError: a reward is NaN or infinite.
+            NonFiniteError: a reward is NaN or infinite, or an observation other than the last one of an
+                episode that terminated.
         """
         if self.agent is None:
             raise RuntimeError("LivePipeline: set an agent before asking for episodes")
@@ -283,6 +285,11 @@ class LivePipeline(BasePipeline):
         observation, reward, terminated, truncated, info = arrival.item
         observation = self._observed(observation)
         is_over = terminated or truncated
+        fault = None if terminated else non_finite(observation)
+        if fault is not None:
+            raise NonFiniteError(
+                f"{fault.name} ({fault.value}) from data source {self._name}, step {self.total_steps}"
+            )
         row, self._open = self._open, None
         self._shown = None if is_over else (observation, info, arrival.at)
         if row is None:

@@ -12,7 +12,7 @@ vector environments reset give the same valid rows:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -21,6 +21,7 @@ from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from optix_fast.envs.state import get_env_state, set_env_state
+from optix_fast.pipelines.masks import mask_of, masks_of
 from optix_fast.pipelines.rows import WindowRows, allocate, read, write
 from optix_fast.types import Array, Tree, tree_map
 
@@ -30,7 +31,7 @@ class SingleStepper:
 
     batched_infos = False
     n_envs = 1
-    pending = np.zeros(1, np.bool_)  # never: it resets at once
+    pending, any_pending = np.zeros(1, np.bool_), False  # never: it resets at once
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         self.env = env
@@ -99,7 +100,8 @@ class VectorStepper:
         autoreset_mode: needed when the environment does not say it.
 
     Raises:
-        ValueError: the environment does not say its mode and none is given, or says another one.
+        ValueError: the environment does not say its mode and none is given, or says another one; or two of
+            its environments are one object.
     """
 
     batched_infos = True
@@ -107,6 +109,8 @@ class VectorStepper:
     def __init__(
         self, env: VectorEnv[Any, Any, Any], autoreset_mode: AutoresetMode | str | None = None
     ) -> None:
+        if isinstance(env.unwrapped, SyncVectorEnv):
+            check_distinct(env.unwrapped.envs)
         self.env = env
         self.name, self.has_time_limit = _describe(env)
         self.mode = _resolve_mode(env, self.name, autoreset_mode)
@@ -115,14 +119,19 @@ class VectorStepper:
         self.action_space = env.single_action_space
         self.observations: Tree = allocate(self.observation_space, (self.n_envs,))
         self.action_masks: Array | None = None
-        # NEXT_STEP only: environments whose next step is the reset row.
-        self.pending = np.zeros(self.n_envs, np.bool_)
+        self._await_reset(np.zeros(self.n_envs, np.bool_))
 
     def reset(self, seed: int | None = None) -> None:
         """Begin new episodes everywhere; environment i gets seed + i."""
         observations, info = self.env.reset(seed=seed)
-        self.pending[:] = False
+        self._await_reset(np.zeros(self.n_envs, np.bool_))
         self._show(observations, info)
+
+    def _await_reset(self, pending: Array) -> None:
+        """NEXT_STEP only: environments whose next step is the reset row, and whether there are any. They show
+        the end of an episode, on which nobody acts."""
+        self.pending = pending
+        self.any_pending = bool(pending.any())
 
     def step(self, actions: Tree, rows: WindowRows, t: int) -> None:
         """Take one action in each environment and fill row t."""
@@ -132,7 +141,7 @@ class VectorStepper:
         rows.terminated[t] = terminated
         rows.truncated[t] = truncated
         rows.infos.append(dict(info))
-        if self.pending.any():
+        if self.any_pending:
             rows.valid[t] = ~self.pending
             rows.rewards[t, self.pending] = 0.0
             rows.terminated[t, self.pending] = False
@@ -142,7 +151,7 @@ class VectorStepper:
             rows.add_final(t, int(i), self._final_observation(observations, info, int(i)))
         self._show(observations, info)
         if self.mode is AutoresetMode.NEXT_STEP:
-            self.pending = done
+            self._await_reset(done)
             if self.action_masks is not None:
                 self.action_masks[done] = True  # the next action is ignored
         elif self.mode is AutoresetMode.DISABLED and done.any():
@@ -165,15 +174,7 @@ class VectorStepper:
 
     def _show(self, observations: Tree, info: Mapping[str, Any]) -> None:
         write(self.observations, slice(None), observations)
-        mask = mask_of(observations, info)
-        told = info.get("_action_mask")
-        if mask is None or told is None:
-            self.action_masks = None if mask is None else np.array(mask, np.bool_)
-        else:
-            # Where an environment has told nothing, everything is allowed.
-            known = [np.asarray(mask[i], np.bool_) for i in np.flatnonzero(told)]
-            self.action_masks = np.ones((self.n_envs, *known[0].shape), np.bool_)
-            self.action_masks[told] = known
+        self.action_masks = masks_of(observations, info, self.n_envs)
 
     def close(self) -> None:
         """Close the environments."""
@@ -187,10 +188,23 @@ class VectorStepper:
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Restore what `get_state` gave."""
         set_env_state(self.env, state["env"])
-        self.pending = np.array(state["pending"], np.bool_)
+        self._await_reset(np.array(state["pending"], np.bool_))
 
 
 Stepper = SingleStepper | VectorStepper
+
+
+def check_distinct(envs: Sequence[gym.Env[Any, Any]]) -> None:
+    """Raise ValueError where two environments are one object (or wrap one): each would play the other's
+    episode."""
+    first: dict[int, int] = {}
+    for i, env in enumerate(envs):
+        before = first.setdefault(id(env.unwrapped), i)
+        if before != i:
+            raise ValueError(
+                f"environments {before} and {i} are the same {type(env.unwrapped).__name__} object; "
+                "each function must make an environment of its own"
+            )
 
 
 def _describe(env: VectorEnv[Any, Any, Any]) -> tuple[str, bool]:
@@ -232,10 +246,3 @@ def _index(tree: Any, i: int, space: spaces.Space[Any]) -> Tree:
     if isinstance(space, spaces.Tuple) and isinstance(tree, tuple):
         return tuple(_index(part, i, sub) for part, sub in zip(tree, space.spaces, strict=True))
     return tree[i]
-
-
-def mask_of(observation: Tree, info: Mapping[str, Any]) -> Any:
-    """The action mask that came with an observation, None where there is none."""
-    if "action_mask" in info:
-        return info["action_mask"]
-    return observation.get("action_mask") if isinstance(observation, Mapping) else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped]
@@ -35,9 +36,11 @@ class VectorBatchPipeline(WindowPipeline):
         vector_kwargs: passed to SyncVectorEnv or AsyncVectorEnv, such as shared_memory or context.
 
     Raises:
-        ValueError: both or neither of env_fns and vector_env, an empty env_fns, or an autoreset mode that
-            is unknown or not vector_env's.
-        TypeError: an element of env_fns is not callable, or vector_env is not a VectorEnv.
+        ValueError: both or neither of env_fns and vector_env, an empty env_fns, functions that return one
+            environment twice (when they are called), or an autoreset mode that is unknown or contradicts
+            vector_env's.
+        TypeError: an element of env_fns is not callable or returns no environment, or vector_env is not a
+            VectorEnv.
     """
 
     def __init__(
@@ -79,8 +82,9 @@ class VectorBatchPipeline(WindowPipeline):
 
 
 def _checked(env_fns: Any) -> list[EnvFn]:
-    if not isinstance(env_fns, Iterable):
-        raise TypeError(f"env_fns must be a sequence of functions, got {type(env_fns).__name__}")
+    if not isinstance(env_fns, Iterable) or isinstance(env_fns, str):
+        hint = "; pass it as vector_env" if isinstance(env_fns, VectorEnv) else ""
+        raise TypeError(f"env_fns must be a sequence of functions, got {type(env_fns).__name__}{hint}")
     fns = list(env_fns)
     if not fns:
         raise ValueError("env_fns must hold at least one function")
@@ -90,9 +94,17 @@ def _checked(env_fns: Any) -> list[EnvFn]:
     return fns
 
 
+def _made(fn: EnvFn, i: int) -> gym.Env[Any, Any]:
+    env = fn()
+    if not isinstance(env, gym.Env):
+        raise TypeError(f"env_fns[{i}] must return a gymnasium.Env, got {type(env).__name__}")
+    return env
+
+
 def _build(fns: list[EnvFn], async_envs: bool, kwargs: dict[str, Any]) -> VectorEnv[Any, Any, Any]:
+    made = [partial(_made, fn, i) for i, fn in enumerate(fns)]
     if not async_envs:
-        return SyncVectorEnv(fns, **kwargs)
+        return SyncVectorEnv(made, **kwargs)
     for i, fn in enumerate(fns):
         try:
             cloudpickle.dumps(fn)
@@ -102,5 +114,5 @@ def _build(fns: list[EnvFn], async_envs: bool, kwargs: dict[str, Any]) -> Vector
                 RuntimeWarning,
                 stacklevel=4,
             )
-            return SyncVectorEnv(fns, autoreset_mode=AutoresetMode.SAME_STEP)
-    return AsyncVectorEnv(fns, **kwargs)
+            return SyncVectorEnv(made, autoreset_mode=AutoresetMode.SAME_STEP)
+    return AsyncVectorEnv(made, **kwargs)

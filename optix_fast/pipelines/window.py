@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from gymnasium import spaces
 
 from optix_fast.pipelines.acting import batched
+from optix_fast.pipelines.finite import non_finite
+from optix_fast.pipelines.masks import check_masks
 from optix_fast.pipelines.rows import WindowRows, fitted, read, write
 from optix_fast.pipelines.steppers import Stepper
 from optix_fast.types import Array, BasePipeline, EpisodeData, NonFiniteError, Tree, tree_map
@@ -45,7 +46,7 @@ class WindowPipeline(BasePipeline):
         self.max_steps = None if max_steps is None else positive("max_steps", max_steps)
         self.total_steps = 0
         self.agent: Any = None
-        self._seed = None if seed is None else operator.index(seed)
+        self._seed = None if seed is None else _checked_seed(seed)
         self._beginnings = 0
         self._make_stepper = make_stepper
         self._stepper: Stepper | None = None
@@ -118,7 +119,8 @@ class WindowPipeline(BasePipeline):
             RuntimeError: no agent is set, or an environment raised (its name is in the message).
             ValueError: max_steps is less than one step of each environment, or the agent's action or the
                 environment's action mask does not fit the action space.
-            NonFiniteError: an environment returned a reward that is NaN or infinite.
+            NonFiniteError: an environment returned a reward that is NaN or infinite, or an observation other
+                than the last one of an episode that terminated.
         """
         if self.agent is None:
             raise RuntimeError(f"{type(self).__name__}: set an agent before asking for episodes")
@@ -158,7 +160,15 @@ class WindowPipeline(BasePipeline):
                 seen = read(columns, t)
             if stepper.action_masks is not None:
                 self._note_masks(rows, t, stepper.action_masks)
-            actions = act_rows(seen, rows, t)
+            if stepper.any_pending:
+                seen = self._without_pending(seen, rows, t)
+            try:
+                actions = read(rows.actions, t) if seen is None else act_rows(seen, rows, t)
+            except Exception as error:
+                shown = np.flatnonzero(rows.valid[t])
+                before = (t - 1) * rows.n_envs + shown
+                self._check_finite(read(read(rows.observations, t), shown), before, error)
+                raise
             try:
                 stepper.step(actions, rows, t)
             except Exception as error:
@@ -188,14 +198,19 @@ class WindowPipeline(BasePipeline):
 
     def _note_masks(self, rows: WindowRows, t: int, masks: Array) -> None:
         if rows.action_masks is None:
-            space = self.action_space
-            if isinstance(space, spaces.Discrete) and masks.shape != (rows.n_envs, space.n):
-                raise ValueError(
-                    f"environment {self.stepper.name}: action_mask must have {space.n} entries, "
-                    f"got shape {list(masks.shape[1:])}"
-                )
+            check_masks(masks, self.action_space, self.stepper.name)
             rows.action_masks = np.ones((rows.n_steps, *masks.shape), np.bool_)
         rows.action_masks[t] = masks
+
+    def _without_pending(self, observations: Tree, rows: WindowRows, t: int) -> Tree | None:
+        """The observations of row t, that of a pending environment replaced by another's: it shows the end of
+        an episode, which may be anything, and its action is ignored. None where all are pending."""
+        pending = self.stepper.pending
+        rows.valid[t] = ~pending
+        if pending.all():
+            return None
+        index = np.where(pending, pending.argmin(), np.arange(rows.n_envs))
+        return read(observations, index)
 
     def _act_one_by_one(self, observations: Tree, rows: WindowRows, t: int) -> Tree:
         for n in range(rows.n_envs):
@@ -226,10 +241,39 @@ class WindowPipeline(BasePipeline):
             self._account(rows),
             stepper.batched_infos,
         )
+        self._check_observations(data)
         self.total_steps += data.length
         if stepper.n_envs == 1:
             add_single_environment_fields(data)
         return data
+
+    def _check_observations(self, data: EpisodeData) -> None:
+        """Every observation that something is made of: all but the last ones of episodes that terminated."""
+        n_envs, last = data.n_envs, data.n_steps - 1
+        assert data.valid is not None
+        assert data.final_rows is not None
+        self._check_finite(data.observations, np.flatnonzero(data.valid) - n_envs)
+        cut = ~data.grid("terminated").reshape(-1)[data.final_rows]
+        self._check_finite(read(data.final_observations, cut), data.final_rows[cut])
+        going_on = np.flatnonzero(~self.stepper.pending)
+        self._check_finite(read(data.next_observations, going_on), last * n_envs + going_on)
+
+    def _check_finite(self, observations: Tree, positions: Array, cause: Exception | None = None) -> None:
+        """Raise NonFiniteError, from `cause`, where one of the observations [R, …] is not finite.
+
+        Args:
+            positions: t·N + n [R] of step t and environment n that returned each. A negative t is a reset's,
+                or of the window before.
+        """
+        fault = non_finite(observations)
+        if fault is None:
+            return
+        t, n = divmod(int(positions[fault.at[0]]), self.n_envs)
+        when = f"in step {t}" if t >= 0 else "at the beginning"
+        raise NonFiniteError(
+            f"{fault.name} ({fault.value}) from environment {self.stepper.name}, number {n}, "
+            f"{when} of window {self._window}"
+        ) from cause
 
     def _account(self, rows: WindowRows) -> dict[str, Any]:
         """Returns and lengths of the episodes that ended in the window, in the order they ended."""
@@ -315,6 +359,12 @@ def positive(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
     return int(value)
+
+
+def _checked_seed(seed: Any) -> int:
+    if isinstance(seed, bool) or operator.index(seed) < 0:
+        raise ValueError(f"seed must be an integer of at least 0, got {seed!r}")
+    return operator.index(seed)
 
 
 def checked_agent(agent: Any) -> Any:

@@ -23,7 +23,7 @@ from optix_fast.agents import TorchPPOAgent, make_agent
 from optix_fast.agents.act_queue import ActQueue
 from optix_fast.agents.ppo_batch import make_batch
 from optix_fast.agents.ppo_config import PPOConfig
-from optix_fast.envs.normalizers import ObsNormalizer
+from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer
 from optix_fast.pipelines import BatchPipeline, VectorBatchPipeline
 from optix_fast.types import EpisodeData, HyperparamSet, NonFiniteError, no_recording
 
@@ -202,6 +202,86 @@ def test_window_edge_bootstraps_final_obs_of_a_window_in_the_old_format() -> Non
     window = EpisodeData(**scripted(), final_obs=np.zeros(4, np.float32))
     # 1 + 0.5·8 = 5; 1 + 0.5·5 = 3.5; 1 + 0.5·3.5 = 2.75.
     assert returns_of(agent, window) == [2.75, 3.5, 5.0]
+
+
+def test_truncated_last_row_bootstraps_final_obs_of_a_window_in_the_old_format() -> None:
+    agent = discrete_agent()
+    value_is(agent, 8.0)
+    fields = scripted()
+    fields["truncated"][2] = True
+    window = EpisodeData(**fields, final_obs=np.zeros(4, np.float32))
+    assert returns_of(agent, window) == [2.75, 3.5, 5.0]
+
+
+@pytest.mark.parametrize("n_envs", [1, 2])
+@pytest.mark.parametrize("cut", ["by a time limit", "by the end of the window"])
+def test_row_whose_successor_is_unknown_teaches_nothing_and_bootstraps_the_rows_before(
+    cut: str, n_envs: int
+) -> None:
+    agent = discrete_agent()
+    value_is(agent, 50.0)  # of nothing in the window
+    fields = scripted(4)
+    fields["values"] = np.array([3.0, 5.0, 7.0, 9.0], np.float32)
+    if cut == "by a time limit":
+        # Two environments: rows 2 and 3 are the second step of each.
+        fields["truncated"][2 if n_envs == 2 else 1] = True
+        fields["terminated"][3] = True
+    expected = {
+        # Row 1's return is its value, 5; row 0: 1 + 0.5·5. Row 3 ends: 1; row 2: 1 + 0.5·1.
+        ("by a time limit", 1): [3.5, 5.0, 1.5, 1.0],
+        # Row 3's return is its value: 1 + 0.5·9 = 5.5, 1 + 0.5·5.5 = 3.75, 1 + 0.5·3.75 = 2.875.
+        ("by the end of the window", 1): [2.875, 3.75, 5.5, 9.0],
+        ("by a time limit", 2): [1 + 0.5 * 7.0, 1.5, 7.0, 1.0],
+        ("by the end of the window", 2): [1 + 0.5 * 7.0, 1 + 0.5 * 9.0, 7.0, 9.0],
+    }
+    window = EpisodeData(**fields, n_envs=n_envs)
+    assert returns_of(agent, window) == pytest.approx(expected[cut, n_envs], rel=1e-6)
+    if n_envs == 2:  # one observation cannot be the last of two environments
+        window.final_obs = np.zeros(4, np.float32)
+        assert returns_of(agent, window) == pytest.approx(expected[cut, n_envs], rel=1e-6)
+
+
+def test_unknown_successors_count_for_nothing_without_discount() -> None:
+    agent = discrete_agent()
+    fields = scripted()
+    fields["truncated"][1] = True
+    config = PPOConfig(gamma=0.0)
+    batch = make_batch(agent._policy, EpisodeData(**fields), config, reference, ActQueue(), None)
+    assert batch.returns.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_rewards_are_scaled_by_statistics_that_know_the_window() -> None:
+    agent, normalizer, twin = discrete_agent(), RewardNormalizer(0.5), RewardNormalizer(0.5)
+    fields = scripted()
+    fields["rewards"] = np.array([4.0, -2.0, 10.0], np.float32)
+    fields["terminated"][:] = True
+    config = PPOConfig(gamma=0.5, gae_lambda=1.0)
+    batch = make_batch(agent._policy, EpisodeData(**fields), config, reference, ActQueue(), normalizer)
+    for reward in fields["rewards"]:
+        twin.step(reward)
+        twin.reset()
+    # The rewards are the returns: mean 4, variance 24, save for the weight of the initial guess.
+    assert twin.statistics.var == pytest.approx(24.0, rel=1e-3)
+    expected = fields["rewards"] / np.sqrt(twin.statistics.var + 1e-8)
+    np.testing.assert_allclose(batch.returns, expected, rtol=1e-6)
+    np.testing.assert_allclose(batch.returns, fields["rewards"] / np.sqrt(24.0), rtol=1e-3)
+
+
+def test_window_advantages_have_mean_zero_and_unbiased_deviation_one() -> None:
+    agent = discrete_agent()
+    fields = scripted()
+    fields["rewards"] = np.array([1.0, 2.0, 6.0], np.float32)
+    fields["terminated"][:] = True
+
+    def advantages(rows: int) -> list[float]:
+        window = EpisodeData(**{name: x[:rows] if name != "episode_id" else x for name, x in fields.items()})
+        config = PPOConfig(normalize_advantages="window")
+        batch = make_batch(agent._policy, window, config, reference, ActQueue(), None)
+        return batch.advantages.tolist()
+
+    # Mean 3; (4 + 1 + 9) / 2 = 7.
+    assert advantages(3) == pytest.approx([-2 / 7**0.5, -1 / 7**0.5, 3 / 7**0.5], rel=1e-6)
+    assert advantages(1) == [1.0]  # one row is left as it is
 
 
 def test_invalid_rows_do_not_change_what_is_learned() -> None:

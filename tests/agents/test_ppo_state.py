@@ -15,11 +15,15 @@ from ppo_cases import (
     cartpole_window,
     discrete_agent,
     flat_parameters,
+    gaussian_agent,
     scripted,
 )
 from torch import nn
 
+from optix_fast import reference
 from optix_fast.agents import TorchGaussianPPOAgent, TorchPPOAgent, make_agent
+from optix_fast.agents.ppo_batch import make_batch
+from optix_fast.agents.ppo_config import PPOConfig
 from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer
 from optix_fast.pipelines import BatchPipeline
 from optix_fast.types import EpisodeData, HyperparamSet, NonFiniteError, no_recording
@@ -54,13 +58,50 @@ def test_calls_that_belong_to_no_row_are_skipped() -> None:
     assert agent.learn(hand_made_window(agent, 10))["n_updates"] == 2
 
 
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+@pytest.mark.parametrize("make", [discrete_agent, gaussian_agent])
+def test_a_row_learns_the_call_whose_action_it_holds(make: Any, backend: str) -> None:
+    """Each observation is asked about twice, and the second answer is carried out."""
+    agent = make(backend=backend)
+    rng = np.random.default_rng(0)
+    observations = rng.normal(size=(64, 4 if make is discrete_agent else 3)).astype(np.float32)
+    answers = [(agent.act(seen), agent.act(seen)) for seen in observations]
+    assert sum(not np.array_equal(*pair) for pair in answers) > 15
+    actions = np.array([second for _, second in answers])
+    fields = scripted(64) | {"observations": observations, "actions": actions}
+    window = EpisodeData(**fields | {"values": None, "log_probs": None})
+
+    batch = make_batch(agent._policy, window, PPOConfig(), reference, agent._queue, None)
+
+    params = agent._policy.evaluate(torch.from_numpy(observations))[0].detach()
+    if make is discrete_agent:
+        assert batch.actions.tolist() == actions.tolist()
+        expected = torch.distributions.Categorical(logits=params).log_prob(torch.from_numpy(actions))
+    else:
+        np.testing.assert_allclose(batch.actions.tanh().numpy(), actions, rtol=1e-5)
+        mean, log_std = params.chunk(2, dim=-1)
+        expected = torch.distributions.Normal(mean, log_std.exp()).log_prob(batch.actions).sum(-1)
+    torch.testing.assert_close(batch.log_probs, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_action_that_act_did_not_return_is_an_error() -> None:
+    agent = discrete_agent()
+    window = hand_made_window(agent, 10)
+    window.actions[4] = 1 - window.actions[4]
+    message = rf"^Cache underflow: row 4 of 10 holds action {window.actions[4]}, which act\(\) did not return"
+    with pytest.raises(RuntimeError, match=message):
+        agent.learn(window)
+    window.actions[4] = 1 - window.actions[4]
+    assert agent.learn(window)["n_updates"] == 2
+
+
 def test_recorded_calls_do_not_touch_windows_that_carry_log_probs() -> None:
     agent, undisturbed = discrete_agent(), discrete_agent()
     for _ in range(30):
         with no_recording():
             undisturbed.act(OBS)
     window = cartpole_window(agent)
-    agent._queue.push(OBS, 0.0, 0.0, np.array(1))
+    agent._queue.push(OBS, 1, 0.0, 0.0, np.array(1))
     agent.learn(window)
     undisturbed.learn(cartpole_window(undisturbed))
     assert torch.equal(flat_parameters(agent), flat_parameters(undisturbed))

@@ -11,6 +11,7 @@ import pytest
 from gymnasium import spaces
 
 from optix_fast.loop import evaluate_policy
+from optix_fast.pipelines import VectorBatchPipeline
 from optix_fast.types import NonFiniteError, is_recording
 
 
@@ -142,6 +143,69 @@ def test_action_masks_reach_the_agent() -> None:
     assert masks[1] == [[False, True]] * 2
 
 
+@pytest.mark.parametrize("where", ["info", "observation"])
+def test_masks_of_some_steps_only_are_read_as_in_training(where: str) -> None:
+    """A mask in the info of every other step, or in the observation: pipeline and evaluation agree."""
+    allowed = np.array([True, False])
+
+    class Masked(gym.Env[Any, Any]):
+        action_space = spaces.Discrete(2)
+        observation_space = spaces.Dict(
+            {"x": spaces.Box(-9, 9, (1,)), "action_mask": spaces.MultiBinary(2)} if where == "observation"
+            else {"x": spaces.Box(-9, 9, (1,))}
+        )  # fmt: skip
+
+        def _shown(self) -> Any:
+            even = self.steps % 2 == 0
+            x = {"x": np.array([self.steps], np.float32)}
+            if where == "observation":
+                return x | {"action_mask": allowed.astype(np.int8) if even else np.ones(2, np.int8)}, {}
+            return x, {"action_mask": allowed} if even else {}
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+            super().reset(seed=seed)
+            self.steps = int(self.np_random.integers(2))  # the copies do not go in step
+            return self._shown()
+
+        def step(self, action: Any) -> Any:
+            self.steps += 1
+            observation, info = self._shown()
+            return observation, 0.0, self.steps >= 5, False, info
+
+    seen: list[tuple[float, list[bool]]] = []
+
+    class Batch:
+        def act(self, observation: Any) -> int:
+            return 0
+
+        def act_batch(self, observations: Any, deterministic: bool, action_masks: Any) -> Any:
+            masks = np.ones((len(observations["x"]), 2), np.bool_) if action_masks is None else action_masks
+            seen.extend(zip(observations["x"][:, 0].tolist(), masks.tolist(), strict=True))
+            return np.zeros(len(masks), np.int64)
+
+    evaluate_policy(Batch(), Masked, episodes=6, n_envs=3)
+    data = next(VectorBatchPipeline([Masked] * 3, Batch(), 12, seed=0).episodes())
+    trained = set(zip(data.observations["x"][:, 0].tolist(), map(tuple, data.action_masks), strict=True))
+    assert {(x, tuple(mask)) for x, mask in seen} == trained
+    assert trained == {(x, (True, x % 2 == 1)) for x in range(5)}
+
+
+def test_mask_of_a_wrong_length_is_named() -> None:
+    class Wrong(Counted):
+        def reset(self, **options: Any) -> Any:
+            return super().reset(**options)[0], {"action_mask": np.ones(3, np.int8)}
+
+    with pytest.raises(ValueError, match=r"Counted.*: action_mask must have 2 entries, got shape \[3\]"):
+        evaluate_policy(Plain(), type("Counted", (Wrong,), {}), episodes=1)
+
+
+def test_environments_that_are_one_object_are_refused_by_evaluation() -> None:
+    shared = Counted()
+    with pytest.raises(ValueError, match="environments 0 and 1 are the same Counted object"):
+        evaluate_policy(Plain(), lambda: shared, episodes=4)
+    Counted.opened = Counted.closed
+
+
 def test_box_and_dict_spaces_work() -> None:
     class Structured(Counted):
         def __init__(self) -> None:
@@ -201,7 +265,7 @@ def test_reward_that_is_not_finite_is_an_error() -> None:
         evaluate_policy(Plain(), lambda: Counted(reward=math.nan), episodes=1)
 
 
-@pytest.mark.parametrize("options", [{"episodes": 0}, {"episodes": -1}, {"n_envs": 0}])
+@pytest.mark.parametrize("options", [{"episodes": 0}, {"episodes": -1}, {"episodes": 2.5}, {"n_envs": 0}])
 def test_wrong_counts_are_named(options: Any) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         evaluate_policy(Plain(), Counted, **options)

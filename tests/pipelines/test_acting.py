@@ -7,6 +7,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -68,7 +69,8 @@ def test_a_ppo_agent_with_its_own_act_is_not_acted_past() -> None:
     pipeline = BatchPipeline(gym.make("CartPole-v1"), agent=one, window_size=32, seed=0)
     window = next(pipeline.episodes())
     assert one.shown == 32 and (np.asarray(window.actions) == 1).all()
-    one.learn(window)  # from what super().act() has recorded
+    with pytest.raises(RuntimeError, match=r"^Cache underflow: row \d+ of 32 holds action 1"):
+        one.learn(window)  # super().act() has recorded the probability of another action
 
     several = agent()
     vector = VectorBatchPipeline([lambda: gym.make("CartPole-v1")] * 3, agent=several, window_size=8, seed=0)

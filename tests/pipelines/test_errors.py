@@ -32,6 +32,9 @@ def test_max_steps_must_be_a_positive_integer(scripted):
 def test_seed_must_be_an_integer(scripted):
     with pytest.raises(TypeError):
         BatchPipeline(scripted(0), seed=1.5)  # type: ignore[arg-type]
+    for seed in (-1, True):
+        with pytest.raises(ValueError, match=f"seed must be an integer of at least 0, got {seed}"):
+            BatchPipeline(scripted(0), seed=seed)
     assert windows(BatchPipeline(scripted(0), Fixed(), 2, seed=np.int64(3)), 1)
 
 
@@ -54,12 +57,43 @@ def test_vector_pipeline_wants_exactly_one_source(scripted):
         VectorBatchPipeline([lambda: scripted(0), 5])  # type: ignore[list-item]
     with pytest.raises(TypeError, match="env_fns must be a sequence of functions, got function"):
         VectorBatchPipeline(lambda: scripted(0))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="env_fns must be a sequence of functions, got str"):
+        VectorBatchPipeline("CartPole-v1")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="got SyncVectorEnv; pass it as vector_env"):
+        VectorBatchPipeline(env)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"env_fns\[1\] must return a gymnasium.Env, got int"):
+        VectorBatchPipeline([lambda: scripted(0), lambda: 5]).setup()  # type: ignore[list-item, return-value]
     with pytest.raises(TypeError, match="vector_env must be a gymnasium.vector.VectorEnv, got ScriptedEnv"):
         VectorBatchPipeline(vector_env=scripted(0))
     with pytest.raises(ValueError, match="async_envs has no effect"):
         VectorBatchPipeline(vector_env=env, async_envs=True)
     with pytest.raises(ValueError, match="autoreset_mode belongs to vector_env"):
         VectorBatchPipeline([lambda: scripted(0)], autoreset_mode="SameStep")
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_environments_that_are_one_object_are_refused(scripted, wrapped):
+    shared = scripted(0)
+
+    def make() -> Any:
+        return gym.wrappers.TimeLimit(shared, 9) if wrapped else shared
+
+    message = "environments 1 and 2 are the same ScriptedEnv object; each function must make an environment"
+    pipeline = VectorBatchPipeline([lambda: scripted(0), make, make], Fixed(), 4)
+    with pytest.raises(ValueError, match=message):
+        windows(pipeline, 1)
+    ready = SyncVectorEnv([lambda: scripted(0), make, make])
+    with pytest.raises(ValueError, match=message):
+        VectorBatchPipeline(vector_env=ready)
+
+
+def test_processes_have_copies_of_a_shared_object(scripted):
+    shared = scripted(1)
+    pipeline = VectorBatchPipeline([lambda: shared] * 2, Fixed(), 8, async_envs=True)
+    (data,) = windows(pipeline, 1)
+    pipeline.teardown()
+    assert (data.grid("observations")[:, 0] == data.grid("observations")[:, 1]).all()
+    assert data.grid("observations")[:4, 0, 1].tolist() == [0, 0, 1, 1]  # its episodes, in their order
 
 
 def test_vector_environment_that_does_not_say_its_mode_is_refused_unless_told(pipeline, scripted_agent):

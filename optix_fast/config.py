@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 import types
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import yaml
+
+from optix_fast.names import unknown_name
 
 Vectorization = Literal["sync", "async", "vector_entry_point"]
 
@@ -222,8 +223,7 @@ def check_keys(values: Mapping[str, Any]) -> None:
     known = [f.name for f in fields(TrainConfig)]
     for key in values:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
-            raise ValueError(f"unknown setting {key!r}; the nearest known one is {near!r}")
+            raise ValueError(unknown_name("setting", key, known))
 
 
 def _check_type(name: str, value: Any, hint: Any) -> None:

@@ -1,7 +1,8 @@
 """Agents: each fulfils the six-method contract of `optix_fast.types.BaseAgent`."""
 
+from optix_fast.agents.base import Agent
 from optix_fast.agents.dqn_config import DQNConfig
-from optix_fast.agents.factory import Agent, choose_algo, make_agent
+from optix_fast.agents.factory import choose_algo, make_agent
 from optix_fast.agents.policy_gradient import TorchAgentConfig
 from optix_fast.agents.ppo import PPOAgent
 from optix_fast.agents.ppo_config import PPOConfig

@@ -1,23 +1,22 @@
-"""What the torch agents share: device, hyperparameters, optimizer state, weight files."""
+"""What the agents share beside their base class: devices, arguments, hyperparameters, tensors, one step of an
+optimizer, optimizer state."""
 
 from __future__ import annotations
 
-import difflib
 import math
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from optix_fast._native import backend as process_backend
+from optix_fast.names import unknown_name
 from optix_fast.networks.heads import CategoricalHead
-from optix_fast.types import Array, HyperparamSet, Stateful, Tree, tree_map
+from optix_fast.types import Array, NonFiniteError, Stateful, Tree, tree_map
 
 Config = TypeVar("Config")
 
@@ -39,28 +38,51 @@ def resolve_device(device: str | torch.device) -> torch.device:
     return resolved
 
 
-def unknown_keys(params: Mapping[str, Any], config: type[Any]) -> list[str]:
-    """One sentence for each key that `config` does not have, naming the nearest one that it has."""
+def require(name: str, value: Any, kind: type, optional: bool = False) -> None:
+    """Raise TypeError unless the argument is of this kind, or None where that is allowed."""
+    if not isinstance(value, kind) and not (optional and value is None):
+        raise TypeError(f"{name} must be a {kind.__name__}, got {type(value).__name__}")
+
+
+def require_count(name: str, value: Any) -> None:
+    """Raise ValueError unless the argument is an integer of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+
+
+def check_seed(seed: Any) -> None:
+    """Raise TypeError or ValueError unless the argument is None or an integer of at least 0."""
+    if seed is None:
+        return
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
+        raise TypeError(f"seed must be an integer or None, got {seed!r}")
+    if seed < 0:
+        raise ValueError(f"seed must be at least 0, or None, got {seed}")
+
+
+def check_backend(backend: Any) -> None:
+    """Raise ValueError unless it is a backend, RuntimeError for "native" without the compiled core."""
+    if backend not in ("auto", "native", "torch"):
+        raise ValueError(f"backend must be 'auto', 'native' or 'torch', got {backend!r}")
+    if backend == "native" and process_backend() != "native":
+        raise RuntimeError("backend='native': the compiled core is not loaded (optix-fast doctor)")
+
+
+def unknown_keys(params: Mapping[str, Any], config: type[Any]) -> dict[str, str]:
+    """The keys that `config` does not have, each with one sentence about it."""
     known = [f.name for f in fields(config)]
-    messages = []
-    for key in params:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-            messages.append(f"unknown hyperparameter {key!r}; the nearest known one is {near[0]!r}")
-    return messages
+    return {key: unknown_name("hyperparameter", key, known) for key in params if key not in known}
 
 
-def check_hyperparams(hyperparams: HyperparamSet, config: type[Any]) -> HyperparamSet:
-    """A copy of the set; warns once about keys that the agent does not read.
+def check_whole_counts(params: Mapping[str, Any], config: type[Any]) -> None:
+    """Raise ValueError where a user gives a count that is not a whole number.
 
-    Raises:
-        TypeError: not a HyperparamSet.
+    Tuners work in floats and may hand over 63.7 rows, which the config rounds; from a user it is a mistake.
     """
-    if not isinstance(hyperparams, HyperparamSet):
-        raise TypeError(f"hyperparams must be a HyperparamSet, got {type(hyperparams).__name__}")
-    for message in unknown_keys(hyperparams.params, config):
-        warnings.warn(message, UserWarning, stacklevel=4)
-    return hyperparams.copy()
+    for f in fields(config):
+        value = params.get(f.name)
+        if str(f.type).startswith("int") and isinstance(value, float) and not value.is_integer():
+            raise ValueError(f"{f.name} must be a whole number, got {value!r}")
 
 
 def read_config(config: type[Config], params: Mapping[str, Any]) -> Config:
@@ -125,6 +147,30 @@ def explained_variance(values: Tensor, returns: Tensor) -> float:
     return 1.0 - float((returns - values).var(correction=0)) / variance
 
 
+# --- one step of an optimizer ---------------------------------------------------------------------
+
+
+def descend(
+    loss: Tensor, optimizer: torch.optim.Optimizer, max_grad_norm: float | None, quantity: str = "gradient"
+) -> float:
+    """One step of the optimizer down the loss; returns the norm of the gradient before clipping.
+
+    Only the optimizer's parameters get gradients, and only theirs count in the norm: gradients of others
+    would add up from step to step.
+
+    Raises:
+        NonFiniteError: the norm is NaN or infinite; it carries `quantity`, and no parameter has changed.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+    optimizer.zero_grad(set_to_none=True)
+    torch.autograd.backward(loss, inputs=parameters)
+    norm = float(nn.utils.clip_grad_norm_(parameters, max_grad_norm or math.inf))
+    if not math.isfinite(norm):
+        raise NonFiniteError(quantity)
+    optimizer.step()
+    return norm
+
+
 # --- state --------------------------------------------------------------------------------------
 
 
@@ -151,6 +197,25 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     }
 
 
+def check_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any], name: str) -> None:
+    """Raise ValueError unless `load_optimizer_state` can take the state."""
+    groups, saved = optimizer.param_groups, state["param_groups"]
+    sizes, saved_sizes = ([len(group["params"]) for group in each] for each in (groups, saved))
+    if sizes != saved_sizes:
+        raise ValueError(
+            f"the state's {name} has parameter groups of {saved_sizes} parameters, not of {sizes}"
+        )
+    parameters = [p for group in groups for p in group["params"]]
+    places = [i for group in saved for i in group["params"]]
+    for place, parameter in zip(places, parameters, strict=True):
+        for key, value in state["state"].get(str(place), {}).items():
+            if isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:
+                raise ValueError(
+                    f"the state's {name} has {key} of shape {list(value.shape)} "
+                    f"for a parameter of shape {list(parameter.shape)}"
+                )
+
+
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
     """Restore what `optimizer_state` gave."""
     optimizer.load_state_dict(
@@ -164,83 +229,6 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, A
 def module_state(module: nn.Module) -> dict[str, Tensor]:
     """A copy of module.state_dict()."""
     return {key: value.detach().clone() for key, value in module.state_dict().items()}
-
-
-# --- weight files -------------------------------------------------------------------------------
-
-
-def save_module(module: nn.Module, directory: str, name: str) -> None:
-    """Write a module's state dict to <directory>/<name>.safetensors."""
-    Path(directory).mkdir(parents=True, exist_ok=True)
-    tensors = {key: value.cpu().contiguous() for key, value in module_state(module).items()}
-    save_file(tensors, str(Path(directory) / f"{name}.safetensors"))
-
-
-def read_module_file(directory: str, name: str) -> dict[str, Tensor]:
-    """The tensors of <name>.safetensors, or of an older run's <name>.pt (tensors only, nothing else
-    is unpickled).
-
-    Raises:
-        FileNotFoundError: neither file is there.
-        ValueError: the file is damaged.
-    """
-    path = Path(directory) / f"{name}.safetensors"
-    older = Path(directory) / f"{name}.pt"
-    try:
-        if path.exists():
-            return load_file(str(path))
-        if older.exists():
-            loaded: dict[str, Tensor] = torch.load(older, map_location="cpu", weights_only=True)
-            return loaded
-    except Exception as error:
-        raise ValueError(f"weights of {name!r} in {directory} cannot be read: {error}") from error
-    raise FileNotFoundError(f"{directory} holds neither {path.name} nor {older.name}")
-
-
-def load_module(module: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
-    """Load the tensors into the module, all or (RuntimeError) none."""
-    check_matches(module, tensors, name)
-    module.load_state_dict(tensors)
-
-
-def load_module_mean(module: nn.Module, directories: Sequence[str], name: str) -> None:
-    """Load the element-wise mean of several saved modules, all or (RuntimeError) none.
-
-    Raises:
-        ValueError: there is no directory.
-    """
-    if not directories:
-        raise ValueError("paths must name at least one directory")
-    states = [read_module_file(directory, name) for directory in directories]
-    for state in states:
-        check_matches(module, state, name)
-    module.load_state_dict(mean_of(states))
-
-
-def check_matches(module: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
-    """Refuse tensors that do not fit the module.
-
-    Raises:
-        RuntimeError: names the missing, surplus and differently shaped keys.
-    """
-    own = module.state_dict()
-    wrong = [f"missing {key}" for key in own if key not in tensors]
-    wrong += [f"unexpected {key}" for key in tensors if key not in own]
-    wrong += [
-        f"{key} has shape {list(tensors[key].shape)}, not {list(own[key].shape)}"
-        for key in own
-        if key in tensors and tensors[key].shape != own[key].shape
-    ]
-    if wrong:
-        raise RuntimeError(f"the saved {name} is of another architecture: {'; '.join(wrong)}")
-
-
-def mean_of(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Element-wise mean of state dicts; integer tensors are taken from the first."""
-    return {
-        key: torch.stack([state[key] for state in states]).mean(dim=0) if value.is_floating_point() else value
-        for key, value in states[0].items()
-    }
 
 
 def perturb(parameters: Iterable[nn.Parameter], scale: float, normal: Any) -> None:

@@ -125,12 +125,7 @@ def dqn_step(model: DQNModel, batch: Transitions, config: DQNConfig) -> tuple[li
     statistics = [float(part.detach()) for part in (loss, errors.abs().mean(), values.mean())]
     if not math.isfinite(statistics[0]):
         raise NonFiniteError("loss")
-    model.optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    norm = nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm or math.inf)
-    if not math.isfinite(norm.item()):
-        raise NonFiniteError("gradient")
-    model.optimizer.step()
+    shared.descend(loss, model.optimizer, config.max_grad_norm)
     return statistics, errors
 
 

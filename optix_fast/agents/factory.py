@@ -11,6 +11,7 @@ from gymnasium import spaces
 from torch import nn
 
 from optix_fast.agents import agent as shared
+from optix_fast.agents.base import Agent
 from optix_fast.agents.dqn_config import DQNConfig
 from optix_fast.agents.ppo import PPOAgent
 from optix_fast.agents.ppo_config import PPOConfig
@@ -27,7 +28,6 @@ from optix_fast.types import HyperparamSet
 
 # Who is known, and what their hyperparameters are.
 ALGORITHMS: dict[str, type[Any]] = {"ppo": PPOConfig, "dqn": DQNConfig, "sac": SACConfig}
-Agent = PPOAgent | TorchDQNAgent | TorchSACAgent
 # A 64-64 network is updated faster on the CPU than a GPU can be asked to; see docs/performance.md.
 _GPU_PAYS_FROM_WIDTH = 512
 
@@ -78,7 +78,7 @@ def make_agent(
     params = dict(hyperparams or {})
     wrong = shared.unknown_keys(params, ALGORITHMS[algo])
     if wrong:
-        raise ValueError("; ".join(wrong))
+        raise ValueError("; ".join(wrong.values()))
     stream = RandomStream(seed)
     parts = _Parts(
         observation_space, action_space, tuple(hidden_sizes),

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from optix_fast import ops
+from optix_fast.agents.config_checks import check_ranges
 from optix_fast.types import Array, EpisodeData, NonFiniteError
 
 
@@ -29,10 +30,11 @@ class TorchAgentConfig:
     max_grad_norm: float | None = None
 
     def __post_init__(self) -> None:
-        for name, high in (("learning_rate", math.inf), ("gamma", 1.0), ("max_grad_norm", math.inf)):
-            value = getattr(self, name)
-            if not (name == "max_grad_norm" and value is None) and not 0.0 <= value <= high:
-                raise ValueError(f"{name} must be between 0.0 and {high}, got {value!r}")
+        check_ranges(
+            self,
+            (("learning_rate", 0.0, math.inf), ("gamma", 0.0, 1.0), ("max_grad_norm", 0.0, math.inf)),
+            optional=("max_grad_norm",),
+        )
 
 
 class Targets(NamedTuple):

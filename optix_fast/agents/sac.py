@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from optix_fast.agents import agent as shared
 from optix_fast.agents.off_policy import Draws, Experience, Transitions, discounted
 from optix_fast.agents.sac_config import SACConfig
+from optix_fast.agents.weight_files import check_matches
 from optix_fast.networks.heads import LOG_STD_MAX, LOG_STD_MIN
 from optix_fast.reference.tanh_normal import tanh_normal_of_noise
 from optix_fast.types import NonFiniteError, Tree
@@ -87,7 +88,7 @@ class SACModel:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore; the architecture must be the same (RuntimeError, nothing loaded, otherwise)."""
         for name, net in self.modules().items():
-            shared.check_matches(net, state["networks"][name], name)
+            check_matches(net, state["networks"][name], name)
         for name, net in self.modules().items():
             net.load_state_dict(state["networks"][name])
         for name, optimizer in self.optimizers().items():
@@ -262,16 +263,10 @@ def _critic_step(
 
 
 def _descend(name: str, loss: Tensor, optimizer: torch.optim.Optimizer, max_grad_norm: float | None) -> None:
-    """One step of one optimizer; its parameters alone get gradients."""
+    """One step of one optimizer."""
     if not math.isfinite(loss.item()):
         raise NonFiniteError(f"{name} loss")
-    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
-    optimizer.zero_grad(set_to_none=True)
-    torch.autograd.backward(loss, inputs=parameters)
-    norm = nn.utils.clip_grad_norm_(parameters, max_grad_norm or math.inf)
-    if not math.isfinite(norm.item()):
-        raise NonFiniteError(f"{name} gradient")
-    optimizer.step()
+    shared.descend(loss, optimizer, max_grad_norm, f"{name} gradient")
 
 
 @torch.no_grad()

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import nn
 
-from optix_fast.agents import agent as shared
-from optix_fast.envs.normalizers import ObsNormalizer
-from optix_fast.networks.heads import CategoricalHead, Draw, SquashedHead
+from optix_fast.agents.policy import ActorPolicy
+from optix_fast.networks.heads import CategoricalHead, SquashedHead
 from optix_fast.random import RandomStream
-from optix_fast.types import Array, NonFiniteError, Tree
+from optix_fast.types import Array
 
 
-class SACPolicy:
+class SACPolicy(ActorPolicy):
     """The user's actor with what is needed to act by it.
 
     Args:
@@ -23,35 +21,13 @@ class SACPolicy:
         device: where the actor is moved.
     """
 
+    head: SquashedHead | CategoricalHead
+
     def __init__(
         self, actor: nn.Module, width: int, head: SquashedHead | CategoricalHead, device: torch.device
     ) -> None:
-        self.actor, self.width, self.head, self.device = actor.to(device), width, head, device
-        # What NativeActor asks for besides.
-        self.critic: nn.Module | None = None
-        self.obs_normalizer: ObsNormalizer | None = None
-
-    def prepare(self, observations: Tree) -> Tree:
-        """Observations [B, …] → tensors on the device."""
-        return shared.to_tensors(observations, self.device)
-
-    @torch.no_grad()
-    def draw(
-        self,
-        prepared: Tree,
-        stream: RandomStream,
-        deterministic: bool = False,
-        action_masks: Array | None = None,
-    ) -> Draw:
-        """Actions for prepared observations.
-
-        Raises:
-            NonFiniteError: the actor returned NaN or infinite values.
-        """
-        draw = self.head.draw(self.head.params(self.actor(prepared)), stream, deterministic, action_masks)
-        if not (np.isfinite(draw.log_probs).all() and np.isfinite(draw.raw).all()):
-            raise NonFiniteError("policy output while acting")
-        return draw
+        super().__init__(actor, head, device)
+        self.width = width
 
     def uniform(self, n: int, stream: RandomStream, action_masks: Array | None = None) -> Array:
         """n actions in environment units, each allowed one equally likely."""

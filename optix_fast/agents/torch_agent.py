@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
 from optix_fast.agents import agent as shared
+from optix_fast.agents.base import Agent
+from optix_fast.agents.native_learner import Backend
+from optix_fast.agents.policy import ActorPolicy
 from optix_fast.agents.policy_gradient import TorchAgentConfig, make_targets
+from optix_fast.agents.weight_files import check_matches
 from optix_fast.networks.heads import CategoricalHead, Draw
-from optix_fast.random import RandomStream
-from optix_fast.types import (
-    Array,
-    BaseAgent,
-    EpisodeData,
-    HyperparamSet,
-    NonFiniteError,
-    Tree,
-    is_recording,
-    tree_map,
-)
+from optix_fast.types import Array, EpisodeData, HyperparamSet, NonFiniteError, Tree, is_recording, tree_map
 
 # (model, episode_data, targets) → the loss to descend.
 LossFn = Callable[[nn.Module, EpisodeData, Tensor], Tensor]
-_NAME = "model"
 
 
-class TorchAgent(BaseAgent):
+class TorchAgent(Agent):
     """Policy gradient over any network of logits, one step of the optimizer for each window (seed 003).
 
     Windows with `values` are learned by A2C (advantages G − V), others by REINFORCE (returns G); both are
@@ -58,7 +50,9 @@ class TorchAgent(BaseAgent):
 
     default_param_bounds = {"learning_rate": (1e-4, 3e-3), "gamma": (0.95, 0.999)}  # noqa: RUF012
     default_log_params = ["learning_rate"]  # noqa: RUF012
-    kept_on_rollback = ("streams",)
+    config_type = TorchAgentConfig
+    _policy: ActorPolicy
+    _own_state = ("model", "optimizer")
 
     def __init__(
         self,
@@ -70,25 +64,29 @@ class TorchAgent(BaseAgent):
         *,
         seed: int | None = None,
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"model must be a Module, got {type(model).__name__}")
-        if not isinstance(optimizer, torch.optim.Optimizer):
-            raise TypeError(f"optimizer must be a Optimizer, got {type(optimizer).__name__}")
+        shared.require("model", model, nn.Module)
+        shared.require("optimizer", optimizer, torch.optim.Optimizer)
         if compute_loss_fn is not None and not callable(compute_loss_fn):
             raise TypeError(
                 f"compute_loss_fn must be a function of (model, episode_data, targets), "
                 f"got {type(compute_loss_fn).__name__}"
             )
-        self._hyperparams = shared.check_hyperparams(hyperparams, TorchAgentConfig)
-        config = shared.read_config(TorchAgentConfig, hyperparams.params)
-        self.device = shared.resolve_device(device)
-        self.model, self.optimizer = model.to(self.device), optimizer
-        self._compute_loss_fn = compute_loss_fn
+        super().__init__(hyperparams, seed)
         self._head = CategoricalHead()
-        root = RandomStream(seed)
-        self._streams = {name: root.spawn(name) for name in ("rollout", "evaluation", "update")}
-        if "learning_rate" in hyperparams.params:
-            self._set_learning_rate(config.learning_rate)
+        self._policy = ActorPolicy(model, self._head, shared.resolve_device(device))
+        self.optimizer = optimizer
+        self._compute_loss_fn = compute_loss_fn
+        self._apply(self._config(), self._hyperparams.params)
+
+    @property
+    def model(self) -> nn.Module:
+        """The network of logits."""
+        return self._policy.actor
+
+    @property
+    def backend(self) -> Backend:
+        """ "torch": the core has no update for it."""
+        return Backend("torch", "TorchAgent learns in torch")
 
     # --- acting ---------------------------------------------------------------------------------
 
@@ -98,9 +96,8 @@ class TorchAgent(BaseAgent):
         Raises:
             ValueError: the action space is not Discrete, or the agent is bound to another one.
         """
-        del observation_space
         if isinstance(action_space, spaces.Discrete) or not self._acts_its_own_way():
-            self._head.bind(action_space)
+            super().bind_spaces(observation_space, action_space)
 
     def act(self, observation: Any, deterministic: bool | None = None) -> int:
         """The action for one observation.
@@ -113,8 +110,11 @@ class TorchAgent(BaseAgent):
         Raises:
             NonFiniteError: the model's outputs are NaN or infinite.
         """
-        batch = tree_map(lambda leaf: shared.to_numpy(leaf)[None], observation)
-        mask = batch.get("action_mask") if isinstance(batch, Mapping) else None
+        action: int = self._act(tree_map(shared.to_numpy, observation), deterministic)
+        return action
+
+    def _act(self, observation: Tree, deterministic: bool | None) -> Any:
+        batch, mask = self._batch_of_one(observation)
         return int(self._draw(batch, deterministic, mask).actions[0])
 
     def act_batch(
@@ -126,36 +126,22 @@ class TorchAgent(BaseAgent):
     def act_rows(self, observations: Tree, rows: Any, t: int) -> Array:
         """Act for all environments of row t, write actions and log_probs into the window (see
         pipelines.rows.WindowRows) and return the actions [N]."""
-        draw = self._draw(observations, None, None if rows.action_masks is None else rows.action_masks[t])
+        draw = self._draw(observations, None, self._mask_of(rows, t))
         actions: Array = rows.actions[t]
         actions[...] = draw.actions
         rows.column("log_probs")[t] = draw.log_probs
         return actions
 
-    @torch.no_grad()
     def _draw(self, observations: Tree, deterministic: bool | None, masks: Array | None) -> Draw:
-        recording = is_recording()
-        stream = self._streams["rollout" if recording else "evaluation"]
-        params = self._logits(observations)
-        draw = self._head.draw(
-            params, stream, not recording if deterministic is None else deterministic, masks
+        return super()._draw(
+            observations, not is_recording() if deterministic is None else deterministic, masks
         )
-        if not np.isfinite(draw.log_probs).all():
-            raise NonFiniteError("policy output while acting")
-        return draw
 
     def _logits(self, observations: Tree) -> Tensor:
-        return self._head.params(self.model(shared.to_tensors(observations, self.device)))
+        return self._policy.head.params(self.model(self._policy.prepare(observations)))
 
     def _acts_its_own_way(self) -> bool:
         return type(self).act is not TorchAgent.act
-
-    @torch.no_grad()
-    def action_probs(self, observation: Any) -> Array:
-        """Probabilities of the actions, [n_actions], for one observation."""
-        batch = tree_map(lambda leaf: shared.to_numpy(leaf)[None], observation)
-        probs: Array = torch.softmax(self._logits(batch), dim=-1)[0].cpu().numpy()
-        return probs
 
     # --- learning -------------------------------------------------------------------------------
 
@@ -172,11 +158,14 @@ class TorchAgent(BaseAgent):
             TypeError: compute_loss_fn returned something else than a scalar tensor with a gradient.
             After any error, that of compute_loss_fn too, the agent is as before the call.
         """
-        config = shared.read_config(TorchAgentConfig, self._hyperparams.params)
+        config: TorchAgentConfig = self._config()
         made = make_targets(episode_data, config.gamma, self.device)
         with shared.restored_on_error(self):
             loss = self._loss(episode_data, made.targets)
-            grad_norm = self._step(loss, config)
+            if not bool(torch.isfinite(loss)):
+                raise NonFiniteError("loss")
+            grad_norm = shared.descend(loss, self.optimizer, config.max_grad_norm)
+        self.env_steps += episode_data.length
         values = made.values
         return {
             "loss": loss.item(),
@@ -199,89 +188,27 @@ class TorchAgent(BaseAgent):
         log_probs = torch.log_softmax(logits, dim=-1).gather(-1, index[:, None]).squeeze(-1)
         return -(log_probs * targets).mean()
 
-    def _step(self, loss: Tensor, config: TorchAgentConfig) -> float:
-        if not bool(torch.isfinite(loss)):
-            raise NonFiniteError("loss")
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        norm = float(nn.utils.clip_grad_norm_(trained, config.max_grad_norm or math.inf))
-        if not math.isfinite(norm):
-            raise NonFiniteError("gradient")
-        self.optimizer.step()
-        return norm
-
-    # --- hyperparameters ------------------------------------------------------------------------
-
-    def get_hyperparams(self) -> HyperparamSet:
-        """A copy; learning_rate as the optimizer has it."""
-        hyperparams = self._hyperparams.copy()
-        hyperparams.params["learning_rate"] = float(self.optimizer.param_groups[0]["lr"])
-        return hyperparams
-
-    def set_hyperparams(self, hyperparams: HyperparamSet) -> None:
-        """Replace the whole set; a learning_rate in it is written to every parameter group.
-
-        Raises:
-            TypeError, ValueError: not a HyperparamSet, or a value out of its range; nothing changes.
-        """
-        if not isinstance(hyperparams, HyperparamSet):
-            raise TypeError(f"hyperparams must be a HyperparamSet, got {type(hyperparams).__name__}")
-        config = shared.read_config(TorchAgentConfig, hyperparams.params)
-        self._hyperparams = hyperparams.copy()
-        if "learning_rate" in hyperparams.params:
-            self._set_learning_rate(config.learning_rate)
-
-    def _set_learning_rate(self, rate: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = float(rate)
-
     # --- weights and state ----------------------------------------------------------------------
 
-    def save_weights(self, path: str) -> None:
-        """Write the model into the directory `path`: model.safetensors."""
-        shared.save_module(self.model, path, _NAME)
+    def _networks(self) -> dict[str, nn.Module]:
+        return {"model": self.model}
 
-    def load_weights(self, path: str) -> None:
-        """Read what save_weights wrote, or an older run's model.pt, onto the agent's device.
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {"optimizer": self.optimizer}
 
-        Raises:
-            FileNotFoundError, ValueError: the file is missing or damaged.
-            RuntimeError: it is of another architecture (keys and shapes named). Nothing is loaded then.
-        """
-        shared.load_module(self.model, shared.read_module_file(path, _NAME), _NAME)
-
-    def average_weights(self, paths: Sequence[str]) -> None:
-        """Load the element-wise mean of the models saved in `paths`."""
-        shared.load_module_mean(self.model, paths, _NAME)
-
-    def perturb_weights(self, noise_scale: float) -> None:
-        """Multiply each parameter by 1 + noise_scale·N(0, 1)."""
-        shared.perturb(shared.unique_parameters([self.model]), noise_scale, self._streams["update"].normal)
-
-    def teardown(self) -> None:
-        """Move the model to the CPU and empty the CUDA cache."""
-        self.model.cpu()
-        self.device = torch.device("cpu")
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that training goes on from: model, optimizer, hyperparameters, random streams."""
+    def _get_state(self, replay: bool) -> dict[str, Any]:
         return {
             "model": shared.module_state(self.model),
             "optimizer": shared.optimizer_state(self.optimizer),
-            "hyperparams": dict(self._hyperparams.params),
-            "streams": {name: stream.state_dict() for name, stream in self._streams.items()},
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what state_dict gave, for an agent of the same architecture."""
-        shared.load_module(self.model, state["model"], _NAME)
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        check_matches(self.model, state["model"], "model")
+        shared.check_optimizer_state(self.optimizer, state["optimizer"], "optimizer")
+
+    def _set_state(self, state: Mapping[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
         shared.load_optimizer_state(self.optimizer, state["optimizer"])
-        self._hyperparams = HyperparamSet(dict(state["hyperparams"]), self._hyperparams.episode_id)
-        for name, stream in self._streams.items():
-            stream.load_state_dict(state["streams"][name])
 
 
 def _checked_loss(loss: Any) -> Tensor:

@@ -12,7 +12,7 @@ from optix_fast.agents import agent as shared
 from optix_fast.agents.ppo import PPOAgent
 from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer
 from optix_fast.networks.heads import CategoricalHead, MultiDiscreteHead, NormalHead
-from optix_fast.types import Array, HyperparamSet, tree_map
+from optix_fast.types import HyperparamSet
 
 
 class TorchPPOAgent(PPOAgent):
@@ -47,20 +47,6 @@ class TorchPPOAgent(PPOAgent):
             obs_normalizer, reward_normalizer, seed, backend,
         )  # fmt: skip
 
-    def action_probs(self, observation: Any) -> Array:
-        """Probabilities of the actions, [n_actions], for one observation.
-
-        Raises:
-            ValueError: the action space is MultiDiscrete.
-        """
-        if isinstance(self._policy.head, MultiDiscreteHead):
-            raise ValueError("action_probs is for Discrete action spaces; this policy's is MultiDiscrete")
-        batch = tree_map(lambda leaf: shared.to_numpy(leaf)[None], observation)
-        with torch.no_grad():
-            params = self._policy.head.params(self._actor(self._policy.prepare(batch)))
-        probs: Array = torch.softmax(params, dim=-1)[0].cpu().numpy()
-        return probs
-
 
 class TorchGaussianPPOAgent(PPOAgent):
     """PPO for Box action spaces (seed 003): a diagonal Gaussian, by default squashed by tanh.
@@ -70,7 +56,7 @@ class TorchGaussianPPOAgent(PPOAgent):
         action_space: the Box to act in; without it and without a pipeline, actions are in (−1, 1).
         squash: tanh of the sample, scaled to the Box; without it the sample is clipped to the Box.
         log_std: "state": the actor returns [mean ‖ log_std], [B, 2A]; "free": it returns the mean
-            and log_std is a parameter of its own, starting at 0, which joins the optimizer.
+            and log_std is a parameter of its own, starting at 0, which joins the optimizer's first group.
     """
 
     def __init__(
@@ -90,8 +76,7 @@ class TorchGaussianPPOAgent(PPOAgent):
         seed: int | None = None,
         backend: str = "auto",
     ) -> None:
-        if isinstance(action_dim, bool) or not isinstance(action_dim, int) or action_dim < 1:
-            raise ValueError(f"action_dim must be an integer of at least 1, got {action_dim!r}")
+        shared.require_count("action_dim", action_dim)
         if log_std not in ("state", "free"):
             raise ValueError(f"log_std must be 'state' or 'free', got {log_std!r}")
         free = None
@@ -99,7 +84,7 @@ class TorchGaussianPPOAgent(PPOAgent):
             free = nn.Parameter(torch.zeros(action_dim, device=shared.resolve_device(device)))
             # Before the agent looks at the optimizer, which has to hold every parameter it trains.
             if isinstance(optimizer, torch.optim.Optimizer):
-                optimizer.add_param_group({"params": [free], "lr": optimizer.param_groups[0]["lr"]})
+                _join(optimizer, free)
         head = NormalHead(action_dim, squash, free)
         if action_space is not None:
             head.bind(action_space)
@@ -107,3 +92,12 @@ class TorchGaussianPPOAgent(PPOAgent):
             actor, critic, optimizer, hyperparams, head, device,
             obs_normalizer, reward_normalizer, seed, backend,
         )  # fmt: skip
+
+
+def _join(optimizer: torch.optim.Optimizer, log_std: nn.Parameter) -> None:
+    """Let the optimizer train log_std in its first group: a learning-rate scheduler that was made earlier
+    counts the groups."""
+    group = optimizer.param_groups[0]
+    group["params"].append(log_std)
+    if "param_names" in group:
+        group["param_names"].append("log_std")

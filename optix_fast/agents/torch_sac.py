@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,21 +11,21 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
-from optix_fast._native import backend as process_backend
 from optix_fast.agents import agent as shared
-from optix_fast.agents import sac_files
-from optix_fast.agents.native_learner import Backend
+from optix_fast.agents.base import Agent
 from optix_fast.agents.native_sac import NativeSAC
 from optix_fast.agents.off_policy import Experience
 from optix_fast.agents.sac import STATISTICS, SACModel, Updated, optimizer_like, sac_update, target_of
 from optix_fast.agents.sac_config import SACConfig
 from optix_fast.agents.sac_policy import SACPolicy
+from optix_fast.agents.weight_files import check_matches
 from optix_fast.networks.heads import LOG_STD_MAX, LOG_STD_MIN, CategoricalHead, SquashedHead
-from optix_fast.random import RandomStream
-from optix_fast.types import Array, BaseAgent, EpisodeData, HyperparamSet, Tree, is_recording, tree_map
+from optix_fast.types import Array, EpisodeData, HyperparamSet, Tree, is_recording
+
+_ALPHA = "log_alpha"
 
 
-class TorchSACAgent(BaseAgent):
+class TorchSACAgent(Agent):
     """SAC with twin critics, a squashed Gaussian within the environment's bounds and a learned temperature
     (seed 003); for Discrete action spaces with a categorical policy.
 
@@ -64,6 +65,10 @@ class TorchSACAgent(BaseAgent):
     }
     default_log_params = ["learning_rate", "tau"]  # noqa: RUF012
     default_min_episodes_before_dormant = 30
+    config_type = SACConfig
+    _policy: SACPolicy
+    _native: NativeSAC
+    _own_state = ("model", "experience", "updates", "uniform_steps")
 
     def __init__(
         self,
@@ -88,9 +93,14 @@ class TorchSACAgent(BaseAgent):
             "critic_optimizer": critic_optimizer,
             "alpha_optimizer": alpha_optimizer,
         }
-        _check_types(modules, optimizers, action_dim, backend)
-        self._hyperparams = shared.check_hyperparams(hyperparams, SACConfig)
-        config = shared.read_config(SACConfig, hyperparams.params)
+        for name, module in modules.items():
+            shared.require(name, module, nn.Module)
+        for name, optimizer in optimizers.items():
+            shared.require(name, optimizer, torch.optim.Optimizer)
+        shared.require_count("action_dim", action_dim)
+        super().__init__(hyperparams, seed)
+        shared.check_backend(backend)
+        config: SACConfig = self._config()
         where = shared.resolve_device(device)
         discrete = discrete or isinstance(action_space, spaces.Discrete)
         head = CategoricalHead() if discrete else SquashedHead(action_dim)
@@ -108,26 +118,18 @@ class TorchSACAgent(BaseAgent):
             actor, critics, (target_of(critic1), target_of(critic2)), log_alpha,
             actor_optimizer, critic_optimizer, optimizer_like(alpha_optimizer, log_alpha), discrete,
         )  # fmt: skip
-        root = RandomStream(seed)
-        self._streams = {name: root.spawn(name) for name in ("rollout", "evaluation", "update")}
-        self._experience = Experience(config, root)
-        self.env_steps, self.updates = 0, 0
+        self._experience = Experience(config, self._root)
+        self.updates = 0
         self._layers: list[nn.Module] = []
         # Steps that are still to be acted uniformly.
         self._uniform_steps = config.first_update_at
         self._native = NativeSAC(self._policy, self._model, backend)
-        if "learning_rate" in self._hyperparams.params:
-            self._set_learning_rate(config.learning_rate)
+        self._apply(config, self._hyperparams.params)
 
     @property
     def _actor(self) -> nn.Module:
         """The actor, under the name that subclasses of the documented agents read."""
         return self._model.actor
-
-    @property
-    def device(self) -> torch.device:
-        """Where the networks are."""
-        return self._policy.device
 
     @property
     def is_on_policy(self) -> bool:
@@ -139,14 +141,6 @@ class TorchSACAgent(BaseAgent):
         """The temperature now."""
         return float(self._model.log_alpha.detach().exp())
 
-    @property
-    def backend(self) -> Backend:
-        """What the next window and update run on: "native" or "torch", with the `reason` for the latter.
-
-        Recognised anew before every window and every update. Whether the core reads the observations shows
-        with the first of them."""
-        return self._native.backend()
-
     # --- acting ---------------------------------------------------------------------------------
 
     def bind_spaces(self, observation_space: Any, action_space: Any) -> None:
@@ -155,75 +149,32 @@ class TorchSACAgent(BaseAgent):
         Raises:
             ValueError: the action space does not fit the policy, or the agent is bound to another one.
         """
-        del observation_space
         head, width = self._policy.head, self._policy.width
         discrete = isinstance(head, CategoricalHead) and isinstance(action_space, spaces.Discrete)
         if discrete and action_space.n != width:
             raise ValueError(f"action_dim={width} is not the number of actions of {action_space}")
-        head.bind(action_space)
+        super().bind_spaces(observation_space, action_space)
 
-    def act(self, observation: Any, deterministic: bool = False) -> Any:
-        """The action for one observation, in environment units: float32 [A], or an int.
-
-        Args:
-            observation: one observation of the environment, without a batch axis.
-            deterministic: the most probable action instead of a sample.
-
-        Raises:
-            NonFiniteError: the actor's outputs are NaN or infinite.
-        """
-        if deterministic or not self._explores(1):
-            acted = self._native.act(
-                tree_map(shared.to_numpy, observation), deterministic, False, self._stream()
-            )
-            if acted is not None:
-                return acted.action
-        batch = tree_map(lambda leaf: shared.to_numpy(leaf)[None], observation)
-        mask = batch.get("action_mask") if isinstance(batch, Mapping) else None
-        action = self._draw(batch, 1, deterministic, mask)[0]
-        return int(action) if self._model.discrete else action
-
-    def act_batch(
-        self, observations: Tree, deterministic: bool = False, action_masks: Array | None = None
-    ) -> Array:
-        """Actions [N, …] for N observations [N, …], by the policy."""
-        actions = self._native.act_batch(observations, deterministic, action_masks, self._stream())
-        if actions is not None:
-            return actions
-        prepared = self._policy.prepare(observations)
-        return self._policy.draw(prepared, self._stream(), deterministic, action_masks).actions
+    def _act(self, observation: Tree, deterministic: bool) -> Any:
+        if deterministic or not self._explores():
+            return super()._act(observation, deterministic)
+        _, mask = self._batch_of_one(observation)
+        return self._scalar(self._uniform(1, mask)[0])
 
     def act_rows(self, observations: Tree, rows: Any, t: int) -> Array:
-        """Act for all environments of row t of a window (see pipelines.rows.WindowRows)."""
+        """See Agent."""
+        if not self._explores():
+            return super().act_rows(observations, rows, t)
         actions: Array = rows.actions[t]
-        if self._uniform_steps > 0 or not self._native.act_rows(observations, rows, t, self._stream()):
-            masks = None if rows.action_masks is None else rows.action_masks[t]
-            actions[...] = self._draw(observations, rows.n_envs, False, masks)
+        actions[...] = self._uniform(rows.n_envs, self._mask_of(rows, t))
         return actions
 
-    def action_probs(self, observation: Any) -> Array:
-        """Probabilities of the actions, [K], of a categorical policy for one observation."""
-        if not self._model.discrete:
-            raise ValueError("a Gaussian policy has no action_probs")
-        batch = tree_map(lambda leaf: shared.to_numpy(leaf)[None], observation)
-        with torch.no_grad():
-            logits = self._policy.head.params(self._actor(self._policy.prepare(batch)))
-        probs: Array = torch.softmax(logits, dim=-1)[0].cpu().numpy()
-        return probs
+    def _uniform(self, n: int, masks: Array | None) -> Array:
+        self._uniform_steps -= n
+        return self._policy.uniform(n, self._stream(), masks)
 
-    def _draw(self, observations: Tree, n: int, deterministic: bool, masks: Array | None) -> Array:
-        if not deterministic and self._explores(n):
-            self._uniform_steps -= n
-            return self._policy.uniform(n, self._stream(), masks)
-        return self._policy.draw(
-            self._policy.prepare(observations), self._stream(), deterministic, masks
-        ).actions
-
-    def _explores(self, n: int) -> bool:
+    def _explores(self) -> bool:
         return self._uniform_steps > 0 and is_recording()
-
-    def _stream(self) -> RandomStream:
-        return self._streams["rollout" if is_recording() else "evaluation"]
 
     # --- learning -------------------------------------------------------------------------------
 
@@ -244,7 +195,7 @@ class TorchSACAgent(BaseAgent):
         """
         if episode_data.length == 0:
             raise ValueError("episode_data must hold at least one row")
-        config = shared.read_config(SACConfig, self._hyperparams.params)
+        config: SACConfig = self._config()
         due = self._experience.add(episode_data, config, self._raw(episode_data))
         self.env_steps += episode_data.length
         updated = self._update(due, config)
@@ -292,125 +243,61 @@ class TorchSACAgent(BaseAgent):
             if shapes[0] != shapes[1] or str(critic) != str(target):
                 self._model.copy_targets()
 
-    # --- hyperparameters ------------------------------------------------------------------------
-
-    def get_hyperparams(self) -> HyperparamSet:
-        """A copy; learning_rate as the actor's optimizer has it, and what the replay is set to."""
-        hyperparams, config = (
-            self._hyperparams.copy(),
-            shared.read_config(SACConfig, self._hyperparams.params),
-        )
-        replay = {key: getattr(config, key) for key in ("per_alpha", "per_beta", "n_step")}
-        hyperparams.params = {**replay, **hyperparams.params}
-        hyperparams.params["learning_rate"] = float(self._model.actor_optimizer.param_groups[0]["lr"])
-        return hyperparams
-
-    def set_hyperparams(self, hyperparams: HyperparamSet) -> None:
-        """Replace the whole set; a learning_rate in it is written to every group of all three optimizers.
-
-        Raises:
-            TypeError, ValueError: not a HyperparamSet, or a value out of its range; nothing changes.
-        """
-        if not isinstance(hyperparams, HyperparamSet):
-            raise TypeError(f"hyperparams must be a HyperparamSet, got {type(hyperparams).__name__}")
-        config = shared.read_config(SACConfig, hyperparams.params)
+    def _check_config(self, config: SACConfig) -> None:
         self._experience.check_batch(config)
-        self._hyperparams = hyperparams.copy()
-        if "learning_rate" in hyperparams.params:
-            self._set_learning_rate(config.learning_rate)
-
-    def _set_learning_rate(self, rate: float) -> None:
-        for optimizer in self._model.optimizers().values():
-            for group in optimizer.param_groups:
-                group["lr"] = float(rate)
 
     # --- weights and state ----------------------------------------------------------------------
 
-    def save_weights(self, path: str) -> None:
-        """Write into the directory `path`: actor, critic1, critic2 and log_alpha, each .safetensors."""
-        sac_files.save(self._model, path)
+    def _networks(self) -> dict[str, nn.Module]:
+        critic1, critic2 = self._model.critics
+        alpha = nn.ParameterDict({_ALPHA: self._model.log_alpha})
+        return {"actor": self._model.actor, "critic1": critic1, "critic2": critic2, _ALPHA: alpha}
 
-    def load_weights(self, path: str) -> None:
-        """Read what save_weights wrote, or an older run's .pt files and log_alpha.npy; the target critics
-        become copies.
+    def _targets(self) -> dict[str, nn.Module]:
+        target1, target2 = self._model.targets
+        return {"target1": target1, "target2": target2}
 
-        Raises:
-            FileNotFoundError, ValueError: a file is missing or damaged.
-            RuntimeError: the files are of another architecture (keys and shapes named). Nothing is loaded
-                then.
-        """
-        sac_files.load_mean(self._model, [path])
-        self._loaded()
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return self._model.optimizers()
 
-    def average_weights(self, paths: Sequence[str]) -> None:
-        """Load the element-wise mean of the networks and log_alphas saved in `paths`."""
-        sac_files.load_mean(self._model, paths)
-        self._loaded()
-
-    def _loaded(self) -> None:
+    def _copy_targets(self) -> None:
         self._model.copy_targets()
+
+    def _perturbed(self) -> list[nn.Parameter]:
+        return shared.unique_parameters([self._model.actor, *self._model.critics])
+
+    def _read_network(self, path: str, name: str) -> dict[str, torch.Tensor]:
+        older = Path(path) / "log_alpha.npy"
+        if name != _ALPHA or not older.exists():
+            return super()._read_network(path, name)
+        try:
+            value = np.load(older, allow_pickle=False)
+            return {_ALPHA: torch.as_tensor(value, dtype=torch.float32).reshape(())}
+        except Exception as error:
+            raise ValueError(f"{older} cannot be read: {error}") from error
+
+    def _set_extras(self, extras: Mapping[str, Any]) -> None:
+        # Loaded weights have learned something already.
         self._uniform_steps = 0
 
-    def perturb_weights(self, noise_scale: float) -> None:
-        """Multiply each parameter of actor and critics by 1 + noise_scale·N(0, 1); the target critics become
-        copies."""
-        parameters = shared.unique_parameters([self._model.actor, *self._model.critics])
-        shared.perturb(parameters, noise_scale, self._streams["update"].normal)
-        self._model.copy_targets()
-
-    def teardown(self) -> None:
-        """Move the networks to the CPU and empty the CUDA cache."""
-        for net in self._model.modules().values():
-            net.cpu()
-        self._policy.device = torch.device("cpu")
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
-    def state_dict(self, replay: bool = True) -> dict[str, Any]:
-        """Everything that training goes on from: networks, optimizers, temperature, hyperparameters,
-        counters, random streams, and, unless `replay` is False, the stored transitions."""
+    def _get_state(self, replay: bool) -> dict[str, Any]:
         return {
             "model": self._model.state_dict(),
-            "hyperparams": dict(self._hyperparams.params),
-            "streams": {name: stream.state_dict() for name, stream in self._streams.items()},
             "experience": self._experience.state_dict(replay),
-            "env_steps": self.env_steps,
             "updates": self.updates,
             "uniform_steps": self._uniform_steps,
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what state_dict gave, for an agent of the same architecture; the stored transitions stay
-        where the state has none.
-
-        Raises:
-            RuntimeError, ValueError: the state is of another architecture, or its transitions are of another
-                capacity or shape. Nothing is loaded then.
-        """
+    def _check_state(self, state: Mapping[str, Any]) -> None:
         self._renew_targets()
+        model = state["model"]
         for name, net in self._model.modules().items():
-            shared.check_matches(net, state["model"]["networks"][name], name)
-        self._experience.load_state_dict(state["experience"])
+            check_matches(net, model["networks"][name], name)
+        for name, optimizer in self._model.optimizers().items():
+            shared.check_optimizer_state(optimizer, model["optimizers"][name], f"{name} optimizer")
+
+    def _set_state(self, state: Mapping[str, Any]) -> None:
         self._model.load_state_dict(state["model"])
-        self._hyperparams = HyperparamSet(dict(state["hyperparams"]), self._hyperparams.episode_id)
-        for name, stream in self._streams.items():
-            stream.load_state_dict(state["streams"][name])
-        self.env_steps, self.updates = int(state["env_steps"]), int(state["updates"])
-        self._uniform_steps = int(state["uniform_steps"])
-
-
-def _check_types(
-    modules: Mapping[str, Any], optimizers: Mapping[str, Any], action_dim: Any, backend: Any
-) -> None:
-    for name, value in modules.items():
-        if not isinstance(value, nn.Module):
-            raise TypeError(f"{name} must be a Module, got {type(value).__name__}")
-    for name, value in optimizers.items():
-        if not isinstance(value, torch.optim.Optimizer):
-            raise TypeError(f"{name} must be an Optimizer, got {type(value).__name__}")
-    if isinstance(action_dim, bool) or not isinstance(action_dim, int | np.integer) or action_dim < 1:
-        raise ValueError(f"action_dim must be an integer of at least 1, got {action_dim!r}")
-    if backend not in ("auto", "native", "torch"):
-        raise ValueError(f"backend must be 'auto', 'native' or 'torch', got {backend!r}")
-    if backend == "native" and process_backend() != "native":
-        raise RuntimeError("backend='native': the compiled core is not loaded (optix-fast doctor)")
+        self.updates, self._uniform_steps = int(state["updates"]), int(state["uniform_steps"])
+        # Last: the stored transitions are not kept aside while the state is being loaded.
+        self._experience.load_state_dict(state["experience"])

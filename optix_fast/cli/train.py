@@ -110,7 +110,7 @@ def make_pipeline(config: TrainConfig) -> Pipeline:
 def _state_of(agent: Agent) -> dict[str, Any]:
     """The agent's state without the transitions that it has stored: copying those after every window would
     take longer than learning from them, and nothing that the run does later takes them away."""
-    return agent.state_dict() if isinstance(agent, PPOAgent) else agent.state_dict(replay=False)
+    return agent.state_dict(replay=False)
 
 
 def _with_replay(state: dict[str, Any], agent: Agent) -> dict[str, Any]:

@@ -48,7 +48,11 @@ def make_tuner(name: str, agent: Any, seed: int | None = None) -> BaseOptimizer:
 
 
 def fill_bounds(tuner: Any, agent: Any) -> None:
-    """Let a tuner of this package that was given no bounds search within the agent's."""
+    """Let a tuner of this package that was given no bounds search within the agent's: those of the
+    hyperparameters that were chosen for it, where the agent says which (`chosen_hyperparams`)."""
     if isinstance(tuner, SPSAOptimizer | BackoffOptimizer) and not tuner.space.bounds:
-        bounds = getattr(agent, "default_param_bounds", None)
+        bounds = getattr(agent, "default_param_bounds", None) or {}
+        chosen = getattr(agent, "chosen_hyperparams", None)
+        if chosen is not None:
+            bounds = {name: pair for name, pair in bounds.items() if name in chosen}
         tuner.space = SearchSpace(bounds, getattr(agent, "default_log_params", None))

@@ -360,14 +360,14 @@ def test_nan_observation_is_an_error_not_an_action() -> None:
 
 def test_hyperparameters_are_replaced_whole_and_the_rate_is_the_optimizers() -> None:
     agent = generic_agent({"gamma": 0.5})
-    assert agent.get_hyperparams().params == {"gamma": 0.5, "learning_rate": 0.01}
+    assert agent.get_hyperparams().params == {"gamma": 0.5, "learning_rate": 0.01, "max_grad_norm": None}
     agent.set_hyperparams(HyperparamSet({"learning_rate": 0.02}))
     assert agent.optimizer.param_groups[0]["lr"] == 0.02
-    assert agent.get_hyperparams().params == {"learning_rate": 0.02}
+    assert agent.get_hyperparams().params == {"gamma": 0.99, "learning_rate": 0.02, "max_grad_norm": None}
     for bad in ({"gamma": 1.5}, {"learning_rate": math.nan}, {"max_grad_norm": -1.0}):
         with pytest.raises(ValueError, match=f"{next(iter(bad))} must be between"):
             agent.set_hyperparams(HyperparamSet(bad))
-    assert agent.get_hyperparams().params == {"learning_rate": 0.02}
+    assert agent.get_hyperparams().params == {"gamma": 0.99, "learning_rate": 0.02, "max_grad_norm": None}
     with pytest.warns(UserWarning, match="unknown hyperparameter 'gama'; the nearest known one is 'gamma'"):
         generic_agent({"gama": 0.9})
 

@@ -1,0 +1,369 @@
+"""What every agent of this package does in the same way: acting, hyperparameters, weights, state."""
+
+from __future__ import annotations
+
+import warnings
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from optix_fast.agents import agent as shared
+from optix_fast.agents.learning_rates import LearningRates
+from optix_fast.agents.native_learner import Backend, NativeLearner
+from optix_fast.agents.policy import ActorPolicy
+from optix_fast.agents.weight_files import check_matches, mean_of, read_module_file, save_module
+from optix_fast.networks.heads import CategoricalHead, Draw, NormalHead
+from optix_fast.random import RandomStream
+from optix_fast.serialization import load_state, save_state
+from optix_fast.types import Array, BaseAgent, HyperparamSet, Tree, is_recording, tree_map
+
+# What every agent's state_dict holds.
+_COMMON_STATE = ("hyperparams", "learning_rates", "streams", "env_steps")
+
+
+class Agent(BaseAgent):
+    """The base of the agents. An algorithm adds its constructor, its learn(), and what belongs to its state.
+
+    Acting in training, acting in evaluation and updates draw from three random streams of their own, so that
+    evaluating changes nothing in training.
+
+    **Learning rates.** The hyperparameter learning_rate is the rate of the first parameter group (of the
+    actor's optimizer, where there are several) that is not zero. Setting it, in the constructor too, scales
+    all groups of all optimizers by the same factor, so that groups keep their ratios, and
+    set_hyperparams(get_hyperparams()) changes nothing.
+
+    Args:
+        hyperparams: see `config_type`; unknown keys are warned about once.
+        seed: of the random streams; None draws one from the operating system.
+    """
+
+    config_type: ClassVar[type[Any]]
+    kept_on_rollback = ("streams", "env_steps")
+
+    _policy: ActorPolicy
+    _native: NativeLearner
+    # What state_dict() holds beside _COMMON_STATE.
+    _own_state: ClassVar[tuple[str, ...]]
+
+    def __init__(self, hyperparams: HyperparamSet, seed: int | None) -> None:
+        if not isinstance(hyperparams, HyperparamSet):
+            raise TypeError(f"hyperparams must be a HyperparamSet, got {type(hyperparams).__name__}")
+        shared.check_seed(seed)
+        shared.check_whole_counts(hyperparams.params, self.config_type)
+        shared.read_config(self.config_type, hyperparams.params)
+        self._hyperparams = hyperparams.copy()
+        self._warned: set[str] = set()
+        self._warn_of_unknown(hyperparams, stacklevel=5)
+        self._rates = LearningRates()
+        self._root = RandomStream(seed)
+        self._streams = {name: self._root.spawn(name) for name in ("rollout", "evaluation", "update")}
+        self.env_steps = 0
+
+    # --- what an algorithm consists of ------------------------------------------------------------
+
+    @abstractmethod
+    def _networks(self) -> dict[str, nn.Module]:
+        """The networks that weight files hold, by the names of the files."""
+
+    @abstractmethod
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """The optimizers by name; the first one's rate is the learning_rate."""
+
+    @abstractmethod
+    def _get_state(self, replay: bool) -> dict[str, Any]:
+        """The algorithm's share of state_dict(), copied: the keys of `_own_state`."""
+
+    @abstractmethod
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        """Raise ValueError or RuntimeError unless `_set_state` can take the state. Nothing changes."""
+
+    @abstractmethod
+    def _set_state(self, state: Mapping[str, Any]) -> None:
+        """Restore what `_get_state` gave."""
+
+    def _targets(self) -> dict[str, nn.Module]:
+        """The target networks by name."""
+        return {}
+
+    def _copy_targets(self) -> None:
+        """Make the target networks copies."""
+
+    def _perturbed(self) -> list[nn.Parameter]:
+        """What perturb_weights changes."""
+        return shared.unique_parameters(self._networks().values())
+
+    # --- what it runs on --------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self._policy.device
+
+    @property
+    def backend(self) -> Backend:
+        """What the next window and update run on: "native" or "torch", with the `reason` for the latter.
+
+        Recognised anew before every window and every update, so that it follows what is done to modules and
+        optimizers. Whether the core reads the observations shows with the first of them."""
+        return self._native.backend()
+
+    # --- acting -----------------------------------------------------------------------------------
+
+    def bind_spaces(self, observation_space: Any, action_space: Any) -> None:
+        """Learn the spaces of the environment; pipelines call it.
+
+        Raises:
+            ValueError: the action space does not fit the policy, or it is bound to another one.
+        """
+        del observation_space
+        self._policy.head.bind(action_space)
+
+    def act(self, observation: Any, deterministic: bool = False) -> Any:
+        """The action for one observation, in environment units: an int, or an array [A].
+
+        Args:
+            observation: one observation of the environment, without a batch axis.
+            deterministic: the most probable (most valuable) action instead of a random one.
+
+        Raises:
+            NonFiniteError: the network's outputs are NaN or infinite.
+        """
+        return self._act(tree_map(shared.to_numpy, observation), deterministic)
+
+    def _act(self, observation: Tree, deterministic: bool) -> Any:
+        acted = self._native.act(observation, deterministic, False, self._stream())
+        if acted is not None:
+            return acted.action
+        batch, mask = self._batch_of_one(observation)
+        return self._scalar(self._draw(batch, deterministic, mask).actions[0])
+
+    def act_batch(
+        self, observations: Tree, deterministic: bool = False, action_masks: Array | None = None
+    ) -> Array:
+        """Actions [N, …] for N observations [N, …]; nothing is recorded."""
+        actions = self._native.act_batch(observations, deterministic, action_masks, self._stream())
+        if actions is not None:
+            return actions
+        return self._draw(observations, deterministic, action_masks).actions
+
+    def act_rows(self, observations: Tree, rows: Any, t: int) -> Array:
+        """Act for all environments of row t of a window and write into its columns what learn() will read
+        (see pipelines.rows.WindowRows); returns the environments' actions."""
+        if not self._native.act_rows(observations, rows, t, self._stream()):
+            self._act_rows(observations, rows, t)
+        actions: Array = rows.actions[t]
+        return actions
+
+    def _act_rows(self, observations: Tree, rows: Any, t: int) -> None:
+        """Row t, in torch."""
+        rows.actions[t][...] = self._draw(observations, False, self._mask_of(rows, t)).actions
+
+    def action_probs(self, observation: Any) -> Array:
+        """Probabilities of the actions, [K], for one observation.
+
+        Raises:
+            ValueError: the policy is over something else than the actions of a Discrete space.
+        """
+        if not isinstance(self._policy.head, CategoricalHead):
+            kind = "Gaussian" if isinstance(self._policy.head, NormalHead) else "MultiDiscrete"
+            raise ValueError(f"a {kind} policy has no action_probs: they are of a Discrete action space")
+        batch, _ = self._batch_of_one(tree_map(shared.to_numpy, observation))
+        probs: Array = self._policy.probabilities(self._policy.prepare(batch))[0]
+        return probs
+
+    def _draw(self, observations: Tree, deterministic: bool, masks: Array | None) -> Draw:
+        prepared = self._policy.prepare(observations)
+        return self._policy.draw(prepared, self._stream(), deterministic, masks)
+
+    def _stream(self) -> RandomStream:
+        return self._streams["rollout" if is_recording() else "evaluation"]
+
+    @staticmethod
+    def _batch_of_one(observation: Tree) -> tuple[Tree, Array | None]:
+        """Observation and mask with a batch axis."""
+        batch = tree_map(lambda leaf: leaf[None], observation)
+        return batch, batch.get("action_mask") if isinstance(batch, Mapping) else None
+
+    @staticmethod
+    def _mask_of(rows: Any, t: int) -> Array | None:
+        return None if rows.action_masks is None else rows.action_masks[t]
+
+    @staticmethod
+    def _scalar(action: Any) -> Any:
+        """An action of a Discrete space as an int."""
+        return int(action) if action.ndim == 0 else action
+
+    # --- hyperparameters --------------------------------------------------------------------------
+
+    def get_hyperparams(self) -> HyperparamSet:
+        """All hyperparameters in force, defaults included; learning_rate as the optimizer has it (while it
+        is being annealed: as it was before). The set is a copy."""
+        hyperparams = self._hyperparams.copy()
+        hyperparams.params = {**asdict(self._config()), **hyperparams.params}
+        hyperparams.params["learning_rate"] = self._rates.rate(self._groups())
+        return hyperparams
+
+    def set_hyperparams(self, hyperparams: HyperparamSet) -> None:
+        """Replace the whole set: what is missing takes its default. A new learning_rate scales all parameter
+        groups. Counts that a tuner made fractions of are rounded; unknown keys are warned about once.
+
+        Raises:
+            TypeError, ValueError: not a HyperparamSet, or a value out of its range; nothing changes.
+        """
+        if not isinstance(hyperparams, HyperparamSet):
+            raise TypeError(f"hyperparams must be a HyperparamSet, got {type(hyperparams).__name__}")
+        config = shared.read_config(self.config_type, hyperparams.params)
+        self._check_config(config)
+        self._warn_of_unknown(hyperparams, stacklevel=3)
+        # What merely repeats a default stays unsaid: a set that was read and written back is the same.
+        plain, said = asdict(self.config_type()), self._hyperparams.params
+        unsaid = [k for k, v in hyperparams.params.items() if k in plain and k not in said and v == plain[k]]
+        self._hyperparams = hyperparams.copy()
+        for key in unsaid:
+            del self._hyperparams.params[key]
+        self._apply(config, hyperparams.params)
+
+    @property
+    def chosen_hyperparams(self) -> frozenset[str]:
+        """The hyperparameters that are not just at their defaults: tuners search among these."""
+        return frozenset({*self._hyperparams.params, "learning_rate"})
+
+    def _config(self) -> Any:
+        """The hyperparameters as the config dataclass."""
+        return shared.read_config(self.config_type, self._hyperparams.params)
+
+    def _check_config(self, config: Any) -> None:
+        """Raise ValueError where a new config does not fit what the agent was made with."""
+
+    def _apply(self, config: Any, params: Mapping[str, Any]) -> None:
+        """Take over what lies outside of the set: here the learning rates."""
+        if "learning_rate" in params:
+            self._rates.set(self._groups(), float(config.learning_rate))
+
+    def _groups(self) -> list[dict[str, Any]]:
+        return [group for optimizer in self._optimizers().values() for group in optimizer.param_groups]
+
+    def _warn_of_unknown(self, hyperparams: HyperparamSet, stacklevel: int) -> None:
+        for key, message in shared.unknown_keys(hyperparams.params, self.config_type).items():
+            if key not in self._warned:
+                self._warned.add(key)
+                warnings.warn(message, UserWarning, stacklevel=stacklevel)
+
+    # --- weights ----------------------------------------------------------------------------------
+
+    def save_weights(self, path: str) -> None:
+        """Write the policy into the directory `path`: one .safetensors for each network, and
+        policy.safetensors for what else is the policy's (a free log_std, the observation normalizer)."""
+        for name, module in self._networks().items():
+            save_module(module, path, name)
+        extras = self._get_extras()
+        if extras:
+            save_state(f"{path}/policy.safetensors", extras)
+
+    def load_weights(self, path: str) -> None:
+        """Read what save_weights wrote, or an older run's .pt files; target networks become copies.
+
+        Raises:
+            FileNotFoundError, ValueError: a file is missing or damaged.
+            RuntimeError: the files are of another architecture (keys and shapes named). Nothing is
+                loaded then.
+        """
+        self._load_mean([path])
+
+    def average_weights(self, paths: Sequence[str]) -> None:
+        """Load the element-wise mean of the networks saved in `paths`; what else belongs to the policy is
+        taken from the first."""
+        if not paths:
+            raise ValueError("paths must name at least one directory")
+        self._load_mean(paths)
+
+    def perturb_weights(self, noise_scale: float) -> None:
+        """Multiply each parameter by 1 + noise_scale·N(0, 1); target networks become copies."""
+        shared.perturb(self._perturbed(), noise_scale, self._streams["update"].normal)
+        self._copy_targets()
+
+    def _load_mean(self, paths: Sequence[str]) -> None:
+        networks = self._networks()
+        states = [{name: self._read_network(path, name) for name in networks} for path in paths]
+        for state in states:
+            for name, module in networks.items():
+                check_matches(module, state[name], name)
+        extras = self._read_extras(paths[0])
+        for name, module in networks.items():
+            module.load_state_dict(mean_of([state[name] for state in states]))
+        self._set_extras(extras)
+        self._copy_targets()
+
+    def _read_network(self, path: str, name: str) -> dict[str, torch.Tensor]:
+        return read_module_file(path, name)
+
+    def _read_extras(self, path: str) -> Any:
+        extras = load_state(f"{path}/policy.safetensors") if self._get_extras() else {}
+        self._check_extras(extras)
+        return extras
+
+    def _get_extras(self) -> dict[str, Any]:
+        """What belongs to the policy beside its networks, copied."""
+        return {}
+
+    def _check_extras(self, extras: Mapping[str, Any]) -> None:
+        """Raise RuntimeError unless `_set_extras` can take them."""
+
+    def _set_extras(self, extras: Mapping[str, Any]) -> None:
+        """Restore what `_get_extras` gave."""
+
+    def teardown(self) -> None:
+        """Move the networks to the CPU and empty the CUDA cache."""
+        for module in (*self._networks().values(), *self._targets().values()):
+            module.cpu()
+        self._policy.device = torch.device("cpu")
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    # --- state ------------------------------------------------------------------------------------
+
+    def state_dict(self, replay: bool = True) -> dict[str, Any]:
+        """Everything that training goes on from: networks, optimizers, normalizers, hyperparameters, random
+        streams, counters, stored transitions.
+
+        Args:
+            replay: False leaves the stored transitions out; whoever loads such a state keeps its own.
+        """
+        return {
+            **self._get_state(replay),
+            "hyperparams": dict(self._hyperparams.params),
+            "learning_rates": self._rates.state_dict(),
+            "streams": {name: stream.state_dict() for name, stream in self._streams.items()},
+            "env_steps": self.env_steps,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what state_dict gave, for an agent of the same architecture.
+
+        Raises:
+            RuntimeError, ValueError: the state is incomplete (the missing keys are named) or of another
+                architecture. Nothing is loaded then.
+        """
+        missing = [repr(key) for key in (*self._own_state, *_COMMON_STATE) if key not in state]
+        if missing:
+            raise ValueError(f"the state of a {type(self).__name__} must hold {', '.join(missing)}")
+        self._check_state(state)
+        shared.read_config(self.config_type, state["hyperparams"])
+        before = self.state_dict(replay=False)
+        try:
+            self._restore(state)
+        except BaseException:
+            self._restore(before)
+            raise
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        for name, stream in self._streams.items():
+            stream.load_state_dict(state["streams"][name])
+        self._rates.load_state_dict(state["learning_rates"])
+        self._hyperparams = HyperparamSet(dict(state["hyperparams"]), self._hyperparams.episode_id)
+        self.env_steps = int(state["env_steps"])
+        self._set_state(state)

@@ -1,0 +1,68 @@
+"""Weight files: modules as safetensors, all or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+State = dict[str, Tensor]
+
+
+def save_module(
+    module: nn.Module, directory: str, name: str, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a module's state dict to <directory>/<name>.safetensors, with text under `metadata`."""
+    Path(directory).mkdir(parents=True, exist_ok=True)
+    tensors = {key: value.detach().cpu().clone().contiguous() for key, value in module.state_dict().items()}
+    save_file(tensors, str(Path(directory) / f"{name}.safetensors"), dict(metadata or {}) or None)
+
+
+def read_module_file(directory: str, name: str) -> State:
+    """The tensors of <name>.safetensors, or of an older run's <name>.pt (tensors only, nothing else
+    is unpickled).
+
+    Raises:
+        FileNotFoundError: neither file is there.
+        ValueError: the file is damaged.
+    """
+    path = Path(directory) / f"{name}.safetensors"
+    older = Path(directory) / f"{name}.pt"
+    try:
+        if path.exists():
+            return load_file(str(path))
+        if older.exists():
+            loaded: State = torch.load(older, map_location="cpu", weights_only=True)
+            return loaded
+    except Exception as error:
+        raise ValueError(f"weights of {name!r} in {directory} cannot be read: {error}") from error
+    raise FileNotFoundError(f"{directory} holds neither {path.name} nor {older.name}")
+
+
+def check_matches(module: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
+    """Refuse tensors that do not fit the module.
+
+    Raises:
+        RuntimeError: names the missing, surplus and differently shaped keys.
+    """
+    own = module.state_dict()
+    wrong = [f"missing {key}" for key in own if key not in tensors]
+    wrong += [f"unexpected {key}" for key in tensors if key not in own]
+    wrong += [
+        f"{key} has shape {list(tensors[key].shape)}, not {list(own[key].shape)}"
+        for key in own
+        if key in tensors and tensors[key].shape != own[key].shape
+    ]
+    if wrong:
+        raise RuntimeError(f"the saved {name} is of another architecture: {'; '.join(wrong)}")
+
+
+def mean_of(states: Sequence[State]) -> State:
+    """Element-wise mean of state dicts; integer tensors are taken from the first."""
+    return {
+        key: torch.stack([state[key] for state in states]).mean(dim=0) if value.is_floating_point() else value
+        for key, value in states[0].items()
+    }

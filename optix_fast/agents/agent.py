@@ -79,10 +79,10 @@ def check_whole_counts(params: Mapping[str, Any], config: type[Any]) -> None:
 
     Tuners work in floats and may hand over 63.7 rows, which the config rounds; from a user it is a mistake.
     """
-    for f in fields(config):
-        value = params.get(f.name)
-        if str(f.type).startswith("int") and isinstance(value, float) and not value.is_integer():
-            raise ValueError(f"{f.name} must be a whole number, got {value!r}")
+    for name, _ in getattr(config, "COUNTS", ()):
+        value = params.get(name)
+        if isinstance(value, float) and math.isfinite(value) and not value.is_integer():
+            raise ValueError(f"{name} must be a whole number, got {value!r}")
 
 
 def read_config(config: type[Config], params: Mapping[str, Any]) -> Config:

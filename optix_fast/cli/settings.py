@@ -86,7 +86,7 @@ def complete_hyperparams(algo: str, params: Mapping[str, Any]) -> dict[str, Any]
     config = ALGORITHMS[algo]
     wrong = unknown_keys(params, config)
     if wrong:
-        raise ValueError("; ".join(wrong))
+        raise ValueError("; ".join(wrong.values()))
     hints = typing.get_type_hints(config)
     return asdict(config(**{name: as_declared(value, hints[name]) for name, value in params.items()}))
 

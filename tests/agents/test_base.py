@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -228,7 +229,7 @@ def test_parameters_outside_of_the_optimizer_get_no_gradients_and_change_no_norm
 def test_all_values_in_force_are_reported(make: Make) -> None:
     agent = make()
     params = agent.get_hyperparams().params
-    assert set(params) >= set(agent.config_type.__dataclass_fields__)
+    assert set(params) >= {field.name for field in fields(agent.config_type)}
     assert agent.get_hyperparams().params == params
 
 

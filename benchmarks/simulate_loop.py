@@ -96,7 +96,8 @@ def _collapse(name: str, drop: float, sigma: float, level: float = 0.0, at: int 
 
 
 PROCESSES = (
-    Process("constant", lambda t: 100.0, 0.0),
+    # (Without the first step it would have no learning signal, and the loop would not call it converged.)
+    Process("constant", lambda t: 100.0 if t else 0.0, 0.0, finished=1),
     Process("flat", lambda t: 100.0, 10.0),
     Process("flat around zero", lambda t: 0.0, 10.0),
     Process("flat below zero", lambda t: -100.0, 10.0),
@@ -210,7 +211,9 @@ class MemoryRegistry:
     def __init__(self) -> None:
         self.best: PolicySnapshot | None = None
 
-    def save(self, agent: SimulatedAgent, metrics: EvalMetrics, hyperparams: HyperparamSet) -> PolicySnapshot:
+    def save(
+        self, agent: SimulatedAgent, metrics: EvalMetrics, hyperparams: HyperparamSet, diagnostics: Any
+    ) -> PolicySnapshot:
         self._policy = agent.policy
         self.best = PolicySnapshot("", metrics, hyperparams, "", metrics.episode_id)
         return self.best
@@ -223,7 +226,7 @@ class MemoryRegistry:
     def flush(self) -> None:
         """Nothing waits."""
 
-    flush_if_due = release = flush
+    flush_if_due = release = restrict = begin_run = flush
 
 
 class Watch(LoopCallback):

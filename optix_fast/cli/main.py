@@ -147,8 +147,13 @@ def train(
 
 def _report(result: TrainResult) -> None:
     speed = result.env_steps / max(result.seconds, 1e-9)
+    reason = result.stop_reason
+    if result.constant_return is not None:
+        from optix_fast.loop.learning_signal import absence
+
+        reason += f" ({absence(result.constant_return)})"
     print(
-        f"{result.stop_reason}: {result.env_id}, {result.env_steps:,} steps in "
+        f"{reason}: {result.env_id}, {result.env_steps:,} steps in "
         f"{result.seconds:.1f} s ({speed:,.0f} steps/s), best score {result.best_score:.1f}, "
         f"tuner {result.tuner}\n"
         f"run directory: {result.run_dir}\n"

@@ -35,6 +35,7 @@ class TrainResult:
         stop_reason: solved, converged, budget, stopped or interrupted.
         env_steps, windows, seconds: what it took.
         best_score: score of the best policy, NaN when no window gave one.
+        constant_return: what every episode returned, when all returned the same; else None.
     """
 
     run_dir: Path
@@ -45,6 +46,7 @@ class TrainResult:
     windows: int
     seconds: float
     best_score: float
+    constant_return: float | None = None
 
 
 def make_env_fn(config: TrainConfig) -> Callable[[], gym.Env[Any, Any]]:
@@ -272,6 +274,7 @@ def _conclude(
         optimizer.windows,
         seconds,
         math.nan if best is None else best.eval_metrics.primary_score,
+        None if optimizer.summary is None else optimizer.summary.constant_return,
     )
     run.finish(
         {
@@ -281,6 +284,7 @@ def _conclude(
             "seconds": round(seconds, 3),
             "steps_per_second": round(result.env_steps / max(seconds, 1e-9), 1),
             "best_score": None if math.isnan(result.best_score) else result.best_score,
+            "constant_return": result.constant_return,
             "chosen_policy": chosen,
             "tuner": config.tuner,
             "backend": recorder.agent.backend,

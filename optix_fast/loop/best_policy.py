@@ -9,10 +9,11 @@ from typing import Any
 
 from optix_fast.loop.callbacks import CallbackList
 from optix_fast.loop.checkpoints import CheckpointRegistry
+from optix_fast.loop.run_state import RunState
 from optix_fast.loop.scoring import PolicyScorer
 from optix_fast.loop.snapshots import Rank, rank_of
 from optix_fast.loop.training_state import TrainingState
-from optix_fast.types import EvalMetrics, NonFiniteError, PolicySnapshot
+from optix_fast.types import EvalMetrics, NonFiniteError
 
 logger = logging.getLogger(__name__)
 
@@ -82,13 +83,16 @@ class BestPolicy:
             self._checkpoint(metrics, diagnostics)
         return False
 
-    def restore(self) -> PolicySnapshot | None:
-        """Load the best policy, with the training state that it was made with where that is known;
-        None when there is none."""
+    def restore(self, run: RunState) -> bool:
+        """Load the best policy, with the training state that it was made with where that is known, and tell
+        the run; False when there is none."""
         snapshot = self.registry.load_best(self.agent)
-        if snapshot is not None and self.training is not None:
+        if snapshot is None:
+            return False
+        if self.training is not None:
             self.training.restore(self.agent, snapshot.snapshot_id)
-        return snapshot
+        run.policy_restored(snapshot.diagnostics)
+        return True
 
     def _known_rank(self) -> Rank | None:
         best = self.registry.best

@@ -15,14 +15,17 @@ from optix_fast.loop.backoff_scheduler import BackoffScheduler
 from optix_fast.loop.best_policy import BestPolicy
 from optix_fast.loop.callbacks import CallbackList, is_pruned
 from optix_fast.loop.checkpoints import CheckpointRegistry
+from optix_fast.loop.consequences import Consequences
 from optix_fast.loop.diagnostics import DiagnosticController
 from optix_fast.loop.eta_schedule import EtaSchedule
 from optix_fast.loop.eval_log import EvalLog
 from optix_fast.loop.hyperparam_changes import HyperparamChanges
+from optix_fast.loop.learning_signal import ADVICE
 from optix_fast.loop.resume import RunParts
 from optix_fast.loop.run_state import RunState, RunSummary
 from optix_fast.loop.scoring import PolicyScorer, ScoreFn
 from optix_fast.loop.training_state import TrainingState
+from optix_fast.tuners import tuner_name
 from optix_fast.types import (
     EpisodeData,
     EvalMetrics,
@@ -126,7 +129,6 @@ class LoopController:
         self.registry = checkpoint_registry
         checkpoint_registry.restrict()
         self.scheduler = backoff_scheduler
-        self.rollback_on_degradation = checks.flag("rollback_on_degradation", rollback_on_degradation)
         self.max_episodes = checks.whole("max_episodes", max_episodes)
         self.max_steps = checks.whole("max_steps", max_steps)
         self.judge_every_window = checks.flag("judge_every_window", judge_every_window)
@@ -148,9 +150,16 @@ class LoopController:
         if callable(getattr(pipeline, "set_eta", None)):
             self._callbacks.add(EtaSchedule(pipeline))
         self._log = EvalLog(checks.flag("verbose", verbose), verbose_log_file)
+        self._consequences = Consequences(
+            backoff_scheduler,
+            self.best_policy,
+            self._changes,
+            self._callbacks,
+            self._log,
+            checks.flag("rollback_on_degradation", rollback_on_degradation),
+        )
         self._stop = threading.Event()
         self._running = threading.Lock()
-        self._keep_going = False
         self._run = RunState(self.score_smoothing)
         self._is_used = False  # whether self._run belongs to a run that has ended
         self._summary: RunSummary | None = None
@@ -167,6 +176,11 @@ class LoopController:
     def state(self) -> LoopState:
         """The scheduler's state."""
         return self.scheduler.current_state
+
+    @property
+    def rollback_on_degradation(self) -> bool:
+        """Whether a degraded policy is rolled back."""
+        return self._consequences.rollback
 
     @property
     def best_snapshot(self) -> PolicySnapshot | None:
@@ -219,7 +233,7 @@ class LoopController:
     def keep_going(self) -> None:
         """Go on training, with a fresh schedule: called in on_dormant, instead of stopping; called after
         `resume`, with a run that was solved or had converged, which otherwise is over."""
-        self._keep_going = True
+        self._consequences.keep_going = True
         if self._run.ended is not None:
             self._run.ended = None
             self.scheduler.record_restart()
@@ -261,7 +275,7 @@ class LoopController:
             started = True
             self._callbacks.call("on_loop_start")
             reason = self._train()
-            self._run.ended = reason if reason in ("solved", "converged") else None
+            self._run.ended = reason if reason in ("solved", "converged", "no_signal") else None
             if self._parts.file.interval is not None and self._run.windows > 0:
                 self._parts.write()
         except BaseException as error:
@@ -277,7 +291,11 @@ class LoopController:
             seconds=time.perf_counter() - began,
             best_score=self.best_policy.score,
             disk_seconds=self.registry.disk_seconds - spent,
+            tuner=tuner_name(self.optimizer),
+            constant_return=self._run.signal.constant,
         )
+        if self._run.signal.message is not None:
+            logger.warning("%s; %s", self._run.signal.message, ADVICE)
         if started:
             self._callbacks.call("on_loop_stop")
         self._log.close()
@@ -322,13 +340,19 @@ class LoopController:
         self._run.windows += 1
         self._run.env_steps += data.length
         self._changes.diagnose(self._run, window, metrics if counts else None)
-        converged = False
+        self._run.signal.see(data, metrics)
+        reason = None
         if counts and metrics is not None and math.isfinite(metrics.primary_score):
-            converged = self._draw_consequences(metrics, window)
+            reason = self._consequences.draw(self._run, metrics, window, self._has_budget)
             self._changes.tune(self._run, window)
         self._callbacks.call("on_episode_end", window, metrics)
         self.registry.flush_if_due()
-        return "solved" if solved else "converged" if converged else None
+        return "solved" if solved else reason
+
+    @property
+    def _has_budget(self) -> bool:
+        ends = (self.max_episodes, self.max_steps, getattr(self.pipeline, "max_steps", None))
+        return any(end is not None for end in ends)
 
     # --- scoring --------------------------------------------------------------------------------
 
@@ -355,55 +379,10 @@ class LoopController:
             if self._run.restores > _MAX_RESTORES:
                 raise
             logger.warning("window %d: %s in the update; restoring the best", data.episode_id, error)
-            self._restore_best()
+            self.best_policy.restore(self._run)
         if self.scorer.acted_outside and callable(getattr(self.agent, "reset_cache", None)):
             # An agent that records every act() has recorded those too; they are what is left over.
             self.agent.reset_cache()
-
-    def _restore_best(self) -> bool:
-        snapshot = self.best_policy.restore()
-        if snapshot is not None:
-            self._run.policy_restored(snapshot.diagnostics)
-        return snapshot is not None
-
-    # --- consequences ---------------------------------------------------------------------------
-
-    def _draw_consequences(self, metrics: EvalMetrics, window: int) -> bool:
-        """Tell the scheduler; roll back; say whether training has converged."""
-        run = self._run
-        closed, run.last_evaluated = window - run.last_evaluated, window
-        raw, interval = metrics.primary_score, self.scheduler.current_interval
-        smoothed = run.smoothed(raw)
-        run.history.append(metrics)
-        is_first = self.scheduler.best_score is None
-        self.scheduler.record_score(raw, window)
-        if self.scheduler.is_improving(self.best_policy.improvement_margin):
-            self.scheduler.record_improvement(smoothed, closed)
-            if self.optimizer is not None and not is_first:
-                self.optimizer.on_improvement(metrics)
-        elif (
-            getattr(self.agent, "is_on_policy", True)
-            and not self._changes.bear_on(run, window)
-            and self.scheduler.has_degraded(smoothed)
-        ):
-            rolled_back = self.rollback_on_degradation and self._restore_best()
-            self.scheduler.record_degradation(closed, rolled_back)
-            self._callbacks.call("on_degradation", window, metrics)
-        else:
-            self.scheduler.record_non_improvement(closed)
-        self._log.write(window, raw, smoothed, self.state, interval)
-        if self.state is LoopState.COOLING:
-            self._callbacks.call("on_plateau", window, self.state)
-        return self.state is LoopState.DORMANT and self._is_converged(window)
-
-    def _is_converged(self, window: int) -> bool:
-        if self.optimizer is not None:
-            self.optimizer.on_plateau(self._run.history)
-        self._keep_going = False
-        self._callbacks.call("on_dormant", window)
-        if self._keep_going:
-            self.scheduler.record_restart()
-        return not self._keep_going
 
     # --- the end --------------------------------------------------------------------------------
 
@@ -420,7 +399,7 @@ class LoopController:
         return problems
 
     def _load_best(self) -> None:
-        if not self._restore_best() and self._run.windows > 0:
+        if not self.best_policy.restore(self._run) and self._run.windows > 0:
             logger.warning(
                 "no window of this run gave a finite score: there is no best policy to restore, "
                 "the agent keeps its last one"

@@ -28,6 +28,9 @@ class RLOptimizer:
         opt = RLOptimizer(agent=agent, pipeline=pipeline)
         opt.run()
 
+    Hyperparameters are tuned while the run goes on, by SPSA within the agent's bounds, unless
+    `optimizer=FixedHyperparams()` says that they stay what they are. `RunSummary.tuner` names who tuned.
+
     Args:
         agent: anything with the six methods of BaseAgent.
         pipeline: a BasePipeline; gets the agent by `set_agent`.

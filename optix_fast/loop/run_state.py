@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from optix_fast.loop.learning_signal import LearningSignal
 from optix_fast.serialization import can_save
 from optix_fast.types import EvalMetrics
 
@@ -18,12 +19,16 @@ class RunSummary:
 
     Args:
         stop_reason: "solved" (the target was reached and confirmed), "converged" (DORMANT),
+            "no_signal" (DORMANT, and no score or return ever differed from the others),
             "budget", "stopped" (by stop() or a callback), "interrupted" (Ctrl-C) or "failed" (an exception).
         windows: windows collected and learned from.
         env_steps: environment steps in them.
         seconds: wall time.
         best_score: what the best policy is ranked by; NaN when no window gave a score.
         disk_seconds: of those seconds, spent on checkpoints.
+        tuner: who changed hyperparameters during the run: "none", "spsa", "backoff" or the name of a class.
+        constant_return: what every episode returned (or every score was), when all were the same: there was
+            no learning signal. None when there was one.
     """
 
     stop_reason: str
@@ -32,6 +37,8 @@ class RunSummary:
     seconds: float
     best_score: float
     disk_seconds: float
+    tuner: str = "none"
+    constant_return: float | None = None
 
 
 class RunState:
@@ -47,6 +54,8 @@ class RunState:
         diagnostics: of the learn() that made the current policy.
         raws: the latest scores, for smoothing.
         history: every evaluation that gave a score.
+        signal: whether returns or scores ever differed.
+        lacks_signal: whether it was said that they did not.
     """
 
     def __init__(self, score_smoothing: int) -> None:
@@ -60,6 +69,8 @@ class RunState:
         self.diagnostics: dict[str, Any] = {}
         self.raws: deque[float] = deque(maxlen=score_smoothing)
         self.history: list[EvalMetrics] = []
+        self.signal = LearningSignal()
+        self.lacks_signal = False
 
     def smoothed(self, raw: float) -> float:
         """The rolling mean, `raw` included."""
@@ -84,6 +95,8 @@ class RunState:
             "diagnostics": {key: value for key, value in self.diagnostics.items() if can_save(value)},
             "raws": list(self.raws),
             "history": [asdict(metrics) for metrics in self.history],
+            "signal": self.signal.state_dict(),
+            "lacks_signal": self.lacks_signal,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -99,3 +112,6 @@ class RunState:
         self.raws.clear()
         self.raws.extend(float(raw) for raw in state["raws"])
         self.history = [EvalMetrics(**metrics) for metrics in state["history"]]
+        if "signal" in state:  # not in the states of older versions
+            self.signal.load_state_dict(state["signal"])
+            self.lacks_signal = bool(state["lacks_signal"])

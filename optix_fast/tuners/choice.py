@@ -47,6 +47,14 @@ def make_tuner(name: str, agent: Any, seed: int | None = None) -> BaseOptimizer:
     return tuner
 
 
+def tuner_name(tuner: Any) -> str:
+    """What `make_tuner` calls it, or the name of its class; "none" for None."""
+    if tuner is None or type(tuner) is FixedHyperparams:
+        return "none"
+    names = {kind: name for name, kind in _KINDS.items()}
+    return names.get(type(tuner), type(tuner).__name__)
+
+
 def fill_bounds(tuner: Any, agent: Any) -> None:
     """Let a tuner of this package that was given no bounds search within the agent's: those of the
     hyperparameters that were chosen for it, where the agent says which (`chosen_hyperparams`)."""

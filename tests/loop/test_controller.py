@@ -102,7 +102,7 @@ def test_constant_score_is_evaluated_at_doubling_intervals_and_ends_dormant(scri
     summary = run.run()
     evaluated = [window for window, score in run.named("on_episode_end") if score is not None]
     assert evaluated == [0, 1, 2, 4, 8, 16, 32]
-    assert summary.stop_reason == "converged"
+    assert summary.stop_reason == "no_signal"
     assert run.controller.state is LoopState.DORMANT
     assert run.named("on_dormant") == [(32,)]
     assert run.named("on_plateau") == [(8, "COOLING"), (16, "COOLING")]
@@ -125,7 +125,7 @@ def test_keep_going_in_on_dormant_trains_on(script: Any) -> None:
                 self.left -= 1
                 run.controller.keep_going()
 
-    run = script([7.0], callbacks=[Twice()])
+    run = script([6.0, 7.0], callbacks=[Twice()])
     assert run.run().stop_reason == "converged"
     assert len(run.named("on_dormant")) == 3
 

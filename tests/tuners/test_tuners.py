@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from optix_fast.loop import BackoffScheduler, CheckpointRegistry, LoopController, RLOptimizer, TorchEvaluator
-from optix_fast.tuners import BackoffOptimizer, FixedHyperparams, SPSAOptimizer, make_tuner
+from optix_fast.tuners import BackoffOptimizer, FixedHyperparams, SPSAOptimizer, make_tuner, tuner_name
 from optix_fast.types import BaseAgent, BasePipeline, EpisodeData, EvalMetrics, HyperparamSet
 
 BOUNDS = {"x": (0.0, 1.0), "n": (1, 100), "lr": (1e-4, 1e-2)}
@@ -297,3 +297,14 @@ def test_tuners_by_name() -> None:
     assert isinstance(make_tuner("backoff", agent), BackoffOptimizer)
     with pytest.raises(ValueError, match="'genetic'"):
         make_tuner("genetic", agent)
+
+
+def test_tuners_are_named_as_they_are_asked_for() -> None:
+    for name in ("none", "spsa", "backoff"):
+        assert tuner_name(make_tuner(name, object())) == name
+    assert tuner_name(None) == "none"
+
+    class Mine(SPSAOptimizer):
+        pass
+
+    assert tuner_name(Mine()) == "Mine"

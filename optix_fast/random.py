@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from optix_fast import _native
+from optix_fast.locks import CallLock
 from optix_fast.reference import random as _reference
 
 # The core and the reference have the same calls: each fills an array and says how far the stream moved.
@@ -38,14 +39,15 @@ class RandomStream:
 
     Two streams of the same seed and name give the same numbers; other names (or :meth:`spawn`) give
     independent ones. Numbers do not depend on how a machine is equipped: uniforms, integers and permutations
-    have the same bits with the core and without it, normals agree to 1e-6 · max(1, |x|).
+    have the same bits with the core and without it, normals agree to 1e-6 · max(1, |x|). Threads may share a
+    stream: no number is given to two of them, and which of them gets which is a matter of chance.
 
     Args:
         seed: any integer; None takes one from the operating system.
         name: what the stream is for, a word or a number.
     """
 
-    __slots__ = ("_key", "_offset")
+    __slots__ = ("_key", "_lock", "_offset")
 
     def __init__(self, seed: int | None, name: str | int = 0) -> None:
         if seed is None:
@@ -54,6 +56,7 @@ class RandomStream:
             raise TypeError(f"RandomStream: seed must be an integer or None, got {type(seed).__name__}")
         self._key = _key_from(int(seed), name)
         self._offset = 0
+        self._lock = CallLock()
 
     @classmethod
     def seed_from_os(cls, name: str | int = 0) -> RandomStream:
@@ -71,18 +74,21 @@ class RandomStream:
         child = RandomStream.__new__(RandomStream)
         child._key = _key_from(self._key, "child", name)
         child._offset = 0
+        child._lock = CallLock()
         return child
 
     def uniform(self, shape: Shape = ()) -> npt.NDArray[np.float32]:
         """float32 in [0, 1), multiples of 2⁻²⁴."""
         out = np.empty(shape, np.float32)
-        self._offset += _impl.random_uniform(self._key, self._offset, out)
+        with self._lock:
+            self._offset += _impl.random_uniform(self._key, self._offset, out)
         return out
 
     def normal(self, shape: Shape = ()) -> npt.NDArray[np.float32]:
         """float32 from N(0, 1), by Box-Muller; |x| < 6.8."""
         out = np.empty(shape, np.float32)
-        self._offset += _impl.random_normal(self._key, self._offset, out)
+        with self._lock:
+            self._offset += _impl.random_normal(self._key, self._offset, out)
         return out
 
     def integers(self, low: int, high: int, shape: Shape = ()) -> npt.NDArray[np.int64]:
@@ -92,7 +98,8 @@ class RandomStream:
                 f"RandomStream.integers: low must be below high, both int64, got low={low}, high={high}"
             )
         out = np.empty(shape, np.int64)
-        self._offset += _impl.random_integers(self._key, self._offset, low, high, out)
+        with self._lock:
+            self._offset += _impl.random_integers(self._key, self._offset, low, high, out)
         return out
 
     def permutation(self, n: int) -> npt.NDArray[np.int64]:
@@ -100,7 +107,8 @@ class RandomStream:
         if n < 0:
             raise ValueError(f"RandomStream.permutation: n must be 0 or more, got {n}")
         out = np.empty(n, np.int64)
-        self._offset += _impl.random_permutation(self._key, self._offset, out)
+        with self._lock:
+            self._offset += _impl.random_permutation(self._key, self._offset, out)
         return out
 
     @property
@@ -113,8 +121,13 @@ class RandomStream:
         """Blocks used up."""
         return self._offset
 
+    def position(self) -> tuple[int, int]:
+        """`key` and `offset`, in one call."""
+        return self._key, self._offset
+
     def advance(self, blocks: int) -> None:
-        """Moves on by so many blocks, which a kernel has taken from `key` and `offset`."""
+        """Moves on by so many blocks, which a kernel has taken from `position()` on. Its caller sees to it
+        that no other thread draws in between; `draw` does so itself."""
         self._offset += blocks
 
     def draw(self, kernel: Callable[[int, int], int]) -> None:
@@ -122,11 +135,13 @@ class RandomStream:
 
         If it raises, the stream does not move.
         """
-        self._offset += kernel(self._key, self._offset)
+        with self._lock:
+            self._offset += kernel(self._key, self._offset)
 
     def state_dict(self) -> dict[str, int]:
         """Two integers: ``key`` and ``offset``."""
-        return {"key": self._key, "offset": self._offset}
+        with self._lock:
+            return {"key": self._key, "offset": self._offset}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Continues exactly where that state was taken."""
@@ -135,8 +150,9 @@ class RandomStream:
         for name, value in state.items():
             if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < _WORD:
                 raise ValueError(f"RandomStream: {name} must be an integer in [0, 2**64), got {value!r}")
-        self._key = state["key"]
-        self._offset = state["offset"]
+        with self._lock:
+            self._key = state["key"]
+            self._offset = state["offset"]
 
     def __repr__(self) -> str:
         return f"RandomStream(key={self._key:#018x}, offset={self._offset})"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import random
+from itertools import chain
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from in_threads import in_threads
 
 from optix_fast import _native
 from optix_fast.random import RandomStream, default_stream, seed_default_stream
@@ -220,6 +224,40 @@ def test_statistics():
     counts = np.bincount(stream.integers(0, 10, n), minlength=10)
     # Chi-square with nine degrees of freedom: 27.9 is its 0.1 % point.
     assert ((counts - n / 10) ** 2 / (n / 10)).sum() < 27.9
+
+
+# ---- threads ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["uniform", "normal", "integers", "permutation", "draw"])
+def test_threads_that_share_a_stream_get_each_number_once(kind):
+    def draw(stream):
+        if kind == "draw":
+            taken = []
+            stream.draw(lambda key, offset: taken.append(offset) or 3)
+            return taken
+        return {
+            "uniform": lambda: stream.uniform(7),
+            "normal": lambda: stream.normal(7),
+            "integers": lambda: stream.integers(0, 2**60, 7),
+            "permutation": lambda: stream.permutation(40),
+        }[kind]()
+
+    shared, alone = RandomStream(5), RandomStream(5)
+    expected = sorted(tuple(draw(alone)) for _ in range(4 * 300))
+    drawn = in_threads(*[lambda: [tuple(draw(shared)) for _ in range(300)]] * 4)
+    assert sorted(chain.from_iterable(drawn)) == expected
+    assert shared.state_dict() == alone.state_dict()
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))])
+def test_a_copy_goes_on_by_itself(copied):
+    stream = RandomStream(3)
+    stream.uniform(9)
+    other = copied(stream)
+    np.testing.assert_array_equal(stream.uniform(20), other.uniform(20))
+    stream.uniform(4)
+    assert stream.offset == other.offset + 1
 
 
 # ---- errors -------------------------------------------------------------------------------------------

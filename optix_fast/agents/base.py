@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -16,6 +17,7 @@ from optix_fast.agents.learning_rates import LearningRates
 from optix_fast.agents.native_learner import Backend, NativeLearner
 from optix_fast.agents.policy import ActorPolicy
 from optix_fast.agents.weight_files import check_matches, mean_of, read_module_file, save_module
+from optix_fast.locks import CallLock, exclusive
 from optix_fast.networks.heads import CategoricalHead, Draw, NormalHead
 from optix_fast.random import RandomStream
 from optix_fast.serialization import load_state, save_state
@@ -30,6 +32,8 @@ class Agent(BaseAgent):
 
     Acting in training, acting in evaluation and updates draw from three random streams of their own, so that
     evaluating changes nothing in training.
+
+    Threads may share an agent. One of them is served at a time: who acts during learn() waits for its end.
 
     **Learning rates.** The hyperparameter learning_rate is the rate of the first parameter group (of the
     actor's optimizer, where there are several) that is not zero. Setting it, in the constructor too, scales
@@ -52,6 +56,7 @@ class Agent(BaseAgent):
     def __init__(self, hyperparams: HyperparamSet, seed: int | None) -> None:
         if not isinstance(hyperparams, HyperparamSet):
             raise TypeError(f"hyperparams must be a HyperparamSet, got {type(hyperparams).__name__}")
+        self._lock = CallLock()
         shared.check_seed(seed)
         shared.check_whole_counts(hyperparams.params, self.config_type)
         shared.read_config(self.config_type, hyperparams.params)
@@ -104,6 +109,7 @@ class Agent(BaseAgent):
         return self._policy.device
 
     @property
+    @exclusive
     def backend(self) -> Backend:
         """What the next window and update run on: "native" or "torch", with the `reason` for the latter.
 
@@ -113,6 +119,7 @@ class Agent(BaseAgent):
 
     # --- acting -----------------------------------------------------------------------------------
 
+    @exclusive
     def bind_spaces(self, observation_space: Any, action_space: Any) -> None:
         """Learn the spaces of the environment; pipelines call it.
 
@@ -132,7 +139,10 @@ class Agent(BaseAgent):
         Raises:
             NonFiniteError: the network's outputs are NaN or infinite.
         """
-        return self._act(tree_map(shared.to_numpy, observation), deterministic)
+        with self._lock:
+            if type(observation) is not np.ndarray:
+                observation = tree_map(shared.to_numpy, observation)
+            return self._act(observation, deterministic)
 
     def _act(self, observation: Tree, deterministic: bool) -> Any:
         acted = self._native.act(observation, deterministic, False, self._stream())
@@ -145,16 +155,18 @@ class Agent(BaseAgent):
         self, observations: Tree, deterministic: bool = False, action_masks: Array | None = None
     ) -> Array:
         """Actions [N, …] for N observations [N, …]; nothing is recorded."""
-        actions = self._native.act_batch(observations, deterministic, action_masks, self._stream())
-        if actions is not None:
-            return actions
-        return self._draw(observations, deterministic, action_masks).actions
+        with self._lock:
+            actions = self._native.act_batch(observations, deterministic, action_masks, self._stream())
+            if actions is not None:
+                return actions
+            return self._draw(observations, deterministic, action_masks).actions
 
     def act_rows(self, observations: Tree, rows: Any, t: int) -> Array:
         """Act for all environments of row t of a window and write into its columns what learn() will read
         (see pipelines.rows.WindowRows); returns the environments' actions."""
-        if not self._native.act_rows(observations, rows, t, self._stream()):
-            self._act_rows(observations, rows, t)
+        with self._lock:
+            if not self._native.act_rows(observations, rows, t, self._stream()):
+                self._act_rows(observations, rows, t)
         actions: Array = rows.actions[t]
         return actions
 
@@ -162,6 +174,7 @@ class Agent(BaseAgent):
         """Row t, in torch."""
         rows.actions[t][...] = self._draw(observations, False, self._mask_of(rows, t)).actions
 
+    @exclusive
     def action_probs(self, observation: Any) -> Array:
         """Probabilities of the actions, [K], for one observation.
 
@@ -199,6 +212,7 @@ class Agent(BaseAgent):
 
     # --- hyperparameters --------------------------------------------------------------------------
 
+    @exclusive
     def get_hyperparams(self) -> HyperparamSet:
         """All hyperparameters in force, defaults included; learning_rate as the optimizer has it (while it
         is being annealed: as it was before). The set is a copy."""
@@ -207,6 +221,7 @@ class Agent(BaseAgent):
         hyperparams.params["learning_rate"] = self._rates.rate(self._groups())
         return hyperparams
 
+    @exclusive
     def set_hyperparams(self, hyperparams: HyperparamSet) -> None:
         """Replace the whole set: what is missing takes its default. A new learning_rate scales all parameter
         groups. Counts that a tuner made fractions of are rounded; unknown keys are warned about once.
@@ -255,6 +270,7 @@ class Agent(BaseAgent):
 
     # --- weights ----------------------------------------------------------------------------------
 
+    @exclusive
     def save_weights(self, path: str) -> None:
         """Write the policy into the directory `path`: one .safetensors for each network, and
         policy.safetensors for what else is the policy's (a free log_std, the observation normalizer)."""
@@ -264,6 +280,7 @@ class Agent(BaseAgent):
         if extras:
             save_state(f"{path}/policy.safetensors", extras)
 
+    @exclusive
     def load_weights(self, path: str) -> None:
         """Read what save_weights wrote, or an older run's .pt files; target networks become copies.
 
@@ -274,6 +291,7 @@ class Agent(BaseAgent):
         """
         self._load_mean([path])
 
+    @exclusive
     def average_weights(self, paths: Sequence[str]) -> None:
         """Load the element-wise mean of the networks saved in `paths`; what else belongs to the policy is
         taken from the first."""
@@ -281,6 +299,7 @@ class Agent(BaseAgent):
             raise ValueError("paths must name at least one directory")
         self._load_mean(paths)
 
+    @exclusive
     def perturb_weights(self, noise_scale: float) -> None:
         """Multiply each parameter by 1 + noise_scale·N(0, 1); target networks become copies."""
         shared.perturb(self._perturbed(), noise_scale, self._streams["update"].normal)
@@ -316,6 +335,7 @@ class Agent(BaseAgent):
     def _set_extras(self, extras: Mapping[str, Any]) -> None:
         """Restore what `_get_extras` gave."""
 
+    @exclusive
     def teardown(self) -> None:
         """Move the networks to the CPU and empty the CUDA cache."""
         for module in (*self._networks().values(), *self._targets().values()):
@@ -326,6 +346,7 @@ class Agent(BaseAgent):
 
     # --- state ------------------------------------------------------------------------------------
 
+    @exclusive
     def state_dict(self, replay: bool = True) -> dict[str, Any]:
         """Everything that training goes on from: networks, optimizers, normalizers, hyperparameters, random
         streams, counters, stored transitions.
@@ -341,6 +362,7 @@ class Agent(BaseAgent):
             "env_steps": self.env_steps,
         }
 
+    @exclusive
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what state_dict gave, for an agent of the same architecture.
 

@@ -64,7 +64,8 @@ class NativeActor:
 
     The plan that the core acts by holds shapes and the places where the parameters are found. The core
     verifies at every call that modules, hooks, parameters and head are still the ones it was made for; when
-    they are not, the plan is made anew, or the reason why there is none is kept.
+    they are not, the plan is made anew, or the reason why there is none is kept. One call at a time: the
+    agents hold their lock.
 
     Args:
         policy: whose modules, head and normalizer are used.
@@ -73,6 +74,7 @@ class NativeActor:
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
         self._plan: Any = None
+        self._explores: GreedyHead | None = None
         self._rows: Any = None
         self._targets: Any = None
         self._single: dict[bool, tuple[Any, Array, Array, Array, Array | None]] = {}
@@ -140,7 +142,7 @@ class NativeActor:
             if statistics.mean.shape != (plan.features,):
                 raise UnsupportedError("the normalizer's shape is not the networks' input")
             plan.normalize(statistics.mean, statistics.var, normalizer.clip)
-        self._plan = plan
+        self._plan, self._explores = plan, head if isinstance(head, GreedyHead) else None
 
     # --- acting: None or False where the core does not serve the call, see `reason` ----------------
 
@@ -165,16 +167,20 @@ class NativeActor:
         self, observations: Any, deterministic: bool, masks: Array | None, stream: RandomStream
     ) -> Array | None:
         """Actions [N, …] for observations [N, D]."""
-        if not self.ready() or type(observations) is not np.ndarray or len(observations) == 0:
+        if type(observations) is not np.ndarray or len(observations) == 0:
             return None
         n = len(observations)
         mask = None if masks is None else np.ascontiguousarray(masks, np.bool_)
-        if mask is not None and not self._takes_mask(mask, n):
-            return None
-        targets, actions, *_ = self._new_targets(n, values=False)
-        if not self._run(targets, 0, observations, mask, deterministic, stream):
-            return None
-        return self._shaped(actions)
+        look_again = self._plan is None or torch.is_autocast_enabled("cpu")
+        while not look_again or self.ready():
+            if mask is not None and not self._takes_mask(mask, n):
+                return None
+            targets, actions, *_ = self._new_targets(n, values=False)
+            served = self._run(targets, 0, observations, mask, deterministic, stream)
+            if served is not None:
+                return self._shaped(actions) if served else None
+            look_again = True
+        return None
 
     def act(self, observation: Any, deterministic: bool, value: bool, stream: RandomStream) -> Acted | None:
         """One action for one observation [D]. The value is 0 where it is not asked for.
@@ -257,11 +263,10 @@ class NativeActor:
     ) -> bool | None:
         """True: done. False: these are not observations [N, D] that the core reads. None: the plan no longer
         describes the policy."""
-        if isinstance(self._policy.head, GreedyHead):
-            self._plan.explore(self._policy.head.epsilon)
-        blocks = _core.act(
-            self._plan, targets, t, observations, mask, deterministic, stream.key, stream.offset
-        )
+        if self._explores is not None:
+            self._plan.explore(self._explores.epsilon)
+        key, offset = stream.position()
+        blocks = _core.act(self._plan, targets, t, observations, mask, deterministic, key, offset)
         if blocks is None or blocks is False:
             return blocks
         if blocks < 0:

@@ -23,6 +23,7 @@ from optix_fast.agents.native_ppo import STATISTICS, NativePPO, Updated
 from optix_fast.agents.ppo_batch import Batch, make_batch
 from optix_fast.agents.ppo_config import PPOConfig
 from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer
+from optix_fast.locks import exclusive
 from optix_fast.networks.heads import NormalHead, PolicyHead
 from optix_fast.types import EpisodeData, HyperparamSet, NonFiniteError, Tree, is_recording
 
@@ -142,12 +143,14 @@ class PPOAgent(Agent):
         if raw_column is not None:
             rows.column(raw_column, draw.raw.shape[1:])[t] = draw.raw
 
+    @exclusive
     def reset_cache(self) -> None:
         """Forget the recorded act() calls."""
         self._queue.clear()
 
     # --- learning -------------------------------------------------------------------------------
 
+    @exclusive
     def learn(self, episode_data: EpisodeData) -> dict[str, Any]:
         """Update actor and critic from one window: GAE, then n_epochs of shuffled minibatches of
         clipped surrogate + vf_coef·value loss − entropy_coef·entropy.
@@ -257,6 +260,7 @@ class PPOAgent(Agent):
     def _set_extras(self, extras: Mapping[str, Any]) -> None:
         self._policy.load_extras(extras)
 
+    @exclusive
     def teardown(self) -> None:
         super().teardown()
         if self._policy.log_std is not None:

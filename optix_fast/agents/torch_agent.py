@@ -16,6 +16,7 @@ from optix_fast.agents.native_learner import Backend
 from optix_fast.agents.policy import ActorPolicy
 from optix_fast.agents.policy_gradient import TorchAgentConfig, make_targets
 from optix_fast.agents.weight_files import check_matches
+from optix_fast.locks import exclusive
 from optix_fast.networks.heads import CategoricalHead, Draw
 from optix_fast.types import Array, EpisodeData, HyperparamSet, NonFiniteError, Tree, is_recording, tree_map
 
@@ -90,6 +91,7 @@ class TorchAgent(Agent):
 
     # --- acting ---------------------------------------------------------------------------------
 
+    @exclusive
     def bind_spaces(self, observation_space: Any, action_space: Any) -> None:
         """Learn the spaces of the environment; pipelines call it.
 
@@ -132,6 +134,7 @@ class TorchAgent(Agent):
         rows.column("log_probs")[t] = draw.log_probs
         return actions
 
+    @exclusive
     def _draw(self, observations: Tree, deterministic: bool | None, masks: Array | None) -> Draw:
         return super()._draw(
             observations, not is_recording() if deterministic is None else deterministic, masks
@@ -145,6 +148,7 @@ class TorchAgent(Agent):
 
     # --- learning -------------------------------------------------------------------------------
 
+    @exclusive
     def learn(self, episode_data: EpisodeData) -> dict[str, Any]:
         """One step of the optimizer from one window.
 

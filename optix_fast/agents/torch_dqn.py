@@ -17,6 +17,7 @@ from optix_fast.agents.native_dqn import NativeDQN
 from optix_fast.agents.off_policy import Experience
 from optix_fast.agents.q_policy import QPolicy
 from optix_fast.agents.weight_files import check_matches
+from optix_fast.locks import exclusive
 from optix_fast.networks.heads import GreedyHead
 from optix_fast.types import EpisodeData, HyperparamSet
 
@@ -100,6 +101,7 @@ class TorchDQNAgent(Agent):
 
     # --- learning -------------------------------------------------------------------------------
 
+    @exclusive
     def learn(self, episode_data: EpisodeData) -> dict[str, Any]:
         """Store a window and do the updates that its transitions have earned; lower epsilon for each episode
         that it finished.
@@ -159,6 +161,7 @@ class TorchDQNAgent(Agent):
 
     # --- hyperparameters ------------------------------------------------------------------------
 
+    @exclusive
     def get_hyperparams(self) -> HyperparamSet:
         """All hyperparameters in force; epsilon as it is now, unless epsilon_decay_steps counts it from its
         start. See Agent."""

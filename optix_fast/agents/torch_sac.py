@@ -19,6 +19,7 @@ from optix_fast.agents.sac import STATISTICS, SACModel, Updated, optimizer_like,
 from optix_fast.agents.sac_config import SACConfig
 from optix_fast.agents.sac_policy import SACPolicy
 from optix_fast.agents.weight_files import check_matches
+from optix_fast.locks import exclusive
 from optix_fast.networks.heads import LOG_STD_MAX, LOG_STD_MIN, CategoricalHead, SquashedHead
 from optix_fast.types import Array, EpisodeData, HyperparamSet, Tree, is_recording
 
@@ -143,6 +144,7 @@ class TorchSACAgent(Agent):
 
     # --- acting ---------------------------------------------------------------------------------
 
+    @exclusive
     def bind_spaces(self, observation_space: Any, action_space: Any) -> None:
         """Learn the spaces of the environment; pipelines call it.
 
@@ -165,9 +167,10 @@ class TorchSACAgent(Agent):
         """See Agent."""
         if not self._explores():
             return super().act_rows(observations, rows, t)
-        actions: Array = rows.actions[t]
-        actions[...] = self._uniform(rows.n_envs, self._mask_of(rows, t))
-        return actions
+        with self._lock:
+            actions: Array = rows.actions[t]
+            actions[...] = self._uniform(rows.n_envs, self._mask_of(rows, t))
+            return actions
 
     def _uniform(self, n: int, masks: Array | None) -> Array:
         self._uniform_steps -= n
@@ -178,6 +181,7 @@ class TorchSACAgent(Agent):
 
     # --- learning -------------------------------------------------------------------------------
 
+    @exclusive
     def learn(self, episode_data: EpisodeData) -> dict[str, Any]:
         """Store a window and do the updates that its transitions have earned.
 

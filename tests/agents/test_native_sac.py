@@ -147,12 +147,12 @@ def test_ten_updates(activation: str) -> None:
     assert_parity(model_of(activation=activation), config_of(), AFTER_10)
 
 
-@pytest.mark.parametrize("activation", ["tanh", "elu", "silu"])
+@pytest.mark.parametrize("activation", ["tanh", "silu"])
 def test_two_hundred_updates_of_smooth_networks(activation: str) -> None:
     assert_parity(model_of(activation=activation), config_of(), AFTER_200, updates=200)
 
 
-@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "tanh"])
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
 def test_two_hundred_updates_in_double(activation: str) -> None:
     assert_parity(model_of(activation=activation, dtype=torch.float64), config_of(), 1e-9, updates=200)
 

@@ -11,13 +11,15 @@ import functools
 import io
 import multiprocessing
 import os
+import runpy
 import signal
 import sys
 import tempfile
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from multiprocessing import forkserver
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -70,10 +72,7 @@ class Command:
     """
 
     def __init__(self, *arguments: str, cwd: Path, output: Path | None = None) -> None:
-        _start_server()
-        shown = os.devnull if output is None else str(output)
-        self._process = _CONTEXT.Process(target=_run, args=(arguments, str(cwd), shown))
-        self._process.start()
+        self._process = _fork(main, ("optix-fast", *arguments), cwd, output)
         self.pid = self._process.pid
 
     def poll(self) -> int | None:
@@ -82,22 +81,49 @@ class Command:
 
     def wait(self, timeout: float = 120.0) -> int:
         """The return code, once it has ended."""
-        self._process.join(timeout)
-        code = self._process.exitcode
-        assert code is not None, f"the command still runs after {timeout} s"
-        return code
+        return _join(self._process, timeout)
 
     def send_signal(self, number: int) -> None:
         assert self.pid is not None
         os.kill(self.pid, number)
 
 
-def _run(arguments: tuple[str, ...], cwd: str, output: str) -> None:
+def run_script(path: Path, cwd: Path, timeout: float) -> str:
+    """What the script prints, run as `python path` would in `cwd`; it must not fail or take longer."""
+    output = cwd / f"{path.stem}.output"
+    code = _join(_fork(_script, (str(path),), cwd, output), timeout)
+    assert code == 0, output.read_text()
+    return output.read_text()
+
+
+def _fork(target: Callable[[], None], argv: tuple[str, ...], cwd: Path, output: Path | None) -> Any:
+    _start_server()
+    shown = os.devnull if output is None else str(output)
+    process = _CONTEXT.Process(target=_run, args=(target, argv, str(cwd), shown))
+    process.start()
+    return process
+
+
+def _join(process: Any, timeout: float) -> int:
+    process.join(timeout)
+    if process.exitcode is None:
+        process.kill()
+        pytest.fail(f"it still ran after {timeout} s")
+    code: int = process.exitcode
+    return code
+
+
+def _run(target: Callable[[], None], argv: tuple[str, ...], cwd: str, output: str) -> None:
     # A shell starts what it puts in the background with SIGINT ignored, and children inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(cwd)
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for shown in (1, 2):
         os.dup2(file, shown)
-    sys.argv = ["optix-fast", *arguments]
-    main()
+    sys.argv = list(argv)
+    target()
+
+
+def _script() -> None:
+    sys.path.insert(0, str(Path(sys.argv[0]).parent))
+    runpy.run_path(sys.argv[0], run_name="__main__")

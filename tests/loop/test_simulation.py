@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-SEEDS = range(30_000, 30_060)
+SEEDS = range(30_000, 30_030)
 
 
 def _load() -> ModuleType:
@@ -29,8 +29,8 @@ PROCESSES = {process.name: process for process in simulation.PROCESSES}
 @pytest.mark.parametrize("name", ["flat", "flat around zero"])
 def test_flat_noisy_score_stops_within_two_hundred_windows_and_seldom_alarms(name: str) -> None:
     row = simulation.summarise(PROCESSES[name], SEEDS)
-    assert row.by_200 >= 54
-    assert row.false_alarms <= 8
+    assert row.by_200 >= 27
+    assert row.false_alarms <= 4
 
 
 @pytest.mark.parametrize("name", ["ramp", "ramp from below zero"])
@@ -39,13 +39,13 @@ def test_steady_ramp_never_stops(name: str) -> None:
 
 
 def test_slow_ramp_seldom_stops() -> None:
-    assert simulation.summarise(PROCESSES["slow ramp"], SEEDS).stopped <= 2
+    assert simulation.summarise(PROCESSES["slow ramp"], SEEDS).stopped <= 1
 
 
 @pytest.mark.parametrize("name", ["collapse, to a half, σ 2 %", "collapse, to a fifth, σ 5 %"])
 def test_collapse_is_found_out_within_three_evaluations(name: str) -> None:
     row = simulation.summarise(PROCESSES[name], SEEDS)
-    assert row.collapses >= 50
+    assert row.collapses >= 25
     assert row.within_3 >= 0.95 * row.collapses
 
 

@@ -202,7 +202,9 @@ WIDTHS = [1, 2, 3, 6, 19, 70]
 
 
 def assert_parity(dist, width, dtype, options, device="cpu"):
-    for batch, mask in itertools.product(BATCHES, [False, True]):
+    # The reference goes through many components one by one, and no batch adds anything there.
+    batches = BATCHES if dist.components < 10 else [1, 8, 33]
+    for batch, mask in itertools.product(batches, [False, True]):
         if mask and isinstance(dist, Normal):
             continue
         arguments, action_mask = batch_of(dist, batch, width, dtype, seed=batch, mask=mask)

@@ -412,5 +412,7 @@ def test_confirmed_policy_stays_the_best_in_a_later_run(script: Any) -> None:
     assert run.run().stop_reason == "solved"
     run.controller.best_policy.target_score, run.controller.max_episodes = None, 3
     run.pipeline.score = lambda version, window: 50.0
-    run.run()
+    known = run.registry.entries()
+    assert run.run().best_score == 9.0
     assert run.agent.version == run.best_version == 2
+    assert run.registry.entries() == known

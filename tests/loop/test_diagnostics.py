@@ -73,6 +73,14 @@ def test_loss_spike_is_told_from_a_usual_loss() -> None:
     assert controller.firings[0][1] == "LOSS_SPIKE"
 
 
+def test_two_losses_are_too_few_to_know_what_is_usual() -> None:
+    a = agent(learning_rate=1e-3)
+    for usual, expected in ((2, []), (3, ["LOSS_SPIKE"])):
+        controller = DiagnosticController(min_episodes=0)
+        steps(controller, a, usual, loss=1.0)
+        assert steps(controller, a, 1, loss=50.0) == expected
+
+
 def test_entropy_collapse_doubles_the_bonus_up_to_its_cap_and_back() -> None:
     a, controller = agent(entropy_coef=0.01), DiagnosticController(min_episodes=0)
     assert steps(controller, a, 2, entropy=0.01) == ["ENTROPY_COLLAPSE"] * 2

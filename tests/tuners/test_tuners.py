@@ -95,6 +95,46 @@ def test_spsa_perturbation_shrinks_at_improvements_and_grows_at_plateaus() -> No
     assert tuner.perturbation_scale == 0.2
 
 
+def test_spsa_leaves_a_bound_as_soon_as_the_scores_turn() -> None:
+    tuner = SPSAOptimizer({"x": (0.0, 1.0)}, learning_rate=0.5, seed=0)
+    current, scores = params(x=0.9), [0.9]
+
+    def cycles(count: int, slope: float) -> float:
+        nonlocal current
+        for _ in range(3 * count):
+            current = tuner.suggest(current, history(*scores))
+            scores.append(slope * current.params["x"])
+        return float(current.params["x"])
+
+    assert cycles(4, 1.0) == 1.0
+    assert cycles(3, -1.0) < 1.0
+
+
+def spsa_step(tuner: SPSAOptimizer) -> float:
+    """How far one cycle from 0.5 goes when its scores are 4 and 2."""
+    plus = tuner.suggest(params(x=0.5), history(0.0))
+    minus = tuner.suggest(plus, history(0.0, 4.0))
+    return abs(tuner.suggest(minus, history(0.0, 4.0, 2.0)).params["x"] - 0.5)
+
+
+def test_spsa_steps_shrink_and_are_the_first_ones_again_after_a_plateau() -> None:
+    tuner = SPSAOptimizer({"x": (0.0, 1.0)}, seed=0)
+    first, second = spsa_step(tuner), spsa_step(tuner)
+    assert second == pytest.approx(first * 1.1**-0.602)
+    tuner.on_plateau(history(1.0))
+    assert spsa_step(tuner) == pytest.approx(first)
+
+
+def test_spsa_drops_the_cycle_under_way_at_a_plateau() -> None:
+    tuner = SPSAOptimizer({"x": (0.0, 1.0)}, perturbation_scale=0.05, seed=0)
+    probe = tuner.suggest(params(x=0.5), history(0.0))
+    tuner.on_plateau(history(0.0))
+    assert not tuner.is_probing
+    # The new one begins where the hyperparameters are.
+    again = tuner.suggest(probe, history(0.0, 1.0))
+    assert abs(again.params["x"] - probe.params["x"]) == pytest.approx(0.1)
+
+
 # --- Backoff ------------------------------------------------------------------------------------
 
 
@@ -137,6 +177,40 @@ def test_backoff_takes_the_parameters_in_turn() -> None:
         current = tuner.suggest(current, history(0.0, 0.0))
         changed.append([key for key in before if before[key] != current.params[key]])
     assert changed == [["x"], ["x"], ["y"], ["y"], ["x"], ["x"], ["y"], ["y"]]
+
+
+def test_backoff_begins_with_the_first_parameter_again_after_a_plateau() -> None:
+    tuner = BackoffOptimizer({"x": (0.0, 1.0), "y": (0.0, 1.0)}, seed=0)
+    current = params(x=0.5, y=0.5)
+    for _ in range(3):
+        current = tuner.suggest(current, history(0.0, 0.0))
+    assert current.params["y"] != 0.5  # a probe
+    tuner.on_plateau(history(0.0))
+    assert not tuner.is_probing
+    after = tuner.suggest(current, history(0.0, 0.0))
+    assert after.params["y"] == current.params["y"]
+    assert abs(after.params["x"] - current.params["x"]) == pytest.approx(0.1)
+
+
+def test_backoff_probes_anew_from_hyperparameters_that_somebody_else_set() -> None:
+    tuner = BackoffOptimizer({"x": (0.0, 1.0)}, seed=0)
+    tuner.suggest(params(x=0.5), history(0.0))
+    moved = tuner.suggest(params(x=0.2), history(0.0, 9.0))
+    assert abs(moved.params["x"] - 0.2) == pytest.approx(0.05)
+    assert tuner.is_probing
+
+
+def test_backoff_perturbation_grows_to_its_limits_and_never_shrinks() -> None:
+    tuner = BackoffOptimizer(BOUNDS, perturbation_scale=0.2)
+    found = []
+    for _ in range(4):
+        tuner.on_improvement(history(1.0)[0])
+        found.append(tuner.perturbation_scale)
+    assert found == pytest.approx([0.24, 0.288, 0.3, 0.3])
+    tuner.on_plateau(history(1.0))
+    assert tuner.perturbation_scale == 0.5
+    tuner.on_improvement(history(1.0)[0])
+    assert tuner.perturbation_scale == 0.5
 
 
 # --- both ---------------------------------------------------------------------------------------

@@ -31,9 +31,21 @@ MARK = "<!-- written by: python benchmarks/learning.py -->"
 
 # Mean return published by rl-baselines3-zoo (its benchmark page), for comparison; LunarLander's is of -v2.
 PUBLISHED = {
-    "ppo": {"CartPole-v1": "500 ± 0", "Acrobot-v1": "-73.5 ± 18.2", "Pendulum-v1": "-172.2 ± 104.2"},
-    "dqn": {"CartPole-v1": "500 ± 0", "Acrobot-v1": "-76.6 ± 11.8", "LunarLander-v3": "154.4 ± 79.2"},
-    "sac": {"Pendulum-v1": ""},
+    "ppo": {
+        "CartPole-v1": "500 ± 0",
+        "Acrobot-v1": "-73.5 ± 18.2",
+        "Pendulum-v1": "-172.2 ± 104.2",
+        "MountainCar-v0": "-110.4 ± 19.5",
+        "MountainCarContinuous-v0": "88.3 ± 2.6",
+        "LunarLander-v3": "242.1 ± 31.8",
+    },
+    "dqn": {
+        "CartPole-v1": "500 ± 0",
+        "Acrobot-v1": "-76.6 ± 11.8",
+        "MountainCar-v0": "-100.8 ± 9.9",
+        "LunarLander-v3": "154.4 ± 79.2",
+    },
+    "sac": {"Pendulum-v1": "-157.0 ± 88.7", "MountainCarContinuous-v0": "94.7 ± 1.1"},
 }
 
 

@@ -21,6 +21,9 @@ class SACConfig:
         updates_per_step: updates per stored transition, from `learning_starts` on.
         learning_starts: transitions stored before the first update; until then actions are uniform in
             the action space. None: batch_size.
+        uniform_action_repeat: steps for which each of those uniform actions is repeated. Where a reward lies
+            far away, a push that lasts gets farther than one that changes at every step (Dabney et al. 2021,
+            temporally extended exploration).
         replay_capacity: transitions kept; read by the constructor only.
         n_step: rewards in a target, as many as the episode and the replay have.
         per_alpha: exponent of the priorities; 0 samples uniformly.
@@ -41,6 +44,7 @@ class SACConfig:
     batch_size: int = 256
     updates_per_step: float = 1.0
     learning_starts: int | None = None
+    uniform_action_repeat: int = 1
     replay_capacity: int = 1_000_000
     n_step: int = 1
     per_alpha: float = 0.0
@@ -69,6 +73,7 @@ class SACConfig:
         ("replay_capacity", 1),
         ("n_step", 1),
         ("learning_starts", 0),
+        ("uniform_action_repeat", 1),
         ("per_beta_steps", 1),
     )
     FLAGS: ClassVar[tuple[str, ...]] = ("learn_alpha",)

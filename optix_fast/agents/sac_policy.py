@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -34,3 +35,9 @@ class SACPolicy(ActorPolicy):
         if isinstance(self.head, SquashedHead):
             return self.head.of_unit(2.0 * stream.uniform((n, self.width)) - 1.0)
         return self.head.draw(torch.zeros(n, self.width), stream, False, action_masks).actions
+
+    def allows(self, actions: Array, action_masks: Array) -> Array:
+        """Whether the masks [N, K] allow the actions [N] of a Discrete space."""
+        taken = self.head.raw_of(actions)
+        allowed: Array = np.asarray(action_masks, np.bool_)[np.arange(len(taken)), taken]
+        return allowed

@@ -69,7 +69,7 @@ class TorchSACAgent(Agent):
     config_type = SACConfig
     _policy: SACPolicy
     _native: NativeSAC
-    _own_state = ("model", "experience", "updates", "uniform_steps")
+    _own_state = ("model", "experience", "updates", "uniform_steps", "held_action", "held_for")
 
     def __init__(
         self,
@@ -122,8 +122,10 @@ class TorchSACAgent(Agent):
         self._experience = Experience(config, self._root)
         self.updates = 0
         self._layers: list[nn.Module] = []
-        # Steps that are still to be acted uniformly.
+        # Steps that are still to be acted uniformly; the action of the last ones, and how often to repeat it.
         self._uniform_steps = config.first_update_at
+        self._held_action: Array | None = None
+        self._held_for = 0
         self._native = NativeSAC(self._policy, self._model, backend)
         self._apply(config, self._hyperparams.params)
 
@@ -174,7 +176,17 @@ class TorchSACAgent(Agent):
 
     def _uniform(self, n: int, masks: Array | None) -> Array:
         self._uniform_steps -= n
-        return self._policy.uniform(n, self._stream(), masks)
+        held = self._held_action
+        if held is None or self._held_for == 0 or len(held) != n:
+            held = self._policy.uniform(n, self._stream(), masks)
+            self._held_for = round(self._hyperparams.params.get("uniform_action_repeat", 1))
+        elif masks is not None:
+            allowed = self._policy.allows(held, masks)
+            if not allowed.all():
+                held = np.where(allowed, held, self._policy.uniform(n, self._stream(), masks))
+        self._held_action = held
+        self._held_for -= 1
+        return held
 
     def _explores(self) -> bool:
         return self._uniform_steps > 0 and is_recording()
@@ -282,7 +294,7 @@ class TorchSACAgent(Agent):
 
     def _set_extras(self, extras: Mapping[str, Any]) -> None:
         # Loaded weights have learned something already.
-        self._uniform_steps = 0
+        self._uniform_steps, self._held_action = 0, None
 
     def _get_state(self, replay: bool) -> dict[str, Any]:
         return {
@@ -290,6 +302,8 @@ class TorchSACAgent(Agent):
             "experience": self._experience.state_dict(replay),
             "updates": self.updates,
             "uniform_steps": self._uniform_steps,
+            "held_action": None if self._held_action is None else self._held_action.copy(),
+            "held_for": self._held_for,
         }
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
@@ -303,5 +317,8 @@ class TorchSACAgent(Agent):
     def _set_state(self, state: Mapping[str, Any]) -> None:
         self._model.load_state_dict(state["model"])
         self.updates, self._uniform_steps = int(state["updates"]), int(state["uniform_steps"])
+        held = state["held_action"]
+        self._held_action = None if held is None else np.array(held)
+        self._held_for = int(state["held_for"])
         # Last: the stored transitions are not kept aside while the state is being loaded.
         self._experience.load_state_dict(state["experience"])

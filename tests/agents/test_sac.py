@@ -87,6 +87,33 @@ def test_first_steps_are_uniform_within_the_bounds_then_the_policy_acts() -> Non
     np.testing.assert_allclose(action, [2.0, 0.0], atol=0.1)
 
 
+def test_uniform_actions_are_repeated_as_often_as_asked() -> None:
+    agent = agent_of({"learning_starts": 12, "uniform_action_repeat": 4}, action_space=BOX, width=2)
+    actions = np.stack([agent.act(np.zeros(3, np.float32)) for _ in range(12)])
+    for begin in (0, 4, 8):
+        np.testing.assert_array_equal(actions[begin : begin + 4], np.tile(actions[begin], (4, 1)))
+    assert len(np.unique(actions, axis=0)) == 3
+
+
+def test_a_repeated_action_goes_on_after_resuming() -> None:
+    params = {"learning_starts": 12, "uniform_action_repeat": 4}
+    agent, resumed = (agent_of(params, seed, action_space=BOX, width=2) for seed in (0, 1))
+    before = [agent.act(np.zeros(3, np.float32)) for _ in range(2)]
+    resumed.load_state_dict(agent.state_dict())
+    after = [resumed.act(np.zeros(3, np.float32)) for _ in range(6)]
+    np.testing.assert_array_equal(after[:2], before)
+    np.testing.assert_array_equal(after, [agent.act(np.zeros(3, np.float32)) for _ in range(6)])
+
+
+def test_a_repeated_action_gives_way_to_a_mask() -> None:
+    agent = agent_of({"learning_starts": 300, "uniform_action_repeat": 300}, width=3, discrete=True)
+    free, masks = np.ones((2, 3), np.bool_), np.array([[True, False, False], [True, True, True]])
+    first = agent._uniform(2, free)
+    second = agent._uniform(2, masks)
+    assert second[0] == 0 and second[1] == first[1]
+    np.testing.assert_array_equal(agent._uniform(2, free), second)
+
+
 def test_evaluation_and_deterministic_actions_are_the_policys_from_the_start() -> None:
     agent = agent_of()
     with torch.no_grad():

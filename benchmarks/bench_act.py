@@ -1,9 +1,9 @@
 """act: from observations to the window's columns, native against the eager reference (eager_ppo.py).
 
-    pytest benchmarks/bench_act.py --benchmark-only -m "" -o python_files='bench_*.py'
+    pytest benchmarks/bench_act.py --benchmark-only
     python benchmarks/bench_act.py        microseconds per call, alternating, and their ratio
 
-`agent` is act_rows as a pipeline calls it, `core` the one native call inside it, `torch` the same agent in
+`native` is act_rows as a pipeline calls it, `core` the one native call inside it, `torch` the same agent in
 torch.
 """
 
@@ -88,10 +88,11 @@ def eager(width, n_envs):
     return steps
 
 
+NAMES = {"agent": "native", "in_torch": "torch"}
 IMPLEMENTATIONS = [core, agent, in_torch, eager]
 
 
-@pytest.mark.parametrize("impl", IMPLEMENTATIONS, ids=lambda f: f.__name__.replace("in_torch", "torch"))
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS, ids=lambda f: NAMES.get(f.__name__, f.__name__))
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"{s[0]}x{s[1]}")
 def test_act(benchmark, shape, impl):
     benchmark.group = f"act-100-steps-{shape[0]}-{shape[0]}x{shape[1]}-cpu"

@@ -1,6 +1,6 @@
 """dqn_update: native against the eager reference (eager_dqn.py), 256 updates from a replay of 100 000 rows.
 
-    pytest benchmarks/bench_dqn_update.py --benchmark-only -m "" -o python_files='bench_*.py'
+    pytest benchmarks/bench_dqn_update.py --benchmark-only
     python benchmarks/bench_dqn_update.py          microseconds per update, alternating, and their ratio
 
 The eager reference is plain DQN; `native` does the same, `native_double_per` double Q-learning with

@@ -1,6 +1,6 @@
 """The dense kernels under the learners: forward and backward of one stack, against torch.
 
-    pytest benchmarks/bench_mlp.py --benchmark-only -m "" -o python_files='bench_*.py'
+    pytest benchmarks/bench_mlp.py --benchmark-only
     python benchmarks/bench_mlp.py        GFLOP/s of square layers, without activation
 
 Groups are op-shape-device; within one, compare ratios, not microseconds of different days.

@@ -1,6 +1,6 @@
 """ppo_loss, forward and gradient: native against the reference, torch.compile and torch.distributions.
 
-    pytest benchmarks/bench_ppo_loss.py --benchmark-only -m "" -o python_files='bench_*.py'
+    pytest benchmarks/bench_ppo_loss.py --benchmark-only
 
 Groups are op-shape-device; within one, compare ratios, not microseconds of different days.
 """

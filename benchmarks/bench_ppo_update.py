@@ -1,6 +1,6 @@
 """ppo_update: native against the eager reference (eager_ppo.py), per window of 2 048 rows and 10 epochs.
 
-    pytest benchmarks/bench_ppo_update.py --benchmark-only -m "" -o python_files='bench_*.py'
+    pytest benchmarks/bench_ppo_update.py --benchmark-only
     python benchmarks/bench_ppo_update.py          microseconds per minibatch, alternating, and their ratio
 
 The bound is the arithmetic of the matrix products at the speed of the core's kernel on 512³ in the same run.

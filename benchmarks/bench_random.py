@@ -1,6 +1,6 @@
 """The random stream: core against reference and against numpy's and torch's own generators.
 
-    pytest benchmarks/bench_random.py --benchmark-only -m "" -o python_files='bench_*.py'
+    pytest benchmarks/bench_random.py --benchmark-only
 
 Groups are op-shape-device; within one, compare ratios, not microseconds of different days.
 """

@@ -1,7 +1,7 @@
 """Replay buffers: storing a step of 64 environments, drawing 256 transitions, uniformly and by priority.
 
     python benchmarks/bench_replay.py        # all of them in turn in each round; medians and ratios
-    pytest benchmarks/bench_replay.py --benchmark-only -m "" -o python_files='bench_*.py'
+    pytest benchmarks/bench_replay.py --benchmark-only
 
 The first form is the one to quote: every implementation runs in every round, and what is counted is
 processor time, of which a busy machine takes none away. All hold a million transitions of 17 numbers and 6
@@ -180,7 +180,7 @@ PRIORITIZED = {"native": prioritized, "cpprb": prioritized_cpprb, "tianshou": pr
 
 @pytest.mark.parametrize("impl", UNIFORM)
 def test_push_and_sample(benchmark, impl):
-    benchmark.group = f"replay-{ENVS}-{BATCH}-of-{CAPACITY}"
+    benchmark.group = f"replay-{ENVS}-{BATCH}-of-{CAPACITY}-cpu"
     push, sample = UNIFORM[impl]()
     benchmark(lambda: (push(), sample()))
 
@@ -188,7 +188,7 @@ def test_push_and_sample(benchmark, impl):
 @pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
 @pytest.mark.parametrize("impl", PRIORITIZED)
 def test_prioritized_sample_and_update(benchmark, impl):
-    benchmark.group = f"prioritized-{BATCH}-of-{LEAVES}"
+    benchmark.group = f"prioritized-{BATCH}-of-{LEAVES}-cpu"
     (step,) = PRIORITIZED[impl]()
     benchmark(step)
 

@@ -1,6 +1,6 @@
 """sac_update: native against the eager reference (eager_sac.py), per update, from 100 000 stored rows.
 
-    pytest benchmarks/bench_sac_update.py --benchmark-only -m "" -o python_files='bench_*.py'
+    pytest benchmarks/bench_sac_update.py --benchmark-only
     python benchmarks/bench_sac_update.py          microseconds per update, alternating, and their ratio
 
 The bound is the arithmetic of the matrix products at the speed of the core's kernel on 512³ in the same run.

@@ -1,6 +1,6 @@
 """SumTree: one update and one sample with weights, against the reference and the installed peers.
 
-    pytest benchmarks/bench_sum_tree.py --benchmark-only -m "" -o python_files='bench_*.py'
+    pytest benchmarks/bench_sum_tree.py --benchmark-only
     python benchmarks/bench_sum_tree.py        # all of them in turn in each round; medians and ratios
 
 The second form is the one to quote: every implementation runs in every round, so a busy machine slows them

@@ -1,7 +1,7 @@
 """tanh_normal, log-probability with gradients and sampling: native against the reference, torch.compile and
 torch.distributions.
 
-    pytest benchmarks/bench_tanh_normal.py --benchmark-only -m "" -o python_files='bench_*.py'
+    pytest benchmarks/bench_tanh_normal.py --benchmark-only
     python benchmarks/bench_tanh_normal.py        # in turns, in processor time: steady on a busy machine
 
 Groups are op-shape-device; within one, compare ratios, not microseconds of different days. The gradient is
@@ -114,18 +114,18 @@ def prepared(impl, shape):
 
 
 def identity(impl):
-    return impl.__name__
+    return impl.__name__.removeprefix("log_prob_").removeprefix("sample_")
 
 
 @pytest.mark.parametrize("impl", LOG_PROB, ids=identity)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"{s[0]}x{s[1]}")
 def test_log_prob_with_gradient(benchmark, shape, impl):
     benchmark.group = f"tanh_normal_log_prob-{shape[0]}x{shape[1]}-cpu"
     benchmark(prepared(impl, shape))
 
 
 @pytest.mark.parametrize("impl", SAMPLE, ids=identity)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"{s[0]}x{s[1]}")
 def test_sample(benchmark, shape, impl):
     benchmark.group = f"tanh_normal_sample-{shape[0]}x{shape[1]}-cpu"
     benchmark(prepared(impl, shape))

@@ -13,9 +13,9 @@ ROOT = Path(__file__).parents[1]
 ROW = "gae and 128x8 and (native or reference or tianshou or cuda)"
 
 
-def benchmarks(where: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def benchmarks(where: Path, what: str, *options: str) -> subprocess.CompletedProcess[str]:
     """Run elsewhere: the source tree would be imported in place of what is installed."""
-    command = ["pytest", str(ROOT / "benchmarks"), "--benchmark-only", "--benchmark-max-time=0.01", *options]
+    command = ["pytest", str(ROOT / what), "--benchmark-only", "--benchmark-max-time=0.01", *options]
     return subprocess.run(
         [sys.executable, "-m", *command], cwd=where, capture_output=True, text=True, check=False
     )
@@ -23,7 +23,9 @@ def benchmarks(where: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 def test_documented_command_measures_groups_and_compares(tmp_path: Path) -> None:
     saved, stored = tmp_path / "row.json", f"--benchmark-storage=file://{tmp_path}"
-    done = benchmarks(tmp_path, "-k", ROW, f"--benchmark-json={saved}", stored, "--benchmark-save=before")
+    done = benchmarks(
+        tmp_path, "benchmarks", "-k", ROW, f"--benchmark-json={saved}", stored, "--benchmark-save=before"
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     ours = "native" if backend() == "native" else "reference"
     line = next(line for line in done.stdout.splitlines() if line.startswith("gae-128x8-cpu"))
@@ -31,6 +33,8 @@ def test_documented_command_measures_groups_and_compares(tmp_path: Path) -> None
     measured = json.loads(saved.read_text())["benchmarks"]
     assert {bench["group"] for bench in measured} >= {"gae-128x8-cpu"}
     assert f"bench_gae.py::test_gae[128x8-cpu-{ours}]" in {bench["fullname"] for bench in measured}
-    again = benchmarks(tmp_path, "-k", f"gae and 128x8-cpu-{ours}", stored, "--benchmark-compare")
+    again = benchmarks(
+        tmp_path, "benchmarks/bench_gae.py", "-k", f"128x8-cpu-{ours}", stored, "--benchmark-compare"
+    )
     assert again.returncode == 0, again.stdout + again.stderr
     assert f"gae[128x8-cpu-{ours}] (0001" in again.stdout

@@ -11,9 +11,10 @@ import gymnasium as gym
 import yaml
 
 from optix_fast.agents import choose_algo
-from optix_fast.agents.agent import unknown_keys
+from optix_fast.agents.agent import check_whole_counts, unknown_keys
 from optix_fast.agents.factory import ALGORITHMS
 from optix_fast.config import TrainConfig, as_declared, check_keys, parse_yaml
+from optix_fast.names import unknown_name
 from optix_fast.presets import preset_for, reward_threshold
 
 
@@ -43,6 +44,10 @@ def complete_config(
         preset = preset_for(env_id, probe, algo)
     finally:
         probe.close()
+    known = [*(f.name for f in fields(ALGORITHMS[algo])), *_SETTINGS]
+    for name in values:
+        if name not in known:
+            raise ValueError(unknown_name(f"hyperparameter of {algo}", name, known))
     hyperparams = {
         **preset.get("hyperparams", {}),
         **_mapping(settings, "hyperparams"),
@@ -57,7 +62,7 @@ def complete_config(
 
 
 # What `-p` sets beside hyperparameters: all settings but those with a place of their own.
-_SETTINGS = {f.name for f in fields(TrainConfig)} - {"env_id", "algo", "hyperparams"}
+_SETTINGS = [f.name for f in fields(TrainConfig) if f.name not in ("env_id", "algo", "hyperparams")]
 
 
 def read_params(pairs: Sequence[str]) -> dict[str, str]:
@@ -88,7 +93,9 @@ def complete_hyperparams(algo: str, params: Mapping[str, Any]) -> dict[str, Any]
     if wrong:
         raise ValueError("; ".join(wrong.values()))
     hints = typing.get_type_hints(config)
-    return asdict(config(**{name: as_declared(value, hints[name]) for name, value in params.items()}))
+    typed = {name: as_declared(value, hints[name]) for name, value in params.items()}
+    check_whole_counts(typed, config)
+    return asdict(config(**typed))
 
 
 def _value(name: str, text: str) -> Any:

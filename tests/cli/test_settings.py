@@ -64,7 +64,15 @@ def test_a_pair_given_twice_is_refused() -> None:
 @pytest.mark.parametrize(
     ("name", "text", "error", "message"),
     [
-        ("learning_rat", "1e-3", ValueError, "unknown hyperparameter 'learning_rat'.*'learning_rate'"),
+        (
+            "learning_rat",
+            "1e-3",
+            ValueError,
+            "of ppo 'learning_rat'; the nearest known one is 'learning_rate'",
+        ),
+        ("lr", "1e-3", ValueError, "of ppo 'lr'; it is called 'learning_rate' here"),
+        ("total_timesteps", "1e6", ValueError, "of ppo 'total_timesteps'; it is called 'steps' here"),
+        ("n_epochs", "2.5", ValueError, "n_epochs must be a whole number"),
         ("learning_rate", "fast", TypeError, "learning_rate must be a number, got 'fast'"),
         ("learning_rate", "-1", ValueError, "learning_rate must be between 0.0 and inf, got -1.0"),
         ("value_clip_mode", "min", ValueError, "value_clip_mode must be 'max' or 'clipped', got 'min'"),

@@ -81,6 +81,10 @@ def test_spsa_begins_anew_from_hyperparameters_that_somebody_else_set() -> None:
     moved = tuner.suggest(params(x=0.2), history(0.0, 1.0))
     assert abs(moved.params["x"] - 0.2) == pytest.approx(0.05)
     assert tuner.is_probing
+    # The first of two probes, not the second of the old ones.
+    other = tuner.suggest(moved, history(0.0, 1.0, 2.0))
+    assert other.params["x"] - 0.2 == pytest.approx(0.2 - moved.params["x"])
+    assert tuner.is_probing
 
 
 def test_spsa_perturbation_shrinks_at_improvements_and_grows_at_plateaus() -> None:

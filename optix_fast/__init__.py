@@ -40,6 +40,10 @@ _EXPORTS = {
     "ObsNormalizer": "envs.normalizers",
     "RewardNormalizer": "envs.normalizers",
     "RunningMeanStd": "envs.normalizers",
+    "Agent": "agents",
+    "DQNConfig": "agents",
+    "PPOConfig": "agents",
+    "SACConfig": "agents",
     "TorchAgent": "agents",
     "TorchDQNAgent": "agents",
     "TorchGaussianPPOAgent": "agents",
@@ -59,6 +63,7 @@ _EXPORTS = {
 }
 
 __all__ = [
+    "Agent",
     "BackoffOptimizer",
     "BackoffScheduler",
     "BaseAgent",
@@ -67,6 +72,7 @@ __all__ = [
     "BasePipeline",
     "BatchPipeline",
     "CheckpointRegistry",
+    "DQNConfig",
     "DiagnosticController",
     "EpisodeData",
     "EvalMetrics",
@@ -78,6 +84,7 @@ __all__ = [
     "LoopState",
     "NonFiniteError",
     "ObsNormalizer",
+    "PPOConfig",
     "PolicySnapshot",
     "PrioritizedReplayBuffer",
     "RLOptimizer",
@@ -86,6 +93,7 @@ __all__ = [
     "ReplayBuffer",
     "RewardNormalizer",
     "RunningMeanStd",
+    "SACConfig",
     "SPSAOptimizer",
     "StopTraining",
     "TorchAgent",
@@ -110,6 +118,10 @@ __all__ = [
 if TYPE_CHECKING:
     from optix_fast import ops
     from optix_fast.agents import (
+        Agent,
+        DQNConfig,
+        PPOConfig,
+        SACConfig,
         TorchAgent,
         TorchDQNAgent,
         TorchGaussianPPOAgent,

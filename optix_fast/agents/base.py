@@ -6,25 +6,62 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import nn
 
 from optix_fast.agents import agent as shared
+from optix_fast.agents import cards
+from optix_fast.agents.agent_card import card_of, check_algorithm, check_card
 from optix_fast.agents.learning_rates import LearningRates
 from optix_fast.agents.native_learner import Backend, NativeLearner
+from optix_fast.agents.observations import check_observations, has_batch_axis
 from optix_fast.agents.policy import ActorPolicy
 from optix_fast.agents.weight_files import check_matches, mean_of, read_module_file, save_module
+from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer
 from optix_fast.locks import CallLock, exclusive
 from optix_fast.networks.heads import CategoricalHead, Draw, NormalHead
+from optix_fast.pipelines.acting import batched
 from optix_fast.random import RandomStream
 from optix_fast.serialization import load_state, save_state
-from optix_fast.types import Array, BaseAgent, HyperparamSet, Tree, is_recording, tree_map
+from optix_fast.types import (
+    Array,
+    BaseAgent,
+    HyperparamSet,
+    Tree,
+    is_recording,
+    no_recording,
+    tree_leaves,
+    tree_map,
+)
 
+A = TypeVar("A", bound="Agent")
+# What an agent has of the core.
+_CONNECTIONS = ("_native", "_graph")
+# What save() writes beside the weights.
+STATE_FILE = "state.safetensors"
 # What every agent's state_dict holds.
 _COMMON_STATE = ("hyperparams", "learning_rates", "streams", "env_steps")
+
+
+class Parts(NamedTuple):
+    """What an agent is built from when its files say all of it.
+
+    networks, optimizers: by the names that `_networks` and `_optimizers` give them.
+    arguments: what `_arguments` gave. options: device, backend and seed.
+    """
+
+    networks: dict[str, nn.Module]
+    optimizers: dict[str, torch.optim.Optimizer]
+    hyperparams: HyperparamSet
+    action_space: Any
+    obs_normalizer: ObsNormalizer | None
+    reward_normalizer: RewardNormalizer | None
+    arguments: dict[str, Any]
+    options: dict[str, Any]
 
 
 class Agent(BaseAgent):
@@ -45,7 +82,9 @@ class Agent(BaseAgent):
         seed: of the random streams; None draws one from the operating system.
     """
 
+    algorithm: ClassVar[str]
     config_type: ClassVar[type[Any]]
+    reward_normalizer: RewardNormalizer | None = None
     kept_on_rollback = ("streams", "env_steps")
 
     _policy: ActorPolicy
@@ -63,12 +102,29 @@ class Agent(BaseAgent):
         self._hyperparams = hyperparams.copy()
         self._warned: set[str] = set()
         self._warn_of_unknown(hyperparams, stacklevel=5)
+        self._observation_space: Any = None
         self._rates = LearningRates()
         self._root = RandomStream(seed)
         self._streams = {name: self._root.spawn(name) for name in ("rollout", "evaluation", "update")}
         self.env_steps = 0
 
+    # --- copies and pickles: without the core's handles, which are made anew --------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {key: value for key, value in self.__dict__.items() if key not in _CONNECTIONS}
+        native = self.__dict__.get("_native")
+        return state if native is None else {**state, "_wanted_backend": native.wanted}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        backend = state.pop("_wanted_backend", None)
+        self.__dict__.update(state)
+        if backend is not None:
+            self._connect(backend)
+
     # --- what an algorithm consists of ------------------------------------------------------------
+
+    def _connect(self, backend: str) -> None:
+        """Make the core's share in the agent, `_native`."""
 
     @abstractmethod
     def _networks(self) -> dict[str, nn.Module]:
@@ -89,6 +145,15 @@ class Agent(BaseAgent):
     @abstractmethod
     def _set_state(self, state: Mapping[str, Any]) -> None:
         """Restore what `_get_state` gave."""
+
+    @classmethod
+    def _from_parts(cls: type[A], parts: Parts) -> A:
+        """An agent of the parts that its files describe."""
+        raise NotImplementedError(f"{cls.__name__} cannot be built from its files")
+
+    def _arguments(self) -> dict[str, Any]:
+        """Arguments of the constructor that say what the weights mean."""
+        return {}
 
     def _targets(self) -> dict[str, nn.Module]:
         """The target networks by name."""
@@ -126,8 +191,9 @@ class Agent(BaseAgent):
         Raises:
             ValueError: the action space does not fit the policy, or it is bound to another one.
         """
-        del observation_space
         self._policy.head.bind(action_space)
+        if observation_space is not None:
+            self._observation_space = observation_space
 
     def act(self, observation: Any, deterministic: bool = False) -> Any:
         """The action for one observation, in environment units: an int, or an array [A].
@@ -174,6 +240,39 @@ class Agent(BaseAgent):
         """Row t, in torch."""
         rows.actions[t][...] = self._draw(observations, False, self._mask_of(rows, t)).actions
 
+    def predict(
+        self,
+        observation: Tree,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+    ) -> tuple[Any, Any]:
+        """The action for one observation, or the actions for a batch of them, outside of training: nothing
+        is recorded, and training's random numbers stay where they are.
+
+        The arguments and the returned pair are those of Stable-Baselines3's predict, save that the default
+        is the deterministic policy.
+
+        Args:
+            observation: one observation, or N of them with a batch axis in front.
+            state, episode_start: there for code that passes them; policies here have no state.
+            deterministic: the most probable (most valuable) action instead of a random one.
+
+        Returns:
+            The action (an int, or an array [A]) or N actions in an array, and `state` as it was given.
+        """
+        del episode_start
+        observation = tree_map(shared.to_numpy, observation)
+        with no_recording():
+            if not has_batch_axis(observation, self._observation_space, self._policy.actor):
+                return self.act(observation, deterministic), state
+            together = batched(self, "act_batch")
+            if together is not None:
+                return together(observation, deterministic), state
+            n = len(tree_leaves(observation)[0])
+            rows = (tree_map(lambda leaf, i=i: leaf[i], observation) for i in range(n))
+            return np.stack([self.act(row, deterministic) for row in rows]), state
+
     @exclusive
     def action_probs(self, observation: Any) -> Array:
         """Probabilities of the actions, [K], for one observation.
@@ -185,12 +284,16 @@ class Agent(BaseAgent):
             kind = "Gaussian" if isinstance(self._policy.head, NormalHead) else "MultiDiscrete"
             raise ValueError(f"a {kind} policy has no action_probs: they are of a Discrete action space")
         batch, _ = self._batch_of_one(tree_map(shared.to_numpy, observation))
-        probs: Array = self._policy.probabilities(self._policy.prepare(batch))[0]
+        probs: Array = self._policy.probabilities(self._prepare(batch))[0]
         return probs
 
     def _draw(self, observations: Tree, deterministic: bool, masks: Array | None) -> Draw:
-        prepared = self._policy.prepare(observations)
-        return self._policy.draw(prepared, self._stream(), deterministic, masks)
+        return self._policy.draw(self._prepare(observations), self._stream(), deterministic, masks)
+
+    def _prepare(self, observations: Tree) -> Tree:
+        """Observations [B, …], checked, as the networks read them."""
+        check_observations(observations, self._observation_space, self._policy.actor)
+        return self._policy.prepare(observations)
 
     def _stream(self) -> RandomStream:
         return self._streams["rollout" if is_recording() else "evaluation"]
@@ -274,11 +377,65 @@ class Agent(BaseAgent):
     def save_weights(self, path: str) -> None:
         """Write the policy into the directory `path`: one .safetensors for each network, and
         policy.safetensors for what else is the policy's (a free log_std, the observation normalizer)."""
+        self._save(path, state=False)
+
+    @exclusive
+    def save(self, path: str, replay: bool = False) -> None:
+        """Write the agent into the directory `path`: its weights and its training state, which `load` goes
+        on from.
+
+        Args:
+            path: created where it does not exist.
+            replay: with the stored transitions, which may be large.
+        """
+        Path(path).mkdir(parents=True, exist_ok=True)
+        save_state(f"{path}/{STATE_FILE}", self.state_dict(replay))
+        self._save(path, state=True)
+
+    @classmethod
+    def load(
+        cls: type[A],
+        path: str,
+        device: str | torch.device = "auto",
+        backend: str = "auto",
+        seed: int | None = None,
+    ) -> A:
+        """An agent from the files that `save` or `save_weights` wrote: networks, optimizers, normalizers,
+        spaces and hyperparameters are theirs. What `save` wrote goes on training where it was.
+
+        `Agent.load` makes an agent of whatever class was saved.
+
+        Args:
+            path: the directory.
+            device, backend, seed: see the agent's constructor.
+
+        Raises:
+            FileNotFoundError, ValueError: there is no such directory, a file is missing or damaged, or an
+                older version wrote them, which did not say what the weights belong to.
+            RuntimeError: another kind of agent was saved, or one with networks of your own: construct it
+                and call load_weights.
+        """
+        from optix_fast.agents.rebuild import load_agent  # it knows every agent, and they know this class
+
+        return load_agent(cls, str(path), device, backend, seed)
+
+    def _save(self, path: str, state: bool) -> None:
+        metadata = cards.write(card_of(self, state))
         for name, module in self._networks().items():
-            save_module(module, path, name)
-        extras = self._get_extras()
+            save_module(module, path, name, metadata)
+        extras, file = self._get_extras(), Path(path) / "policy.safetensors"
         if extras:
-            save_state(f"{path}/policy.safetensors", extras)
+            save_state(file, extras)
+        else:
+            file.unlink(missing_ok=True)
+
+    def _unnamed(self) -> list[nn.Parameter]:
+        """Trained parameters that are no network's: the constructor makes them."""
+        return []
+
+    def _not_described(self) -> list[str]:
+        """What a card cannot hold, beside networks and optimizers."""
+        return []
 
     @exclusive
     def load_weights(self, path: str) -> None:
@@ -286,8 +443,8 @@ class Agent(BaseAgent):
 
         Raises:
             FileNotFoundError, ValueError: a file is missing or damaged.
-            RuntimeError: the files are of another architecture (keys and shapes named). Nothing is
-                loaded then.
+            RuntimeError: the files belong to something else: another algorithm, other layers, activations
+                or shapes, other actions, with or without an observation normalizer. Nothing is loaded then.
         """
         self._load_mean([path])
 
@@ -306,11 +463,15 @@ class Agent(BaseAgent):
         self._copy_targets()
 
     def _load_mean(self, paths: Sequence[str]) -> None:
-        networks = self._networks()
+        networks, found = self._networks(), [cards.read(path) for path in paths]
+        for card in found:
+            check_algorithm(card, self)
         states = [{name: self._read_network(path, name) for name in networks} for path in paths]
-        for state in states:
+        for state, card in zip(states, found, strict=True):
             for name, module in networks.items():
                 check_matches(module, state[name], name)
+            if card is not None:
+                check_card(card, card_of(self))
         extras = self._read_extras(paths[0])
         for name, module in networks.items():
             module.load_state_dict(mean_of([state[name] for state in states]))
@@ -321,7 +482,8 @@ class Agent(BaseAgent):
         return read_module_file(path, name)
 
     def _read_extras(self, path: str) -> Any:
-        extras = load_state(f"{path}/policy.safetensors") if self._get_extras() else {}
+        file = Path(path) / "policy.safetensors"
+        extras = load_state(file) if self._get_extras() or file.exists() else {}
         self._check_extras(extras)
         return extras
 
@@ -331,6 +493,8 @@ class Agent(BaseAgent):
 
     def _check_extras(self, extras: Mapping[str, Any]) -> None:
         """Raise RuntimeError unless `_set_extras` can take them."""
+        if extras:
+            raise RuntimeError(f"the saved policy has {', '.join(extras)}, this agent does not")
 
     def _set_extras(self, extras: Mapping[str, Any]) -> None:
         """Restore what `_get_extras` gave."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import gymnasium as gym
 import torch
@@ -28,15 +28,52 @@ from optix_fast.types import HyperparamSet
 
 # Who is known, and what their hyperparameters are.
 ALGORITHMS: dict[str, type[Any]] = {"ppo": PPOConfig, "dqn": DQNConfig, "sac": SACConfig}
+Params = Mapping[str, Any] | HyperparamSet | None
 # A 64-64 network is updated faster on the CPU than a GPU can be asked to; see docs/performance.md.
 _GPU_PAYS_FROM_WIDTH = 512
+
+
+@overload
+def make_agent(
+    algo: Literal["ppo", "auto"], env: Any, hidden_sizes: Sequence[int] = ..., hyperparams: Params = ...,
+    seed: int | None = ..., device: str = ..., backend: str = ..., *, activation: str | None = ...,
+    normalize_observations: bool = ..., normalize_rewards: bool = ..., squash: bool = ..., log_std: str = ...,
+    dueling: bool = ...,
+) -> PPOAgent: ...  # fmt: skip
+
+
+@overload
+def make_agent(
+    algo: Literal["dqn"], env: Any, hidden_sizes: Sequence[int] = ..., hyperparams: Params = ...,
+    seed: int | None = ..., device: str = ..., backend: str = ..., *, activation: str | None = ...,
+    normalize_observations: bool = ..., normalize_rewards: bool = ..., squash: bool = ..., log_std: str = ...,
+    dueling: bool = ...,
+) -> TorchDQNAgent: ...  # fmt: skip
+
+
+@overload
+def make_agent(
+    algo: Literal["sac"], env: Any, hidden_sizes: Sequence[int] = ..., hyperparams: Params = ...,
+    seed: int | None = ..., device: str = ..., backend: str = ..., *, activation: str | None = ...,
+    normalize_observations: bool = ..., normalize_rewards: bool = ..., squash: bool = ..., log_std: str = ...,
+    dueling: bool = ...,
+) -> TorchSACAgent: ...  # fmt: skip
+
+
+@overload
+def make_agent(
+    algo: str, env: Any, hidden_sizes: Sequence[int] = ..., hyperparams: Params = ...,
+    seed: int | None = ..., device: str = ..., backend: str = ..., *, activation: str | None = ...,
+    normalize_observations: bool = ..., normalize_rewards: bool = ..., squash: bool = ..., log_std: str = ...,
+    dueling: bool = ...,
+) -> Agent: ...  # fmt: skip
 
 
 def make_agent(
     algo: str,
     env: Any,
     hidden_sizes: Sequence[int] = (64, 64),
-    hyperparams: Mapping[str, Any] | None = None,
+    hyperparams: Params = None,
     seed: int | None = None,
     device: str = "auto",
     backend: str = "auto",
@@ -59,7 +96,7 @@ def make_agent(
         algo: "ppo", "dqn", "sac", or "auto", see choose_algo.
         env: a gymnasium.Env or VectorEnv (only its spaces are read), or a pipeline.
         hidden_sizes: widths of the hidden layers.
-        hyperparams: of the algorithm; see PPOConfig, DQNConfig, SACConfig.
+        hyperparams: of the algorithm, a dict or a HyperparamSet; see PPOConfig, DQNConfig, SACConfig.
         seed: of the weights and of the agent's random streams.
         device: "auto" is the CPU for layers narrower than 512, else CUDA where there is one.
         backend: "auto", "native" or "torch".
@@ -70,12 +107,14 @@ def make_agent(
         dueling: give a DQN agent a DuelingQNetwork.
 
     Raises:
-        ValueError: unknown algorithm, an unknown hyperparameter (the nearest known one is named), a
-            value out of range, an option that the algorithm has not, or spaces that it cannot serve.
+        ValueError: unknown algorithm, an unknown hyperparameter (the one that is meant is named), a
+            value out of range, an option that the algorithm does not have, or spaces that it cannot serve.
     """
     observation_space, action_space = _spaces(env)
     algo = choose_algo(algo, action_space)
-    params = dict(hyperparams or {})
+    _check_hidden_sizes(hidden_sizes)
+    shared.check_seed(seed)
+    params = dict(hyperparams.params if isinstance(hyperparams, HyperparamSet) else hyperparams or {})
     wrong = shared.unknown_keys(params, ALGORITHMS[algo])
     if wrong:
         raise ValueError("; ".join(wrong.values()))
@@ -89,13 +128,17 @@ def make_agent(
     )  # fmt: skip
     if algo != "ppo" and (normalize_observations or normalize_rewards):
         raise ValueError(f"{algo} learns from stored experience as it is: it has no normalizers")
-    if algo == "dqn":
-        return _dqn(parts, dueling)
-    if dueling:
+    if dueling and algo != "dqn":
         raise ValueError("dueling is an option of dqn")
-    if algo == "sac":
-        return _sac(parts)
-    return _ppo(parts, normalize_observations, normalize_rewards, squash, log_std)
+    agent: Agent
+    if algo == "dqn":
+        agent = _dqn(parts, dueling)
+    elif algo == "sac":
+        agent = _sac(parts)
+    else:
+        agent = _ppo(parts, normalize_observations, normalize_rewards, squash, log_std)
+    agent.bind_spaces(observation_space, action_space)
+    return agent
 
 
 class _Parts(NamedTuple):
@@ -228,6 +271,13 @@ def choose_device(device: str, hidden_sizes: Sequence[int]) -> str:
         return device
     wide = max(hidden_sizes, default=0) >= _GPU_PAYS_FROM_WIDTH
     return "cuda" if wide and torch.cuda.is_available() else "cpu"
+
+
+def _check_hidden_sizes(sizes: Any) -> None:
+    if not isinstance(sizes, Sequence) or isinstance(sizes, str):
+        raise TypeError(f"hidden_sizes must be a sequence of widths such as (64, 64), got {sizes!r}")
+    for width in sizes:
+        shared.require_count("hidden_sizes", width)
 
 
 def _spaces(env: Any) -> tuple[spaces.Space[Any], spaces.Space[Any]]:

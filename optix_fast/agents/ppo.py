@@ -56,6 +56,7 @@ class PPOAgent(Agent):
         "entropy_coef": (0.001, 0.05),
     }
     default_log_params = ["learning_rate"]  # noqa: RUF012
+    algorithm = "ppo"
     config_type = PPOConfig
     _policy: ActorCriticPolicy
     _native: NativePPO
@@ -85,10 +86,23 @@ class PPOAgent(Agent):
         self._optimizer = optimizer
         self.reward_normalizer = reward_normalizer
         self._queue = ActQueue()
-        self._native = NativePPO(self._policy, optimizer, backend)
-        on_cuda = self._policy.device.type == "cuda" and backend != "torch"
-        self._graph = GraphPPO(self._policy, optimizer, self._ops) if on_cuda else None
+        self._connect(backend)
         self._apply(self._config(), self._hyperparams.params)
+
+    def _connect(self, backend: str) -> None:
+        self._native = NativePPO(self._policy, self._optimizer, backend)
+        on_cuda = self._policy.device.type == "cuda" and backend != "torch"
+        self._graph = GraphPPO(self._policy, self._optimizer, self._ops) if on_cuda else None
+
+    @property
+    def actor(self) -> nn.Module:
+        """The network of the policy."""
+        return self._policy.actor
+
+    @property
+    def critic(self) -> nn.Module:
+        """The network of the values."""
+        return self._policy.critic
 
     @property
     def _actor(self) -> nn.Module:
@@ -125,7 +139,7 @@ class PPOAgent(Agent):
                 self._queue.push(observation, acted.action, acted.log_prob, acted.value, acted.raw)
             return acted.action
         batch, mask = self._batch_of_one(observation)
-        prepared = self._policy.prepare(batch)
+        prepared = self._prepare(batch)
         draw = self._policy.draw(prepared, self._stream(), deterministic, mask)
         if recording:
             value = float(self._policy.values(prepared)[0])
@@ -134,7 +148,7 @@ class PPOAgent(Agent):
         return self._scalar(draw.actions[0])
 
     def _act_rows(self, observations: Tree, rows: Any, t: int) -> None:
-        prepared = self._policy.prepare(observations)
+        prepared = self._prepare(observations)
         draw = self._policy.draw(prepared, self._stream(), False, self._mask_of(rows, t))
         rows.actions[t][...] = draw.actions
         rows.column("log_probs")[t] = draw.log_probs
@@ -247,6 +261,9 @@ class PPOAgent(Agent):
 
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {"optimizer": self._optimizer}
+
+    def _unnamed(self) -> list[nn.Parameter]:
+        return [] if self._policy.log_std is None else [self._policy.log_std]
 
     def _perturbed(self) -> list[nn.Parameter]:
         return self._policy.parameters()

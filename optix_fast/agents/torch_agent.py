@@ -11,7 +11,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from optix_fast.agents import agent as shared
-from optix_fast.agents.base import Agent
+from optix_fast.agents.base import Agent, Parts
 from optix_fast.agents.native_learner import Backend
 from optix_fast.agents.policy import ActorPolicy
 from optix_fast.agents.policy_gradient import TorchAgentConfig, make_targets
@@ -51,6 +51,7 @@ class TorchAgent(Agent):
 
     default_param_bounds = {"learning_rate": (1e-4, 3e-3), "gamma": (0.95, 0.999)}  # noqa: RUF012
     default_log_params = ["learning_rate"]  # noqa: RUF012
+    algorithm = "policy gradient"
     config_type = TorchAgentConfig
     _policy: ActorPolicy
     _own_state = ("model", "optimizer")
@@ -78,6 +79,19 @@ class TorchAgent(Agent):
         self.optimizer = optimizer
         self._compute_loss_fn = compute_loss_fn
         self._apply(self._config(), self._hyperparams.params)
+
+    @classmethod
+    def _from_parts(cls, parts: Parts) -> TorchAgent:
+        agent = cls(
+            parts.networks["model"], parts.optimizers["optimizer"], parts.hyperparams,
+            device=parts.options["device"], seed=parts.options["seed"],
+        )  # fmt: skip
+        if parts.action_space is not None:
+            agent.bind_spaces(None, parts.action_space)
+        return agent
+
+    def _not_described(self) -> list[str]:
+        return [] if self._compute_loss_fn is None else ["its compute_loss_fn"]
 
     @property
     def model(self) -> nn.Module:
@@ -141,7 +155,7 @@ class TorchAgent(Agent):
         )
 
     def _logits(self, observations: Tree) -> Tensor:
-        return self._policy.head.params(self.model(self._policy.prepare(observations)))
+        return self._policy.head.params(self.model(self._prepare(observations)))
 
     def _acts_its_own_way(self) -> bool:
         return type(self).act is not TorchAgent.act

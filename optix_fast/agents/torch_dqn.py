@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from optix_fast.agents import agent as shared
-from optix_fast.agents.base import Agent
+from optix_fast.agents.base import Agent, Parts
 from optix_fast.agents.dqn import DQNModel, Updated, dqn_update, target_of
 from optix_fast.agents.dqn_config import DQNConfig
 from optix_fast.agents.native_dqn import NativeDQN
@@ -50,6 +50,7 @@ class TorchDQNAgent(Agent):
     default_param_bounds = {"learning_rate": (1e-4, 1e-3), "gamma": (0.95, 0.999)}  # noqa: RUF012
     default_log_params = ["learning_rate"]  # noqa: RUF012
     default_min_episodes_before_dormant = 60
+    algorithm = "dqn"
     config_type = DQNConfig
     _policy: QPolicy
     _native: NativeDQN
@@ -81,8 +82,26 @@ class TorchDQNAgent(Agent):
         self._model = DQNModel(q_network, target_of(q_network), optimizer)
         self._experience = Experience(config, self._root)
         self.updates = 0
-        self._native = NativeDQN(self._policy, self._model, backend)
+        self._connect(backend)
         self._apply(config, self._hyperparams.params)
+
+    def _connect(self, backend: str) -> None:
+        self._native = NativeDQN(self._policy, self._model, backend)
+
+    @classmethod
+    def _from_parts(cls, parts: Parts) -> TorchDQNAgent:
+        return cls(
+            parts.networks["q_network"], parts.arguments["n_actions"], parts.optimizers["optimizer"],
+            parts.hyperparams, action_space=parts.action_space, **parts.options,
+        )  # fmt: skip
+
+    def _arguments(self) -> dict[str, Any]:
+        return {"n_actions": self._n_actions}
+
+    @property
+    def q_network(self) -> nn.Module:
+        """The network of the action values."""
+        return self._policy.actor
 
     @property
     def _q_network(self) -> nn.Module:

@@ -9,6 +9,7 @@ from gymnasium import spaces
 from torch import nn
 
 from optix_fast.agents import agent as shared
+from optix_fast.agents.base import Parts
 from optix_fast.agents.ppo import PPOAgent
 from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer
 from optix_fast.networks.heads import CategoricalHead, MultiDiscreteHead, NormalHead
@@ -45,6 +46,14 @@ class TorchPPOAgent(PPOAgent):
         super().__init__(
             actor, critic, optimizer, hyperparams, head, device,
             obs_normalizer, reward_normalizer, seed, backend,
+        )  # fmt: skip
+
+    @classmethod
+    def _from_parts(cls, parts: Parts) -> TorchPPOAgent:
+        return cls(
+            parts.networks["actor"], parts.networks["critic"], parts.optimizers["optimizer"],
+            parts.hyperparams, reward_normalizer=parts.reward_normalizer,
+            obs_normalizer=parts.obs_normalizer, action_space=parts.action_space, **parts.options,
         )  # fmt: skip
 
 
@@ -92,6 +101,21 @@ class TorchGaussianPPOAgent(PPOAgent):
             actor, critic, optimizer, hyperparams, head, device,
             obs_normalizer, reward_normalizer, seed, backend,
         )  # fmt: skip
+
+    @classmethod
+    def _from_parts(cls, parts: Parts) -> TorchGaussianPPOAgent:
+        return cls(
+            parts.networks["actor"], parts.networks["critic"], parts.optimizers["optimizer"],
+            hyperparams=parts.hyperparams, reward_normalizer=parts.reward_normalizer,
+            obs_normalizer=parts.obs_normalizer, action_space=parts.action_space,
+            **parts.arguments, **parts.options,
+        )  # fmt: skip
+
+    def _arguments(self) -> dict[str, Any]:
+        head = self._policy.head
+        assert isinstance(head, NormalHead)
+        log_std = "state" if head.log_std is None else "free"
+        return {"action_dim": head.action_dim, "squash": bool(head.squash), "log_std": log_std}
 
 
 def _join(optimizer: torch.optim.Optimizer, log_std: nn.Parameter) -> None:

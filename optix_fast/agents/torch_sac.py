@@ -12,7 +12,7 @@ from gymnasium import spaces
 from torch import nn
 
 from optix_fast.agents import agent as shared
-from optix_fast.agents.base import Agent
+from optix_fast.agents.base import Agent, Parts
 from optix_fast.agents.native_sac import NativeSAC
 from optix_fast.agents.off_policy import Experience
 from optix_fast.agents.sac import STATISTICS, SACModel, Updated, optimizer_like, sac_update, target_of
@@ -66,6 +66,7 @@ class TorchSACAgent(Agent):
     }
     default_log_params = ["learning_rate", "tau"]  # noqa: RUF012
     default_min_episodes_before_dormant = 30
+    algorithm = "sac"
     config_type = SACConfig
     _policy: SACPolicy
     _native: NativeSAC
@@ -126,8 +127,33 @@ class TorchSACAgent(Agent):
         self._uniform_steps = config.first_update_at
         self._held_action: Array | None = None
         self._held_for = 0
-        self._native = NativeSAC(self._policy, self._model, backend)
+        self._connect(backend)
         self._apply(config, self._hyperparams.params)
+
+    def _connect(self, backend: str) -> None:
+        self._native = NativeSAC(self._policy, self._model, backend)
+
+    @classmethod
+    def _from_parts(cls, parts: Parts) -> TorchSACAgent:
+        nets, optimizers = parts.networks, parts.optimizers
+        return cls(
+            nets["actor"], nets["critic1"], nets["critic2"], parts.arguments["action_dim"],
+            optimizers["actor"], optimizers["critic"], optimizers["alpha"], parts.hyperparams,
+            action_space=parts.action_space, discrete=parts.arguments["discrete"], **parts.options,
+        )  # fmt: skip
+
+    def _arguments(self) -> dict[str, Any]:
+        return {"action_dim": self._policy.width, "discrete": self._model.discrete}
+
+    @property
+    def actor(self) -> nn.Module:
+        """The network of the policy."""
+        return self._model.actor
+
+    @property
+    def critics(self) -> tuple[nn.Module, nn.Module]:
+        """The two networks of the action values."""
+        return self._model.critics
 
     @property
     def _actor(self) -> nn.Module:
@@ -278,6 +304,9 @@ class TorchSACAgent(Agent):
 
     def _copy_targets(self) -> None:
         self._model.copy_targets()
+
+    def _unnamed(self) -> list[nn.Parameter]:
+        return [self._model.log_alpha]
 
     def _perturbed(self) -> list[nn.Parameter]:
         return shared.unique_parameters([self._model.actor, *self._model.critics])

@@ -277,6 +277,14 @@ class PrioritizedReplayBuffer:
 
     # --- state ----------------------------------------------------------------------------------
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or a pickle holds: the core's handles are not copied but made anew."""
+        return {"capacity": self.capacity, "state": self.state_dict()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["capacity"], seed=0)  # type: ignore[misc]
+        self.load_state_dict(state["state"])
+
     def state_dict(self) -> dict[str, Any]:
         """The rows, their priorities, the random streams and all parameters; a copy."""
         tree = self.tree.state_dict()

@@ -259,6 +259,14 @@ class ReplayBuffer:
 
     # --- state ----------------------------------------------------------------------------------
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or a pickle holds: the core's handles are not copied but made anew."""
+        return {"capacity": self.capacity, "state": self.state_dict()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["capacity"], seed=0)  # type: ignore[misc]
+        self.load_state_dict(state["state"])
+
     def state_dict(self) -> dict[str, Any]:
         """The live rows, copied, with the place in the random stream and how targets are made."""
         return {

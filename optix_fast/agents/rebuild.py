@@ -1,0 +1,129 @@
+"""Agents from their files alone."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from gymnasium import spaces
+from torch import nn
+from torch.nn.utils import skip_init
+
+from optix_fast.agents import agent as shared
+from optix_fast.agents import cards
+from optix_fast.agents.agent_card import class_name
+from optix_fast.agents.base import STATE_FILE, Agent, Parts
+from optix_fast.agents.cards import Card
+from optix_fast.agents.torch_agent import TorchAgent
+from optix_fast.agents.torch_dqn import TorchDQNAgent
+from optix_fast.agents.torch_ppo import TorchGaussianPPOAgent, TorchPPOAgent
+from optix_fast.agents.torch_sac import TorchSACAgent
+from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer
+from optix_fast.networks.encoders import ObservationEncoder
+from optix_fast.serialization import load_state
+from optix_fast.types import HyperparamSet
+
+A = TypeVar("A", bound=Agent)
+_BUILT_IN: tuple[type[Agent], ...] = (
+    TorchPPOAgent, TorchGaussianPPOAgent, TorchDQNAgent, TorchSACAgent, TorchAgent,
+)  # fmt: skip
+
+
+def load_agent(kind: type[A], path: str, device: str | torch.device, backend: str, seed: int | None) -> A:
+    """See Agent.load."""
+    if not Path(path).is_dir():
+        raise FileNotFoundError(f"there is no directory {path}")
+    card = cards.read(path)
+    if card is None:
+        raise ValueError(
+            f"{path} does not say what its weights belong to; construct the agent and call load_weights"
+        )
+    name = card["class"]
+    wanted = next((known for known in _BUILT_IN if known.__name__ == name), None)
+    if wanted is not None and issubclass(wanted, kind):
+        kind = wanted
+    elif class_name(kind) != name:
+        raise RuntimeError(f"{path} holds a {name}; call {name.rpartition('.')[2]}.load for it")
+    reasons = card["not_described"] + [
+        found for name, net in card["networks"].items() if (found := cards.unknown_in(net, name))
+    ]
+    if reasons:
+        raise RuntimeError(
+            f"{path} does not say how to build {reasons[0]}; construct the {name} and call load_weights"
+        )
+    return _build(kind, path, card, {"device": device, "backend": backend, "seed": seed})
+
+
+def _build(kind: type[A], path: str, card: Card, options: dict[str, Any]) -> A:
+    networks = {name: _module(net, card["dtype"]) for name, net in card["networks"].items()}
+    named = {f"{name}.{key}": p for name, net in networks.items() for key, p in net.named_parameters()}
+    for name in card["frozen"]:
+        named[name].requires_grad_(False)
+    config = shared.read_config(kind.config_type, card["hyperparams"])
+    # A fraction of a count that a tuner left behind is rounded; the rate is the optimizers' own.
+    whole = {k: v for k, v in asdict(config).items() if k in card["hyperparams"] and k != "learning_rate"}
+    normalizer, rewards = card["obs_normalizer"], card["reward_normalizer"]
+    agent = kind._from_parts(
+        Parts(
+            networks,
+            {name: _optimizer(each, named) for name, each in card["optimizers"].items()},
+            HyperparamSet(whole),
+            cards.make_space(card["action_space"]),
+            None if normalizer is None else ObsNormalizer(**normalizer),
+            None if rewards is None else RewardNormalizer(**rewards),
+            card["arguments"],
+            options,
+        )
+    )
+    agent._hyperparams = HyperparamSet(dict(card["hyperparams"]))
+    agent._observation_space = cards.make_space(card["observation_space"])
+    agent.load_weights(path)
+    if card["state"]:
+        agent.load_state_dict(load_state(f"{path}/{STATE_FILE}"))
+    return agent
+
+
+def _module(card: Card, dtype: str) -> nn.Module:
+    module = _layer(card)
+    return module.to(getattr(torch, dtype))
+
+
+def _layer(card: Card) -> nn.Module:
+    kind = card["type"]
+    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in card.items()}
+    if kind == "ObservationEncoder":
+        space = cards.make_space(card["space"])
+        assert isinstance(space, spaces.Space)
+        return ObservationEncoder(space)
+    if kind in cards.LAYERS:
+        layer, names = cards.LAYERS[kind]
+        arguments: Any = {name: settings[name] for name in names}
+        if "device" not in inspect.signature(layer).parameters:
+            return layer(**arguments)
+        # Without random numbers: torch's global random state is left alone.
+        made: nn.Module = skip_init(layer, **arguments)  # type: ignore[no-untyped-call]
+        return made
+    container, names = cards.CONTAINERS[kind]
+    module: nn.Module = container.__new__(container)
+    nn.Module.__init__(module)
+    for name in names:
+        setattr(module, name, card[name])
+    for name, child in card["children"].items():
+        module.add_module(name, _layer(child))
+    return module
+
+
+def _optimizer(card: Card, named: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
+    groups = [
+        {
+            **{k: tuple(v) if isinstance(v, list) else v for k, v in group.items()},
+            "params": [named[name] for name in group["params"] if name in named],
+        }
+        for group in card["groups"]
+    ]
+    optimizer: torch.optim.Optimizer = getattr(torch.optim, card["type"])(groups)
+    return optimizer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -26,6 +27,9 @@ def card_of(agent: Agent, state: bool = False) -> Card:
     reasons = [f"its {name}" for name, card in optimizers.items() if card is None] + agent._not_described()
     if len({id(p) for _, p in named}) < len(named):
         reasons.append("networks that share parameters")
+    said, plain = agent._hyperparams.params, asdict(agent.config_type())
+    # With what has changed by itself, such as epsilon.
+    live = {k: v for k, v in agent.get_hyperparams().params.items() if k in said or v != plain.get(k)}
     normalizer, rewards = agent._policy.obs_normalizer, agent.reward_normalizer
     return {
         "algorithm": agent.algorithm,
@@ -42,7 +46,7 @@ def card_of(agent: Agent, state: bool = False) -> Card:
         "reward_normalizer": rewards
         and {name: float(getattr(rewards, name)) for name in ("gamma", "clip", "epsilon")},
         "optimizers": optimizers,
-        "hyperparams": cards.plain_values(agent._hyperparams.params),
+        "hyperparams": cards.plain_values(live),
         "not_described": reasons,
         "state": state,
     }

@@ -170,7 +170,7 @@ def of_space(space: spaces.Space[Any] | None) -> Card | None:
     if isinstance(space, spaces.MultiDiscrete):
         return {"type": "MultiDiscrete", "nvec": space.nvec.tolist(), "start": space.start.tolist()}
     if isinstance(space, spaces.MultiBinary):
-        return {"type": "MultiBinary", "shape": list(space.shape)}
+        return {"type": "MultiBinary", "n": np.asarray(space.n).tolist()}
     parts: Iterable[tuple[str, Any]]
     if isinstance(space, spaces.Dict):
         parts = space.spaces.items()
@@ -196,7 +196,7 @@ def make_space(card: Card | None) -> spaces.Space[Any] | None:
     if kind == "MultiDiscrete":
         return spaces.MultiDiscrete(np.array(card["nvec"]), start=np.array(card["start"]))
     if kind == "MultiBinary":
-        return spaces.MultiBinary(card["shape"])
+        return spaces.MultiBinary(card["n"])
     inner = {name: make_space(sub) for name, sub in card["spaces"].items()}
     return spaces.Dict(inner) if kind == "Dict" else spaces.Tuple(tuple(inner.values()))  # type: ignore[arg-type]
 

@@ -337,6 +337,9 @@ class TorchSACAgent(Agent):
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
         self._renew_targets()
+        held = state["held_action"]
+        if held is not None and np.asarray(held).dtype.kind not in "iuf":
+            raise ValueError(f"the state's held_action must be numbers, got {held!r}")
         model = state["model"]
         for name, net in self._model.modules().items():
             check_matches(net, model["networks"][name], name)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import shlex
+import signal
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,14 +33,14 @@ app = typer.Typer(
 
 @contextmanager
 def _one_line_errors() -> Iterator[None]:
-    """What the user can mend is one line on standard error and exit status 2; Ctrl-C is 130.
+    """What the user can mend is one line on standard error and exit status 2; Ctrl-C is 130, SIGTERM 143.
 
     OPTIX_FAST_DEBUG=1 shows the traceback instead.
     """
     try:
         yield
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
+    except KeyboardInterrupt as error:
+        raise typer.Exit(128 + getattr(error, "signal", signal.SIGINT)) from None
     except BrokenPipeError:
         raise
     except Exception as error:
@@ -103,7 +105,10 @@ def train(
         typer.Option(help="Stop at this mean return."),
     ] = None,
     tuner: Annotated[Optional[str], typer.Option(help="none, spsa or backoff.")] = None,  # noqa: UP045
-    resume: Annotated[Optional[Path], typer.Option(help="Go on with a run that was cut off.")] = None,  # noqa: UP045
+    resume: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Go on with a run that was cut off, or with --steps (the new total) with any."),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
 ) -> None:
     """Train an agent.
@@ -117,8 +122,9 @@ def train(
         from optix_fast.cli.train import train as run_training
         from optix_fast.config import read_yaml
 
+        total = _count("--steps", steps)
         given = {
-            "algo": algo, "steps": _count("--steps", steps), "n_envs": n_envs, "vectorization": vectorization,
+            "algo": algo, "steps": total, "n_envs": n_envs, "vectorization": vectorization,
             "seed": seed, "device": device, "backend": backend, "target_score": target_score,
             "tuner": tuner,
         }  # fmt: skip
@@ -126,10 +132,13 @@ def train(
         if resume is not None:
             others = {"ENV_ID": env_id, "--config": config, "--run-dir": run_dir}
             surplus = [name for name, value in others.items() if value is not None]
-            surplus += [f"--{key.replace('_', '-')}" for key in chosen] + ["--param"] * bool(param)
+            surplus += [f"--{key.replace('_', '-')}" for key in chosen if key != "steps"] + [
+                "--param"
+            ] * bool(param)
             if surplus:
                 raise ValueError(f"--resume takes the run's own settings, not {', '.join(surplus)}")
-            _report(resume_training(resume, show_progress=not quiet))
+            with _reported():
+                _report(resume_training(resume, show_progress=not quiet, steps=total))
             return
         settings: dict[str, Any] = {} if config is None else read_yaml(config)
         named = settings.pop("env_id", env_id)
@@ -141,8 +150,23 @@ def train(
         for name in sorted(params.keys() & chosen.keys()):
             raise ValueError(f"--{name.replace('_', '-')} and -p {name} say the same: give one of them")
         complete = complete_config(named, settings | chosen, params)
-        where = run_dir or _default_run_dir(complete.env_id, complete.seed)
-        _report(run_training(complete, where, show_progress=not quiet))
+        with _reported():
+            _report(run_training(complete, run_dir, show_progress=not quiet))
+
+
+@contextmanager
+def _reported() -> Iterator[None]:
+    """Say how a run that was interrupted ended, too."""
+    from optix_fast.cli.train import Interrupted
+
+    try:
+        yield
+    except Interrupted as error:
+        if error.result is None:
+            print("interrupted", file=sys.stderr)
+        else:
+            _report(error.result)
+        raise
 
 
 def _report(result: TrainResult) -> None:
@@ -152,13 +176,18 @@ def _report(result: TrainResult) -> None:
         from optix_fast.loop.learning_signal import absence
 
         reason += f" ({absence(result.constant_return)})"
+    best = f"best score {result.best_score:.1f}"
+    if math.isnan(result.best_score):
+        best = "no episode ended (the last policy is kept)"
     print(
         f"{reason}: {result.env_id}, {result.env_steps:,} steps in "
-        f"{result.seconds:.1f} s ({speed:,.0f} steps/s), best score {result.best_score:.1f}, "
-        f"tuner {result.tuner}\n"
-        f"run directory: {result.run_dir}\n"
-        f"next: optix-fast eval {result.run_dir}"
+        f"{result.seconds:.1f} s ({speed:,.0f} steps/s), {best}, tuner {result.tuner}\n"
+        f"run directory: {result.run_dir}"
     )
+    if result.stop_reason == "interrupted":
+        command = f"optix-fast train --resume {shlex.quote(str(result.run_dir))}"
+        print(f"go on: {command}" if result.can_resume else "it cannot be resumed: it holds no state")
+    print(f"next: optix-fast eval {shlex.quote(str(result.run_dir))}")
 
 
 @app.command(name="eval")
@@ -184,7 +213,9 @@ def evaluate(
             agent = make_run_agent(config, env)
         finally:
             env.close()
-        run.load_best(agent)
+        remark = run.load_policy(agent)
+        if remark is not None:
+            print(f"optix-fast: {run_dir}: {remark}", file=sys.stderr)
         result = evaluate_policy(agent, make_env, episodes, seed=seed)
         if as_json:
             print(
@@ -230,11 +261,6 @@ def doctor() -> None:
         from optix_fast.cli.doctor import report
 
         print(report())
-
-
-def _default_run_dir(env_id: str, seed: int) -> Path:
-    name = env_id.replace("/", "-").replace(":", "-")
-    return Path("runs") / f"{name}-seed{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def _count(option: str, text: str | None) -> int | None:

@@ -1,32 +1,40 @@
 """The directory of a training run: what lies where, and how it gets there whole.
 
 config.yaml          the settings, complete
-progress.csv         one line for every evaluation
-tensorboard/         the same, and every other number of the evaluation, for TensorBoard
-checkpoints/         the best policies, as they were found
+progress.csv         one line for every window
+tensorboard/         the same, and every other number of the window, for TensorBoard
+checkpoints/         the best policies, as they were found, and the state that --resume goes on from
 best/                the best policy's weights
-last/state.safetensors   agent, loop and pipeline as they stood at the end
+last/                the last policy's weights
 learning_curve.png
 summary.json         written last: how the run ended; a run without it was killed
+lock                 while a process works here: which one
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import json
-import math
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from optix_fast.cli import run_lock
 from optix_fast.cli.event_log import TensorBoardLog
+from optix_fast.cli.learning_curve import plot_learning_curve
+from optix_fast.cli.run_lock import RunLock
 from optix_fast.config import TrainConfig
 from optix_fast.loop import CheckpointRegistry
-from optix_fast.serialization import atomic_write_json, save_state
-from optix_fast.types import BaseAgent
+from optix_fast.loop.resume import find_state
+from optix_fast.serialization import atomic_write_bytes, atomic_write_json, load_state
+from optix_fast.types import BaseAgent, Stateful
 
 # Ends that were not the run's own.
 _UNFINISHED = ("interrupted", "failed")
@@ -39,6 +47,7 @@ COLUMNS = (
     "score",
     "episodes",
     "episode_length",
+    "evaluated",
     "state",
     "interval",
     "policy_loss",
@@ -73,43 +82,90 @@ class RunDir:
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoints"
         self.best = self.path / "best"
+        self.last = self.path / "last"
         self._summary = self.path / "summary.json"
+        self._lock = RunLock(self.path)
         self._csv: Any = None
         self._events: TensorBoardLog | None = None
         self._writer: Any = None
 
     @classmethod
-    def create(cls, path: str | Path, config: TrainConfig) -> RunDir:
-        """Make a new run directory with its config and an empty progress.csv.
+    def create(cls, path: str | Path | None, config: TrainConfig) -> RunDir:
+        """Make a new run directory with its config and an empty progress.csv, and lock it.
+
+        Args:
+            path: None makes one in runs/, named after environment, algorithm, seed and time.
+            config: to write into it.
 
         Raises:
-            ValueError: the path is a file or a directory that is not empty.
+            ValueError: the path is a file, a directory that is not empty, or one that another process uses.
         """
-        run = cls(path)
-        if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
-            raise ValueError(f"run directory {run.path} already exists and is not empty")
+        run = cls(_new_directory(config) if path is None else path)
+        if run.path.exists() and not run.path.is_dir():
+            raise ValueError(f"run directory {run.path} is a file")
+        if run.path.exists():
+            run._lock.check()
+        run._check_empty()
         run.path.mkdir(parents=True, exist_ok=True)
-        config.to_yaml(run.path / "config.yaml")
-        run._csv = (run.path / "progress.csv").open("w", newline="", encoding="utf-8")
-        run._writer = csv.DictWriter(run._csv, COLUMNS, restval="", extrasaction="ignore")
-        run._writer.writeheader()
-        run._csv.flush()
-        run._events = TensorBoardLog(run.path / "tensorboard")
+        run._lock.acquire()
+        try:
+            run._check_empty()  # another process may have begun here, and even ended, meanwhile
+            run.write_config(config)
+            run._begin_csv(())
+            run._events = TensorBoardLog(run.path / "tensorboard")
+        except BaseException:
+            run._lock.release()
+            raise
         return run
 
     @classmethod
-    def reopen(cls, path: str | Path) -> tuple[RunDir, TrainConfig]:
-        """A run that was killed, interrupted or failed, and its config, to go on with.
+    def reopen(cls, path: str | Path, extend: bool = False) -> tuple[RunDir, TrainConfig]:
+        """A run that was killed, interrupted or failed, and its config, to go on with; locked. What a killed
+        process left half-written is deleted.
+
+        Args:
+            path: of the run directory.
+            extend: take a run that has finished too.
 
         Raises:
-            ValueError: the path is not a run directory, or the run has finished.
+            ValueError: the path is not a run directory, another process uses it, or the run has finished.
         """
         run, config = cls.open(path)
-        if run._summary.exists():
-            reason = json.loads(run._summary.read_bytes())["stop_reason"]
-            if reason not in _UNFINISHED:
-                raise ValueError(f"{run.path} has finished ({reason}); nothing is left to resume")
+        run._lock.acquire()
+        try:
+            reason = run.stop_reason
+            if reason is not None and not extend:
+                raise ValueError(
+                    f"{run.path} has finished ({reason}); to train on, give a total larger than its "
+                    f"{config.steps} steps with --steps"
+                )
+            run._clean()
+        except BaseException:
+            run._lock.release()
+            raise
         return run, config
+
+    @property
+    def stop_reason(self) -> str | None:
+        """How the run ended by itself; None where it was killed, interrupted or failed."""
+        if not self._summary.exists():
+            return None
+        reason = str(json.loads(self._summary.read_bytes())["stop_reason"])
+        return None if reason in _UNFINISHED else reason
+
+    @property
+    def can_resume(self) -> bool:
+        """Whether there is a state to go on from."""
+        try:
+            find_state(self.checkpoints, None)
+        except ValueError:
+            return False
+        return True
+
+    def write_config(self, config: TrainConfig) -> None:
+        """Write config.yaml."""
+        text = yaml.safe_dump(config.to_dict(), sort_keys=False)
+        atomic_write_bytes(self.path / "config.yaml", text.encode("utf-8"))
 
     def go_on(self, windows: int, steps: int) -> float:
         """Cut progress.csv and the events after the first `windows` windows, which were `steps` environment
@@ -117,17 +173,34 @@ class RunDir:
         self._summary.unlink(missing_ok=True)
         shutil.rmtree(self.best, ignore_errors=True)  # until there is a new one, the checkpoints count
         rows = [row for row in self.rows() if row["window"].isdigit() and int(row["window"]) < windows]
-        self._csv = (self.path / "progress.csv").open("w", newline="", encoding="utf-8")
-        self._writer = csv.DictWriter(self._csv, COLUMNS, restval="", extrasaction="ignore")
-        self._writer.writeheader()
-        self._writer.writerows(rows)
-        self._csv.flush()
+        self._begin_csv(rows)
         self._events = TensorBoardLog(self.path / "tensorboard", begin=steps + 1)
         return float(rows[-1]["seconds"]) if rows else 0.0
 
+    def _begin_csv(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Replace progress.csv at once by one with these rows, and append to it from now on."""
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, COLUMNS, restval="", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+        path = self.path / "progress.csv"
+        atomic_write_bytes(path, text.getvalue().encode("utf-8"))
+        self._csv = path.open("a", newline="", encoding="utf-8")
+        self._writer = csv.DictWriter(self._csv, COLUMNS, restval="", extrasaction="ignore")
+
+    def _check_empty(self) -> None:
+        if self.path.exists() and any(entry.name != run_lock.FILE for entry in self.path.iterdir()):
+            raise ValueError(f"run directory {self.path} already exists and is not empty")
+
+    def _clean(self) -> None:
+        for folder in (self.path, self.checkpoints):
+            for pattern in (".*.tmp", ".tmp_*", ".policy-*"):
+                for path in folder.glob(pattern):
+                    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
     @classmethod
     def open(cls, path: str | Path) -> tuple[RunDir, TrainConfig]:
-        """A finished (or killed) run and its config.
+        """A finished (or killed) run and its config, to read.
 
         Raises:
             ValueError: the path is not a run directory, or its config cannot be read.
@@ -137,53 +210,68 @@ class RunDir:
             raise ValueError(f"{run.path} is not a run directory (no config.yaml in it)")
         return run, TrainConfig.from_yaml(run.path / "config.yaml")
 
-    def add_row(self, row: Mapping[str, Any]) -> None:
-        """Append a line to progress.csv, on disk when this returns, and an event for TensorBoard."""
+    def add_row(self, row: Mapping[str, Any], scalars: Mapping[str, Any]) -> None:
+        """Append a line to progress.csv and an event with these scalars for TensorBoard; other processes see
+        both when this returns."""
         self._writer.writerow(
             {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()}
         )
         self._csv.flush()
         if self._events is not None:
-            self._events.add(int(row["env_steps"]), row)
+            self._events.add(int(row["env_steps"]), scalars)
 
     def rows(self) -> list[dict[str, str]]:
         """The lines of progress.csv."""
         with (self.path / "progress.csv").open(newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
 
-    def save_best(self, agent: BaseAgent) -> None:
-        """Write the agent's weights to best/, replacing what is there at once."""
-        fresh = Path(tempfile.mkdtemp(prefix=".best-", dir=self.path))
+    def save_policy(self, agent: BaseAgent, where: Path) -> None:
+        """Write the agent's weights to `best` or `last`, replacing what is there at once."""
+        fresh = Path(tempfile.mkdtemp(prefix=".policy-", dir=self.path))
         agent.save_weights(str(fresh))
-        if self.best.exists():
-            shutil.rmtree(self.best)
-        os.replace(fresh, self.best)
+        old = fresh.with_name(fresh.name + "-old")
+        if where.exists():
+            os.replace(where, old)
+        os.replace(fresh, where)
+        shutil.rmtree(old, ignore_errors=True)
 
-    def save_last(self, state: dict[str, Any]) -> None:
-        """Write last/state.safetensors."""
-        (self.path / "last").mkdir(exist_ok=True)
-        save_state(str(self.path / "last" / "state.safetensors"), state)
+    def load_policy(self, agent: BaseAgent) -> str | None:
+        """Load the best policy: best/, or in a killed run the best checkpoint that is whole, or where no
+        episode had ended the last policy.
 
-    def load_best(self, agent: BaseAgent) -> None:
-        """Load the best policy: best/, or in a killed run the best checkpoint that is whole.
+        Returns:
+            What there is to say about a policy that was not chosen as the best one; None for that.
 
         Raises:
             ValueError: the run has saved no policy.
         """
         if self.best.is_dir():
             agent.load_weights(str(self.best))
-            return
+            if self._summary.exists() and json.loads(self._summary.read_bytes())["best_score"] is None:
+                return "no episode ended in the run, so this is its last policy"
+            return None
         if (self.checkpoints / "manifest.json").is_file():
             registry = CheckpointRegistry(str(self.checkpoints), resume=True)
             if registry.load_best(agent) is not None:
-                return
+                return "the run has no summary, so this is the best of its checkpoints"
+        if self.can_resume and isinstance(agent, Stateful):
+            agent.load_state_dict(load_state(find_state(self.checkpoints, None))["agent"])
+            return "no episode had ended in the run, so this is the policy of the state that it wrote last"
         raise ValueError(f"{self.path} holds no saved policy")
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Close progress.csv, draw the curve, write summary.json."""
         self.close()
-        plot_learning_curve(self)
+        _, config = RunDir.open(self.path)
+        plot_learning_curve(self.path / "learning_curve.png", self.rows(), config)
         atomic_write_json(self._summary, dict(summary))
+
+    def release(self) -> None:
+        """Leave the directory to other processes, with nothing half-written in it."""
+        self.close()
+        if self.path.is_dir():
+            self._clean()
+            self._lock.release()
 
     def close(self) -> None:
         """Close progress.csv and the event file."""
@@ -200,36 +288,15 @@ class RunDir:
         shutil.rmtree(self.path, ignore_errors=True)
 
 
-def plot_learning_curve(run: RunDir) -> None:
-    """Draw the score of every evaluation over environment steps into learning_curve.png."""
-    # pyplot would start a window system; the figure class does not.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    _, config = RunDir.open(run.path)
-    points = [(float(r["env_steps"]), float(r["score"])) for r in run.rows() if r["score"]]
-    points = [(x, y) for x, y in points if math.isfinite(y)]
-    figure = Figure(figsize=(7.0, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    steps, scores = [x for x, _ in points], [y for _, y in points]
-    axes.plot(steps, scores, color="#9db4d4", linewidth=1.0, label="one window")
-    axes.plot(steps, _smoothed(scores), color="#1f4e9c", linewidth=2.0, label="mean of 5 evaluations")
-    if config.target_score is not None:
-        axes.axhline(config.target_score, color="#b0413e", linestyle="--", linewidth=1.0, label="target")
-    axes.set_xlabel("environment steps")
-    axes.set_ylabel("mean return of the window's episodes")
-    axes.set_title(f"{config.env_id}, {config.algo}, seed {config.seed}")
-    axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:g} k" if x else "0")
-    axes.grid(alpha=0.25)
-    axes.legend(loc="best", frameon=False)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    figure.savefig(run.path / "learning_curve.png", dpi=120)
-
-
-def _smoothed(values: list[float], width: int = 5) -> list[float]:
-    return [
-        sum(values[max(0, i - width + 1) : i + 1]) / len(values[max(0, i - width + 1) : i + 1])
-        for i in range(len(values))
-    ]
+def _new_directory(config: TrainConfig) -> Path:
+    """A directory that nobody else has; a number is added to its name where that exists already."""
+    env = config.env_id.replace("/", "-").replace(":", "-")
+    name = f"{env}-{config.algo}-seed{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+    number = 1
+    while True:
+        path = Path("runs") / (name if number == 1 else f"{name}-{number}")
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            number += 1

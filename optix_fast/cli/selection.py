@@ -70,13 +70,17 @@ def choose_policy(
         last: the agent's state at the end of training.
 
     Returns:
-        The winner's name (a snapshot's directory, or "last") and its mean return.
+        The winner's name (a snapshot's directory, or "last") and its mean return. A last policy that no
+        checkpoint stands against wins without playing (NaN).
     """
     candidates: dict[str, Callable[[], None]] = {
         str(entry["snapshot_dir"]): _loader(agent, optimizer, entry["snapshot_dir"])
         for entry in optimizer.registry.entries()
     }
     candidates["last"] = lambda: agent.load_state_dict(last)
+    if len(candidates) == 1:
+        agent.load_state_dict(last)
+        return "last", math.nan
     means = {}
     for name, load in candidates.items():
         load()

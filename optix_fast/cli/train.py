@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import math
+import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import torch
 
-from optix_fast.agents import Agent, PPOAgent, make_agent
+from optix_fast.agents import Agent, make_agent
+from optix_fast.cli.interruption import Interruption
 from optix_fast.cli.progress import Progress
+from optix_fast.cli.recorder import Pipeline, Recorder
 from optix_fast.cli.run_dir import RunDir
 from optix_fast.cli.selection import Confirmation, choose_policy
 from optix_fast.config import TrainConfig
 from optix_fast.loop import RLOptimizer
 from optix_fast.pipelines import BatchPipeline, VectorBatchPipeline
 from optix_fast.tuners import make_tuner
-from optix_fast.types import EvalMetrics, LoopCallback
-
-Pipeline = BatchPipeline | VectorBatchPipeline
+from optix_fast.types import HyperparamSet
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,9 @@ class TrainResult:
         env_id, tuner: of its config.
         stop_reason: solved, converged, budget, stopped or interrupted.
         env_steps, windows, seconds: what it took.
-        best_score: score of the best policy, NaN when no window gave one.
+        best_score: score of the best policy, NaN when no episode ended; the last policy is the best one then.
         constant_return: what every episode returned, when all returned the same; else None.
+        can_resume: whether there is a state to go on from.
     """
 
     run_dir: Path
@@ -46,7 +48,21 @@ class TrainResult:
     windows: int
     seconds: float
     best_score: float
-    constant_return: float | None = None
+    constant_return: float | None
+    can_resume: bool
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal ended the run.
+
+    Args:
+        number: SIGINT or SIGTERM.
+        result: None when nothing was written, because the run had not begun or a second signal forbade it.
+    """
+
+    def __init__(self, number: signal.Signals, result: TrainResult | None) -> None:
+        super().__init__()
+        self.signal, self.result = number, result
 
 
 def make_env_fn(config: TrainConfig) -> Callable[[], gym.Env[Any, Any]]:
@@ -109,20 +125,6 @@ def make_pipeline(config: TrainConfig) -> Pipeline:
     )
 
 
-def _state_of(agent: Agent) -> dict[str, Any]:
-    """The agent's state without the transitions that it has stored: copying those after every window would
-    take longer than learning from them, and nothing that the run does later takes them away."""
-    return agent.state_dict(replay=False)
-
-
-def _with_replay(state: dict[str, Any], agent: Agent) -> dict[str, Any]:
-    """That state with the stored transitions."""
-    if isinstance(agent, PPOAgent):
-        return state
-    experience = {**agent.state_dict()["experience"], **state["experience"]}
-    return {**state, "experience": experience}
-
-
 def _windows_before_convergence(config: TrainConfig, agent: Agent) -> int:
     """How many windows must pass before a score that stands still counts as converged.
 
@@ -136,55 +138,35 @@ def _windows_before_convergence(config: TrainConfig, agent: Agent) -> int:
     return windows + 1 if config.target_score is not None else windows // 2
 
 
-class _Recorder(LoopCallback):
-    """Writes progress.csv, keeps the agent's last state, and shows how the run goes."""
-
-    def __init__(self, run: RunDir, agent: Agent, pipeline: Pipeline, progress: Progress) -> None:
-        self.run, self.agent, self.pipeline, self.progress = run, agent, pipeline, progress
-        self.optimizer: RLOptimizer | None = None
-        self.last: dict[str, Any] | None = None
-        self.began = time.perf_counter()
-
-    def keep_last(self) -> None:
-        """Remember agent and pipeline as they stand."""
-        self.last = {"agent": _state_of(self.agent), "pipeline": self.pipeline.state_dict()}
-
-    def on_episode_end(self, episode_id: int, eval_metrics: EvalMetrics | None) -> None:
-        seconds = time.perf_counter() - self.began
-        steps = self.pipeline.total_steps
-        state = self.optimizer.state.name if self.optimizer is not None else ""
-        self.keep_last()
-        if eval_metrics is not None:
-            metrics = eval_metrics.metrics
-            self.run.add_row(
-                {
-                    **metrics,
-                    "window": episode_id,
-                    "env_steps": steps,
-                    "seconds": seconds,
-                    "steps_per_second": steps / seconds,
-                    "score": eval_metrics.primary_score,
-                    "episodes": int(metrics.get("n_episodes", 0)),
-                    "state": state,
-                    "interval": self.optimizer.scheduler.current_interval if self.optimizer else "",
-                }
-            )
-        score = None if eval_metrics is None else eval_metrics.primary_score
-        self.progress.update(steps, score, steps / seconds, state)
-
-
-def resume(run_dir: str | Path, show_progress: bool = True) -> TrainResult:
+def resume(run_dir: str | Path, show_progress: bool = True, steps: int | None = None) -> TrainResult:
     """Go on with a run that was killed, interrupted or failed, from the state it wrote last.
 
+    Args:
+        run_dir: of the run.
+        show_progress: on standard error.
+        steps: environment steps at most, those of before included, instead of the run's own number; with it a
+            run that has finished trains on, too, one that was solved without its target.
+
     Raises:
-        ValueError: not a run directory, or nothing to resume in it.
+        ValueError: not a run directory, in use by another process, nothing to resume in it, or `steps` is no
+            more than the run has taken.
+        Interrupted: see train.
     """
-    run, config = RunDir.reopen(run_dir)
-    return _train(config, run, show_progress, is_resumed=True)
+    run, config = RunDir.reopen(run_dir, extend=steps is not None)
+    try:
+        if steps is not None:
+            config = replace(config, steps=steps)
+            if run.stop_reason == "solved":
+                config = replace(config, target_score=None)
+        return _train(config, run, show_progress, is_resumed=True, is_extended=steps is not None)
+    finally:
+        run.release()
 
 
-def train(config: TrainConfig, run_dir: str | Path, show_progress: bool = True) -> TrainResult:
+def train(config: TrainConfig, run_dir: str | Path | None = None, show_progress: bool = True) -> TrainResult:
     """Train until solved, converged or out of budget.
+
+    Ctrl-C and SIGTERM end the run after the window under way; a second one ends it at once.
 
     Args:
         config: complete (see cli/settings.py).
@@ -193,102 +175,175 @@ def train(config: TrainConfig, run_dir: str | Path, show_progress: bool = True) 
 
     Raises:
         ValueError, TypeError, RuntimeError, NonFiniteError: as the parts raise them. A run that
-            fails before a policy was saved leaves no directory behind.
-        KeyboardInterrupt: passed on after the best policy was saved.
+            fails in its first window leaves no directory behind.
+        Interrupted: by Ctrl-C or SIGTERM, after state, policies, plot and summary were written.
     """
-    return _train(config, RunDir(run_dir), show_progress)
+    return _train(config, run_dir, show_progress)
 
 
-def _train(config: TrainConfig, run: RunDir, show_progress: bool, is_resumed: bool = False) -> TrainResult:
+def _train(
+    config: TrainConfig,
+    where: RunDir | str | Path | None,
+    show_progress: bool,
+    is_resumed: bool = False,
+    is_extended: bool = False,
+) -> TrainResult:
     if max(config.hidden_sizes, default=0) < 256:
         # Small products are slower when torch shares them out among threads.
         torch.set_num_threads(1)
-    make_env = make_env_fn(config)
-    pipeline = make_pipeline(config)
-    try:
-        agent = make_run_agent(config, pipeline)
-        if not is_resumed:
-            run = RunDir.create(run.path, config)
-    except BaseException:
-        pipeline.teardown()
-        raise
-    progress = Progress(config.steps, show_progress)
-    recorder = _Recorder(run, agent, pipeline, progress)
-    optimizer = RLOptimizer(
-        agent=agent,
-        pipeline=pipeline,
-        checkpoint_dir=str(run.checkpoints),
-        optimizer=make_tuner(config.tuner, agent, config.seed),
-        max_snapshots=config.max_snapshots,
-        callbacks=[recorder],
-        min_episodes_before_dormant=_windows_before_convergence(config, agent),
-        target_score=config.target_score,
-        target_confirm_fn=None
-        if config.target_score is None
-        else Confirmation(make_env, config.confirm_episodes, config.target_score),
-        state_interval=config.state_interval,
-    )
-    recorder.optimizer = optimizer
-    began = time.perf_counter()
-    if is_resumed:
+    with Interruption(show_progress) as interruption:
         try:
-            optimizer.resume()
-            recorder.keep_last()  # a run that was killed after its last window has no other one
-        except BaseException:
-            pipeline.teardown()
+            pipeline = make_pipeline(config)
+            try:
+                agent = make_run_agent(config, pipeline)
+                run = where if isinstance(where, RunDir) else RunDir.create(where, config)
+            except BaseException:
+                pipeline.teardown()
+                raise
+            try:
+                progress = Progress(config.steps, show_progress)
+                recorder = Recorder(run, agent, pipeline, progress, interruption)
+                session = _Session(config, recorder, is_resumed)
+                if is_resumed:
+                    session.go_on(is_extended)
+                return session.train()
+            finally:
+                pipeline.teardown()
+                run.release()
+        except Interrupted:
             raise
-        began -= run.go_on(optimizer.windows, pipeline.total_steps)
-        recorder.began = began
-    chosen = "confirmed"
-    try:
-        with progress:
-            optimizer.run()
-        seconds = time.perf_counter() - began
-        if optimizer.stop_reason != "solved" and recorder.last is not None:
-            chosen, _ = choose_policy(agent, optimizer, recorder.last["agent"], make_env)
-    except BaseException:
-        if optimizer.best_snapshot is None and not is_resumed:
-            run.remove()
-        else:
-            # An interrupted choice may have left any of the candidates in the agent.
-            optimizer.registry.load_best(agent)
-            _conclude(run, config, recorder, optimizer, time.perf_counter() - began, "best checkpoint")
-        raise
-    return _conclude(run, config, recorder, optimizer, seconds, chosen)
+        except KeyboardInterrupt:
+            raise Interrupted(interruption.signal or signal.SIGINT, None) from None
 
 
-def _conclude(
-    run: RunDir, config: TrainConfig, recorder: _Recorder, optimizer: RLOptimizer, seconds: float, chosen: str
-) -> TrainResult:
-    best = optimizer.best_snapshot
-    if best is not None:
-        run.save_best(recorder.agent)
-    if recorder.last is not None:
-        run.save_last({**recorder.last, "agent": _with_replay(recorder.last["agent"], recorder.agent)})
-    result = TrainResult(
-        run.path,
-        config.env_id,
-        config.tuner,
-        optimizer.stop_reason or "failed",
-        recorder.pipeline.total_steps,
-        optimizer.windows,
-        seconds,
-        math.nan if best is None else best.eval_metrics.primary_score,
-        None if optimizer.summary is None else optimizer.summary.constant_return,
-    )
-    run.finish(
-        {
-            "stop_reason": result.stop_reason,
-            "env_steps": result.env_steps,
-            "windows": result.windows,
-            "seconds": round(seconds, 3),
-            "steps_per_second": round(result.env_steps / max(seconds, 1e-9), 1),
-            "best_score": None if math.isnan(result.best_score) else result.best_score,
-            "constant_return": result.constant_return,
-            "chosen_policy": chosen,
-            "tuner": config.tuner,
-            "backend": recorder.agent.backend,
-            "device": str(recorder.agent.device),
-        }
-    )
-    return result
+class _Session:
+    """One process's part of a run: the loop, the choice of the policy, and what is written at the end."""
+
+    def __init__(self, config: TrainConfig, recorder: Recorder, is_resumed: bool) -> None:
+        self.config, self.recorder, self.is_resumed = config, recorder, is_resumed
+        self.interruption = recorder.interruption
+        self.run, self.agent, self.pipeline = recorder.run, recorder.agent, recorder.pipeline
+        self.make_env = make_env_fn(config)
+        self.optimizer = recorder.optimizer = RLOptimizer(
+            agent=self.agent,
+            pipeline=self.pipeline,
+            checkpoint_dir=str(self.run.checkpoints),
+            optimizer=make_tuner(config.tuner, self.agent, config.seed),
+            max_snapshots=config.max_snapshots,
+            callbacks=[recorder],
+            min_episodes_before_dormant=_windows_before_convergence(config, self.agent),
+            target_score=config.target_score,
+            target_confirm_fn=None
+            if config.target_score is None
+            else Confirmation(self.make_env, config.confirm_episodes, config.target_score),
+            state_interval=config.state_interval,
+            judge_every_window=True,
+        )
+        recorder.began = time.perf_counter()
+
+    def go_on(self, is_extended: bool) -> None:
+        """Put the run's state back.
+
+        Raises:
+            ValueError: there is none, or the run has taken as many steps as it may.
+        """
+        config, path = self.config, self.run.path
+        if not self.run.can_resume:
+            raise ValueError(
+                f"{path} holds no state of a run to go on from: it ended before the first one was written; "
+                f"start it anew with optix-fast train --config {path / 'config.yaml'}"
+            )
+        self.optimizer.resume()
+        taken = self.pipeline.total_steps
+        if is_extended:
+            if config.steps < taken + config.n_envs:
+                raise ValueError(
+                    f"--steps is the new total of a resumed run, which has taken {taken}: it must be at "
+                    f"least {taken + config.n_envs}, got {config.steps}"
+                )
+            self.optimizer.keep_going()
+            if config.anneal:
+                self.agent.set_hyperparams(HyperparamSet({"anneal_steps": config.steps}))
+            self.run.write_config(config)
+        self.recorder.began -= self.run.go_on(self.optimizer.windows, taken)
+
+    def train(self) -> TrainResult:
+        """Train, choose the policy, write everything.
+
+        Raises:
+            Interrupted: a signal ended it.
+            Exception: whatever the loop raises.
+        """
+        interruption = self.interruption
+        try:
+            chosen = self._train_and_choose()
+        except BaseException as error:
+            if interruption.is_at_once:
+                raise
+            is_interrupted = interruption.signal is not None or isinstance(error, KeyboardInterrupt)
+            if self.optimizer.windows == 0 and not self.is_resumed:
+                self.run.remove()
+                if is_interrupted:
+                    raise KeyboardInterrupt from None
+                raise
+            chosen = self._fall_back()
+            result = self._conclude(chosen, "interrupted" if is_interrupted else "failed")
+            if is_interrupted:
+                raise Interrupted(interruption.signal or signal.SIGINT, result) from None
+            raise
+        return self._conclude(chosen, str(self.optimizer.stop_reason))
+
+    def _train_and_choose(self) -> str:
+        """The name of the policy that the agent then holds."""
+        with self.interruption.deferred(), self.recorder.progress:
+            self.optimizer.run()
+        if self.interruption.signal is not None:
+            raise KeyboardInterrupt
+        if self.optimizer.stop_reason == "solved":
+            return "confirmed"
+        self.interruption.is_winding_up = False
+        assert self.recorder.last is not None
+        return choose_policy(self.agent, self.optimizer, self.recorder.last, self.make_env)[0]
+
+    def _fall_back(self) -> str:
+        """Load a policy without playing; a choice that was cut off may have left any in the agent."""
+        if self.optimizer.registry.load_best(self.agent) is not None:
+            return "best checkpoint"
+        if self.recorder.last is not None:
+            self.agent.load_state_dict(self.recorder.last)
+        return "last"
+
+    def _conclude(self, chosen: str, stop_reason: str) -> TrainResult:
+        """Write what the run leaves. A first signal waits until that is done."""
+        interruption, run, best = self.interruption, self.run, self.optimizer.best_snapshot
+        interruption.is_winding_up = True
+        with interruption.deferred():
+            seconds = self.recorder.seconds
+            run.save_policy(self.agent, run.best)
+            if self.recorder.last is not None:
+                self.agent.load_state_dict(self.recorder.last)
+                run.save_policy(self.agent, run.last)
+            score = math.nan if best is None else best.eval_metrics.primary_score
+            constant = None if self.optimizer.summary is None else self.optimizer.summary.constant_return
+            result = TrainResult(
+                run.path, self.config.env_id, self.config.tuner, stop_reason, self.pipeline.total_steps,
+                self.optimizer.windows, seconds, score, constant, run.can_resume,
+            )  # fmt: skip
+            run.finish(
+                {
+                    "stop_reason": result.stop_reason,
+                    "env_steps": result.env_steps,
+                    "windows": result.windows,
+                    "seconds": round(seconds, 3),
+                    "steps_per_second": round(result.env_steps / max(seconds, 1e-9), 1),
+                    "best_score": None if math.isnan(score) else score,
+                    "constant_return": constant,
+                    "chosen_policy": chosen,
+                    "tuner": self.config.tuner,
+                    "backend": self.agent.backend,
+                    "device": str(self.agent.device),
+                }
+            )
+        if interruption.signal is not None and stop_reason != "interrupted":
+            raise Interrupted(interruption.signal, result)  # the signal came when all was done
+        return result

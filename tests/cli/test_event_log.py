@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c as tensorboards_crc
 
-from optix_fast.cli.event_log import TensorBoardLog
+from optix_fast.cli.event_log import TensorBoardLog, masked_crc32c
 
 
 def test_finite_numbers_are_written_and_nothing_else(tmp_path: Path) -> None:
@@ -36,3 +38,16 @@ def test_resumed_run_takes_back_what_it_will_write_again(tmp_path: Path) -> None
         (200, 200.0),
         (300, 7.0),
     ]
+
+
+@pytest.mark.parametrize("length", [4, 8, 255, 256, 257, 3000])
+def test_checksum_is_that_of_tensorboard(length: int) -> None:
+    content = bytes((7 * i + i // 251) % 256 for i in range(length))
+    assert masked_crc32c(content) == tensorboards_crc(content)
+
+
+def test_event_is_in_the_file_when_add_returns(tmp_path: Path) -> None:
+    log = TensorBoardLog(tmp_path)
+    log.add(100, {"score": 1.5})
+    assert [s.value for s in EventAccumulator(str(tmp_path)).Reload().Scalars("score")] == [1.5]
+    log.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import shutil
 import signal
@@ -18,10 +19,16 @@ from interruptible import heed_interrupts
 
 from optix_fast import __version__
 from optix_fast.config import TrainConfig
+from optix_fast.loop.resume import find_state
 from optix_fast.serialization import load_state
 
 # A run of a second or two: what it learns does not matter here.
 QUICK = ("--steps", "3e3", "--n-envs", "4", "--quiet", "--target-score", "1000")
+# Forty windows that hardly learn, so that evaluations become rare.
+LONG = (
+    "--steps", "10240", "--n-envs", "8", "--quiet", "--target-score", "1000", "-p", "n_steps=32",
+    "-p", "learning_rate=1e-9",
+)  # fmt: skip
 
 
 def error_of(done: Done) -> str:
@@ -50,7 +57,8 @@ def test_run_directory_holds_what_it_promises(finished: Path) -> None:
     }  # fmt: skip
     assert (finished / "learning_curve.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert (finished / "best" / "actor.safetensors").is_file()
-    assert (finished / "last" / "state.safetensors").is_file()
+    assert (finished / "last" / "actor.safetensors").is_file()
+    assert len(list((finished / "checkpoints").glob("run_state-*.safetensors"))) == 1
 
 
 def test_summary_and_csv_agree(finished: Path) -> None:
@@ -73,12 +81,33 @@ def test_tensorboard_shows_what_the_csv_says(finished: Path) -> None:
     events = EventAccumulator(str(finished / "tensorboard")).Reload()
     with (finished / "progress.csv").open() as file:
         rows = list(csv.DictReader(file))
-    for name in ("score", "policy_loss", "steps_per_second"):
-        scalars = events.Scalars(name)
+    tags = {
+        "score": "rollout/ep_rew_mean", "episode_length": "rollout/ep_len_mean",
+        "steps_per_second": "time/fps",
+        "policy_loss": "train/policy_loss", "explained_var": "train/explained_variance",
+    }  # fmt: skip
+    for name, tag in tags.items():
+        scalars = events.Scalars(tag)
         written = [row for row in rows if row[name] != ""]
         assert [scalar.step for scalar in scalars] == [int(row["env_steps"]) for row in written]
         assert [s.value for s in scalars] == pytest.approx([float(row[name]) for row in written], rel=1e-5)
-    assert "state" not in events.Tags()["scalars"]
+    judged = [int(row["env_steps"]) for row in rows if row["evaluated"] == "1"]
+    assert [scalar.step for scalar in events.Scalars("eval/score")] == judged
+    known = ("rollout/", "train/", "time/", "eval/")
+    assert all(tag.startswith(known) for tag in events.Tags()["scalars"])
+
+
+def test_every_window_has_a_row_and_evaluations_are_marked(tmp_path: Path) -> None:
+    done = cli("train", "CartPole-v1", *LONG, "--run-dir", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "run" / "progress.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["window"]) for row in rows] == list(range(40))
+    assert 1 < sum(row["evaluated"] == "1" for row in rows) < 40
+    assert all(math.isfinite(float(row["score"])) for row in rows)
+    snapshots = json.loads((tmp_path / "run" / "checkpoints" / "manifest.json").read_text())
+    best = max(rows, key=lambda row: float(row["score"]))
+    assert max(entry["primary_score"] for entry in snapshots) == pytest.approx(float(best["score"]), rel=1e-5)
 
 
 def test_eval_prints_one_json_object(finished: Path) -> None:
@@ -339,7 +368,7 @@ def test_dqn_trains_is_evaluated_and_saves_what_it_goes_on_from(tmp_path: Path) 
     done = cli("train", "CartPole-v1", "--algo", "dqn", *quick, "--run-dir", "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "best" / "q_network.safetensors").is_file()
-    state = load_state(str(tmp_path / "run" / "last" / "state.safetensors"))
+    state = load_state(find_state(tmp_path / "run" / "checkpoints", None))
     assert state["agent"]["env_steps"] == 3000
     assert len(state["agent"]["experience"]["buffer"]["replay"]["rows"]["rewards"]) == 3000
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["stop_reason"] == "budget"
@@ -362,7 +391,7 @@ def test_sac_trains_is_evaluated_and_saves_what_it_goes_on_from(tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     files = {path.name for path in (tmp_path / "run" / "best").iterdir()}
     assert {f"{name}.safetensors" for name in ("actor", "critic1", "critic2", "log_alpha")} <= files
-    state = load_state(str(tmp_path / "run" / "last" / "state.safetensors"))
+    state = load_state(find_state(tmp_path / "run" / "checkpoints", None))
     assert state["agent"]["updates"] == 1000
     with (tmp_path / "run" / "progress.csv").open() as file:
         last = list(csv.DictReader(file))[-1]

@@ -1,0 +1,105 @@
+"""One process at a time works in a run directory."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from optix_fast.cli.run_lock import FILE, RunLock
+
+HOLD = (
+    "import sys, pathlib; from optix_fast.cli.run_lock import RunLock\n"
+    "lock = RunLock(pathlib.Path(sys.argv[1])); lock.acquire(); print('held', flush=True); sys.stdin.read()"
+)
+
+
+def holder(directory: Path) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(directory)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None and process.stdout.readline() == "held\n"
+    return process
+
+
+def test_lock_of_a_living_process_is_refused_and_that_of_a_killed_one_taken_over(tmp_path: Path) -> None:
+    process = holder(tmp_path)
+    for attempt in (RunLock(tmp_path).acquire, RunLock(tmp_path).check):
+        with pytest.raises(ValueError, match=rf"in use by process {process.pid} on \S+ since \d{{4}}-"):
+            attempt()
+    process.kill()
+    process.communicate()
+    lock = RunLock(tmp_path)
+    lock.check()
+    lock.acquire()
+    assert json.loads((tmp_path / FILE).read_text())["pid"] == os.getpid()
+    lock.release()
+    assert not (tmp_path / FILE).exists()
+    lock.release()
+
+
+def test_second_run_of_the_same_process_is_refused(tmp_path: Path) -> None:
+    first = RunLock(tmp_path)
+    first.acquire()
+    second = RunLock(tmp_path)
+    with pytest.raises(ValueError, match=f"process {os.getpid()}"):
+        second.acquire()
+    second.release()
+    assert (tmp_path / FILE).exists()
+    first.release()
+    second.acquire()
+
+
+def write(directory: Path, **changes: Any) -> None:
+    RunLock(directory).acquire()
+    content = json.loads((directory / FILE).read_text())
+    (directory / FILE).write_text(json.dumps(content | changes))
+
+
+def test_number_given_to_another_process_is_not_the_holder(tmp_path: Path) -> None:
+    write(tmp_path, started="1")
+    RunLock(tmp_path).acquire()
+
+
+def test_another_machine_cannot_be_asked(tmp_path: Path) -> None:
+    write(tmp_path, host="elsewhere", pid=2**22 + 1)
+    with pytest.raises(ValueError, match="on elsewhere since .*; if that machine no longer runs it, delete "):
+        RunLock(tmp_path).acquire()
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"pid": 1}', '{"pid": "x", "host": 1, "since": 2, "started": 3}']
+)
+def test_half_written_lock_is_taken_over(tmp_path: Path, content: str) -> None:
+    (tmp_path / FILE).write_text(content)
+    RunLock(tmp_path).acquire()
+    assert json.loads((tmp_path / FILE).read_text())["host"] == socket.gethostname()
+
+
+def test_of_many_at_once_one_gets_it(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text("")
+    script = HOLD.replace("lock.acquire()", "sys.stdin.readline(); lock.acquire()")
+    many = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, str(tmp_path)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        )
+        for _ in range(3)
+    ]  # fmt: skip
+    for process in many:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    answers = []
+    for process in many:
+        assert process.stdout is not None
+        answers.append(process.stdout.readline())
+    assert sorted(answers) == ["", "", "held\n"]
+    for process in many:
+        process.communicate()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -94,7 +96,10 @@ def _checked(env_fns: Any) -> list[EnvFn]:
     return fns
 
 
-def _made(fn: EnvFn, i: int) -> gym.Env[Any, Any]:
+def _made(fn: EnvFn, i: int, owner: int) -> gym.Env[Any, Any]:
+    if os.getpid() != owner:
+        # A terminal sends Ctrl-C to workers too; who owns them ends them when it has ended.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     env = fn()
     if not isinstance(env, gym.Env):
         raise TypeError(f"env_fns[{i}] must return a gymnasium.Env, got {type(env).__name__}")
@@ -102,7 +107,7 @@ def _made(fn: EnvFn, i: int) -> gym.Env[Any, Any]:
 
 
 def _build(fns: list[EnvFn], async_envs: bool, kwargs: dict[str, Any]) -> VectorEnv[Any, Any, Any]:
-    made = [partial(_made, fn, i) for i, fn in enumerate(fns)]
+    made = [partial(_made, fn, i, os.getpid()) for i, fn in enumerate(fns)]
     if not async_envs:
         return SyncVectorEnv(made, **kwargs)
     for i, fn in enumerate(fns):

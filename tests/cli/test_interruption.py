@@ -1,0 +1,94 @@
+"""Ctrl-C and SIGTERM: what is written, what is said, how to go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from interruptible import heed_interrupts
+
+from optix_fast.cli.interruption import Interruption
+
+TRAIN = [
+    sys.executable, "-m", "optix_fast.cli.main", "train", "CartPole-v1", "--steps", "10000000",
+    "--target-score", "1000", "--n-envs", "2", "-p", "n_steps=32", "--run-dir", "run",
+]  # fmt: skip
+
+
+def start(where: Path, *more: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [*TRAIN, *more], cwd=where, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=heed_interrupts, start_new_session=True,
+    )  # fmt: skip
+    progress = where / "run" / "progress.csv"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if progress.exists() and progress.read_text().count("\n") >= 3:
+            break
+        time.sleep(0.02)
+    assert process.poll() is None, process.communicate()
+    return process
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "vectorization"),
+    [(signal.SIGINT, 130, "async"), (signal.SIGTERM, 143, "sync")],
+)
+def test_signal_to_the_whole_group_ends_the_run_with_all_that_a_resume_needs(
+    tmp_path: Path, number: signal.Signals, status: int, vectorization: str
+) -> None:
+    process = start(tmp_path, "--vectorization", vectorization)
+    os.killpg(process.pid, number)
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == status, stderr
+    assert "Traceback" not in stderr and "BrokenPipe" not in stderr
+    assert stdout.startswith("interrupted: CartPole-v1, ")
+    assert "\ngo on: optix-fast train --resume run\n" in stdout
+    run = tmp_path / "run"
+    assert json.loads((run / "summary.json").read_text())["stop_reason"] == "interrupted"
+    names = {path.name for path in run.iterdir()}
+    assert {"best", "last", "learning_curve.png", "summary.json"} <= names
+    assert "lock" not in names and not [name for name in names if name.startswith(".")]
+    assert len(list((run / "checkpoints").glob("run_state-*.safetensors"))) == 1
+
+
+def hear(number: signal.Signals) -> None:
+    os.kill(os.getpid(), number)
+    time.sleep(5.0)  # which the signal cuts short
+
+
+def test_signal_is_noted_first_and_then_raised() -> None:
+    with Interruption(show=False) as interruption:
+        with interruption.deferred():
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert interruption.signal is signal.SIGTERM
+            with pytest.raises(KeyboardInterrupt):
+                hear(signal.SIGINT)
+        assert (interruption.signal, interruption.is_at_once) == (signal.SIGTERM, False)
+        interruption.is_winding_up = True
+        with pytest.raises(KeyboardInterrupt):
+            hear(signal.SIGTERM)
+        assert interruption.is_at_once
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_signal_outside_of_a_deferral_is_raised_at_once() -> None:
+    with Interruption(show=False) as interruption, pytest.raises(KeyboardInterrupt):
+        hear(signal.SIGTERM)
+    assert interruption.signal is signal.SIGTERM
+
+
+def test_ignored_signal_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Interruption(show=False) as interruption:
+            os.kill(os.getpid(), signal.SIGINT)
+        assert interruption.signal is None
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 import warnings
+from importlib.machinery import EXTENSION_SUFFIXES
 from types import ModuleType
 from typing import Any, Literal
 
 Backend = Literal["native", "torch"]
 BACKENDS = ("auto", "native", "torch")
+_HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 def _requested() -> str:
@@ -33,6 +36,29 @@ def _chosen_pure() -> bool:
     return bool(mode.PURE)
 
 
+def _advice() -> str:
+    """How to get the core, in one or two sentences."""
+    if not os.path.isdir(os.path.join(os.path.dirname(_HERE), "csrc")):
+        return "`pip install .` builds the core."
+    built = _built_elsewhere()
+    if built is None:
+        return "This is the source folder: `pip install -e .` builds the core in it."
+    return (
+        f"This is the source folder, which Python finds before the installed package in {built}: start "
+        "Python in another folder, or build the core here with `pip install -e .`."
+    )
+
+
+def _built_elsewhere() -> str | None:
+    """The folder of another optix_fast on the import path that has its core."""
+    for entry in sys.path:
+        folder = os.path.join(os.path.abspath(entry), "optix_fast")
+        cores = [os.path.join(folder, f"_C{suffix}") for suffix in EXTENSION_SUFFIXES]
+        if os.path.realpath(folder) != os.path.realpath(_HERE) and any(map(os.path.isfile, cores)):
+            return folder
+    return None
+
+
 def _load() -> tuple[ModuleType | None, str]:
     """The core and an empty reason, or None and the reason."""
     wanted = _requested()
@@ -44,15 +70,14 @@ def _load() -> tuple[ModuleType | None, str]:
         if _chosen_pure():
             reason = "a pure-Python install (OPTIX_FAST_PURE=1)"
         elif isinstance(error, ModuleNotFoundError) or "cannot import name '_C'" in str(error):
-            where = os.path.dirname(os.path.abspath(__file__))
-            reason = f"the compiled core is not built in {where}"
+            reason = f"the compiled core is not built in {_HERE}"
         else:
             reason = f"the compiled core could not be loaded: {error}"
         if wanted == "native":
-            raise ImportError(f"OPTIX_FAST_BACKEND=native, but {reason}") from error
+            raise ImportError(f"OPTIX_FAST_BACKEND=native, but {reason}. {_advice()}") from error
         if not _chosen_pure():
             warnings.warn(
-                f"optix_fast runs its slower torch reference: {reason}. `pip install .` builds the core; "
+                f"optix_fast runs its slower torch reference: {reason}. {_advice()} "
                 "OPTIX_FAST_BACKEND=torch silences this.",
                 RuntimeWarning,
                 stacklevel=2,

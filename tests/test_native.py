@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
+from importlib.machinery import EXTENSION_SUFFIXES
 
 import pytest
 
@@ -55,6 +57,28 @@ def test_without_the_core_one_warning_says_why(tmp_path):
     assert ran.returncode == 0
     assert ran.stdout.startswith("torch | the compiled core ")
     assert ran.stderr.count("RuntimeWarning: optix_fast runs its slower torch reference") == 1
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_source_folder_without_its_core_says_what_to_do(tmp_path, installed):
+    package = ROOT / "optix_fast"
+    source = tmp_path / "checkout" / "optix_fast"
+    shutil.copytree(package, source, ignore=shutil.ignore_patterns("*.so", "_build_mode.py", "__pycache__"))
+    (tmp_path / "checkout" / "csrc").mkdir()
+    path = ""
+    if installed:
+        path = str(tmp_path / "site")
+        (tmp_path / "site" / "optix_fast").mkdir(parents=True)
+        (tmp_path / "site" / "optix_fast" / f"_C{EXTENSION_SUFFIXES[0]}").touch()
+    ran = python("import sys; sys.path.insert(0, ''); " + REPORT, source.parent, PYTHONPATH=path)
+    assert ran.stdout.startswith(f"torch | the compiled core is not built in {source}")
+    assert "This is the source folder" in ran.stderr
+    if installed:
+        assert (
+            f"the installed package in {tmp_path / 'site' / 'optix_fast'}: start Python in another"
+            in ran.stderr
+        )
+    assert "`pip install -e .`" in ran.stderr
 
 
 def test_backend_torch_is_silent(tmp_path):

@@ -22,6 +22,7 @@ from optix_fast.agents.torch_sac import TorchSACAgent
 from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer
 from optix_fast.networks.dueling import DuelingQNetwork
 from optix_fast.networks.encoders import EncodedCritic, ObservationEncoder, needs_encoder
+from optix_fast.networks.heads import component_sizes
 from optix_fast.networks.mlp import mlp
 from optix_fast.random import RandomStream
 from optix_fast.types import HyperparamSet
@@ -259,9 +260,11 @@ def choose_algo(algo: str, action_space: Any) -> str:
                 f"sac needs a Box action space with finite bounds, or a Discrete one, got {action_space}"
             )
         return "sac"
-    flat = isinstance(action_space, spaces.MultiDiscrete) and action_space.nvec.ndim == 1
-    if not flat and not isinstance(action_space, spaces.Box | spaces.Discrete):
-        raise ValueError(f"ppo needs a Discrete, MultiDiscrete or Box action space, got {action_space}")
+    served = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
+    if not isinstance(action_space, served):
+        raise ValueError(
+            f"ppo needs a Discrete, MultiDiscrete, MultiBinary or Box action space, got {action_space}"
+        )
     return "ppo"
 
 
@@ -294,8 +297,8 @@ def _spaces(env: Any) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
 def _outputs(action_space: Any, log_std: str) -> int:
     if isinstance(action_space, spaces.Discrete):
         return int(action_space.n)
-    if isinstance(action_space, spaces.MultiDiscrete):
-        return int(action_space.nvec.sum())
+    if isinstance(action_space, spaces.MultiDiscrete | spaces.MultiBinary):
+        return sum(component_sizes(action_space))
     width = 1
     for size in action_space.shape:
         width *= int(size)

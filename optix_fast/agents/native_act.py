@@ -202,7 +202,7 @@ class NativeActor:
                 return None
             if raw is None:
                 sample = self._policy.head.raw_of(actions)[0]
-                action = int(actions[0]) if actions.ndim == 1 else actions[0].copy()
+                action = int(actions[0]) if actions.ndim == 1 else self._shaped(actions)[0].copy()
                 return Acted(action, float(log_probs[0]), float(values[0]), sample)
             action = self._shaped(actions)[0].copy()
             return Acted(action, float(log_probs[0]), float(values[0]), raw[0].copy())
@@ -250,6 +250,8 @@ class NativeActor:
 
     def _shaped(self, actions: Array) -> Array:
         head = self._policy.head
+        if isinstance(head, MultiDiscreteHead):
+            return head.to_environment(actions)
         return actions.reshape(len(actions), *head._shape) if isinstance(head, NormalHead) else actions
 
     def _run(

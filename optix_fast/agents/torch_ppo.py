@@ -12,17 +12,19 @@ from optix_fast.agents import agent as shared
 from optix_fast.agents.base import Parts
 from optix_fast.agents.ppo import PPOAgent
 from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer
-from optix_fast.networks.heads import CategoricalHead, MultiDiscreteHead, NormalHead
+from optix_fast.networks.heads import CategoricalHead, MultiDiscreteHead, NormalHead, component_sizes
 from optix_fast.types import HyperparamSet
 
 
 class TorchPPOAgent(PPOAgent):
-    """PPO for Discrete and MultiDiscrete action spaces (seed 003).
+    """PPO for Discrete, MultiDiscrete and MultiBinary action spaces (seed 003).
 
-    The actor returns logits: [B, n_actions], or [B, sum of nvec], one component after the other.
+    The actor returns logits: [B, n_actions], or [B, sum of nvec], one component after the other; a
+    MultiBinary's bits are components of two.
 
     Args: see PPOAgent. `action_space` binds the environment's space at once; otherwise the
-    pipeline's set_agent does. A MultiDiscrete space has to be given here.
+    pipeline's set_agent does. A MultiDiscrete or MultiBinary space has to be given
+    here.
     """
 
     def __init__(
@@ -39,8 +41,8 @@ class TorchPPOAgent(PPOAgent):
         seed: int | None = None,
         backend: str = "auto",
     ) -> None:
-        multi = isinstance(action_space, spaces.MultiDiscrete)
-        head = MultiDiscreteHead(action_space.nvec.reshape(-1)) if multi else CategoricalHead()
+        multi = isinstance(action_space, spaces.MultiDiscrete | spaces.MultiBinary)
+        head = MultiDiscreteHead(component_sizes(action_space)) if multi else CategoricalHead()
         if action_space is not None:
             head.bind(action_space)
         super().__init__(

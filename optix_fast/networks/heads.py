@@ -82,35 +82,44 @@ class CategoricalHead:
         return np.asarray(actions, np.int64) - self._start
 
 
+def component_sizes(space: spaces.MultiDiscrete | spaces.MultiBinary) -> list[int]:
+    """C numbers of actions, the components in row-major order; a bit has two."""
+    if isinstance(space, spaces.MultiBinary):
+        return [2] * math.prod(space.shape)
+    return [int(n) for n in space.nvec.reshape(-1)]
+
+
 class MultiDiscreteHead:
-    """Logits over the actions of each component of a MultiDiscrete space, one component after the other.
+    """Logits over the actions of each component of a MultiDiscrete or MultiBinary space of any shape, one
+    component after the other.
 
     Args:
-        nvec: C numbers of actions.
+        nvec: C numbers of actions; see component_sizes.
     """
 
     raw_column: str | None = None
 
     def __init__(self, nvec: Sequence[int]) -> None:
         self.dist = MultiDiscrete(nvec)
-        self.space: spaces.MultiDiscrete | None = None
+        self.space: spaces.MultiDiscrete | spaces.MultiBinary | None = None
         self._start: Array = np.zeros(len(self.dist.nvec), np.int64)
 
     def bind(self, space: spaces.Space[Any]) -> None:
         """Act in `space`.
 
         Raises:
-            ValueError: not a one-dimensional MultiDiscrete of these numbers, or bound to another one.
+            ValueError: not a MultiDiscrete or MultiBinary of these numbers, or bound to another one.
         """
         if (
-            not isinstance(space, spaces.MultiDiscrete)
-            or space.nvec.ndim != 1
-            or tuple(space.nvec) != self.dist.nvec
+            not isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary)
+            or tuple(component_sizes(space)) != self.dist.nvec
         ):
             raise ValueError(f"the policy needs a MultiDiscrete({list(self.dist.nvec)}) space, got {space}")
         if self.space is not None and self.space != space:
             raise ValueError(f"the policy is bound to {self.space}; it cannot act in {space}")
-        self.space, self._start = space, np.asarray(space.start, np.int64)
+        self.space = space
+        if isinstance(space, spaces.MultiDiscrete):
+            self._start = np.asarray(space.start, np.int64).reshape(-1)
 
     def params(self, outputs: Tensor) -> Tensor:
         """Network outputs [B, ΣK] → logits, checked against the components."""
@@ -126,8 +135,8 @@ class MultiDiscreteHead:
         deterministic: bool = False,
         action_masks: Array | None = None,
     ) -> Draw:
-        """Actions [N, C] for logits [N, ΣK], each component as a CategoricalHead draws; the log-probs are
-        summed over the components. Masks are [N, ΣK] like the logits."""
+        """Actions [N, *space.shape] for logits [N, ΣK], each component as a CategoricalHead draws; the
+        log-probs are summed over the components. Masks are [N, ΣK] like the logits."""
         n_components = len(self.dist.nvec)
         uniform = None if deterministic else stream.uniform((params.shape[0], n_components))
         raw = np.empty((params.shape[0], n_components), np.int64)
@@ -139,11 +148,17 @@ class MultiDiscreteHead:
             numbers = None if uniform is None else uniform[:, c : c + 1]
             raw[:, c], chosen = _draw_component(params[:, part], numbers, masks)
             log_probs += chosen
-        return Draw(raw + self._start, log_probs, raw)
+        return Draw(self.to_environment(raw + self._start), log_probs, raw)
+
+    def to_environment(self, actions: Array) -> Array:
+        """Actions [N, C] → [N, *space.shape] with the space's dtype."""
+        if self.space is None:
+            return actions
+        return actions.reshape(len(actions), *self.space.shape).astype(self.space.dtype, copy=False)
 
     def raw_of(self, actions: Array) -> Array:
-        """Indices of environment actions, [N, C]."""
-        return np.asarray(actions, np.int64) - self._start
+        """Indices [N, C] of environment actions [N, *space.shape]."""
+        return np.asarray(actions, np.int64).reshape(len(actions), -1) - self._start
 
 
 def _draw_component(params: Tensor, uniform: Array | None, masks: Array | None) -> tuple[Array, Array]:

@@ -18,7 +18,7 @@ from optix_fast.pipelines.feed import Arrival, DataSource, Ended, Feed, Lost, Me
 from optix_fast.pipelines.finite import non_finite
 from optix_fast.pipelines.live_window import LiveRow, LiveWindow, space_like
 from optix_fast.pipelines.masks import mask_of
-from optix_fast.pipelines.rows import WindowRows, allocate, fitted, read, write
+from optix_fast.pipelines.rows import WindowRows, allocate, fitted, own_dtypes, read, write
 from optix_fast.pipelines.window import checked_agent, positive
 from optix_fast.types import BasePipeline, EpisodeBoundaryFn, EpisodeData, NonFiniteError, Tree, tree_map
 
@@ -267,7 +267,9 @@ class LivePipeline(BasePipeline):
         action = read(act_rows(read(rows.observations, 0), rows, 0), 0)
         row.action = tree_map(np.copy, action)
         row.columns = {name: column[0, 0] for name, column in rows.columns.items()}
-        return int(action) if isinstance(self._action_space, spaces.Discrete) else row.action
+        if isinstance(self._action_space, spaces.Discrete):
+            return int(action)
+        return tree_map(np.array, action, own_dtypes(self._action_space))
 
     def _stored(self, action: Any) -> Tree:
         try:

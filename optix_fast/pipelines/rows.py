@@ -38,18 +38,29 @@ def allocate(space: spaces.Space[Any], lead: tuple[int, ...]) -> Tree:
 
 def idle_actions(space: spaces.Space[Any], lead: tuple[int, ...]) -> Tree:
     """Storage for actions, filled with a valid one: the first of a discrete space, the nearest to zero of a
-    Box. A float64 Box keeps its dtype, so that an action on its bound is not rounded over it."""
+    Box. A float64 Box keeps its dtype, so that an action on its bound is not rounded over it; what counts is
+    int64."""
     if isinstance(space, spaces.Dict):
         return {key: idle_actions(sub, lead) for key, sub in space.spaces.items()}
     if isinstance(space, spaces.Tuple):
         return tuple(idle_actions(sub, lead) for sub in space.spaces)
-    dtype = np.dtype(space.dtype) if isinstance(space, spaces.Box) else storage_dtype(space)
+    storage_dtype(space)  # raises where the space cannot be stored
+    dtype = np.dtype(space.dtype) if isinstance(space, spaces.Box) else np.dtype(np.int64)
     out = np.zeros((*lead, *(space.shape or ())), dtype)
     if isinstance(space, spaces.Box):
         out[...] = np.clip(0, space.low, space.high)
     elif isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
         out[...] = space.start
     return out
+
+
+def own_dtypes(space: spaces.Space[Any]) -> Tree:
+    """The dtypes that an environment with this action space expects, leaf by leaf."""
+    if isinstance(space, spaces.Dict):
+        return {key: own_dtypes(sub) for key, sub in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(own_dtypes(sub) for sub in space.spaces)
+    return np.dtype(space.dtype)
 
 
 def fitted(action: Any, space: spaces.Space[Any]) -> Tree:
@@ -76,6 +87,8 @@ def fitted(action: Any, space: spaces.Space[Any]) -> Tree:
         end = space.start + (space.n if isinstance(space, spaces.Discrete) else space.nvec)
         if not np.all((space.start <= array) & (array < end)):
             raise ValueError("it is out of range")
+    elif isinstance(space, spaces.MultiBinary) and not np.isin(array, (0, 1)).all():
+        raise ValueError("it is not of zeros and ones")
     return array
 
 

@@ -22,7 +22,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 
 from optix_fast.envs.state import get_env_state, set_env_state
 from optix_fast.pipelines.masks import mask_of, masks_of
-from optix_fast.pipelines.rows import WindowRows, allocate, read, write
+from optix_fast.pipelines.rows import WindowRows, allocate, own_dtypes, read, write
 from optix_fast.types import Array, Tree, tree_map
 
 
@@ -40,6 +40,7 @@ class SingleStepper:
         self.has_time_limit = env.has_wrapper_attr("_max_episode_steps")
         self.observations: Tree = allocate(self.observation_space, (1,))
         self.action_masks: Array | None = None
+        self._action_dtypes = own_dtypes(self.action_space)
         self._scalar_action = isinstance(self.action_space, spaces.Discrete)
 
     @property
@@ -68,7 +69,7 @@ class SingleStepper:
         # A copy: what an environment does to its action must not reach the window.
         if self._scalar_action:
             return int(actions[0])
-        return np.array(actions[0]) if type(actions) is np.ndarray else tree_map(np.array, read(actions, 0))
+        return tree_map(np.array, read(actions, 0), self._action_dtypes)
 
     def _show(self, observation: Any, info: Mapping[str, Any]) -> None:
         if type(self.observations) is np.ndarray and "action_mask" not in info:
@@ -117,6 +118,7 @@ class VectorStepper:
         self.n_envs = int(env.num_envs)
         self.observation_space = env.single_observation_space
         self.action_space = env.single_action_space
+        self._action_dtypes = own_dtypes(self.action_space)
         self.observations: Tree = allocate(self.observation_space, (self.n_envs,))
         self.action_masks: Array | None = None
         self._await_reset(np.zeros(self.n_envs, np.bool_))
@@ -136,7 +138,9 @@ class VectorStepper:
     def step(self, actions: Tree, rows: WindowRows, t: int) -> None:
         """Take one action in each environment and fill row t."""
         # A copy: what an environment does to its action must not reach the window.
-        observations, rewards, terminated, truncated, info = self.env.step(tree_map(np.array, actions))
+        observations, rewards, terminated, truncated, info = self.env.step(
+            tree_map(np.array, actions, self._action_dtypes)
+        )
         rows.rewards[t] = rewards
         rows.terminated[t] = terminated
         rows.truncated[t] = truncated

@@ -17,6 +17,7 @@ from optix_fast.agents import (
     TorchSACAgent,
     make_agent,
 )
+from optix_fast.loop import evaluate_policy
 from optix_fast.networks import DuelingQNetwork
 from optix_fast.pipelines import BatchPipeline, VectorBatchPipeline
 
@@ -209,9 +210,59 @@ def test_wrong_arguments_are_named(arguments: dict[str, Any], message: str) -> N
 
 
 def test_action_space_that_ppo_does_not_serve_is_refused() -> None:
-    env = SpacesOnly(spaces.Box(-1, 1, (2,)), spaces.MultiBinary(3))
-    with pytest.raises(ValueError, match="ppo needs a Discrete, MultiDiscrete or Box action space"):
+    env = SpacesOnly(spaces.Box(-1, 1, (2,)), spaces.Text(3))
+    with pytest.raises(ValueError, match="ppo needs a Discrete, MultiDiscrete, MultiBinary or Box action sp"):
         make_agent("ppo", env)
+
+
+class Echo(gym.Env[Any, Any]):
+    """Pays for each component of the action that equals 1 where the observation is 1, else 0."""
+
+    def __init__(self, action_space: Any) -> None:
+        self.action_space = action_space
+        self.observation_space = spaces.Box(0, 1, action_space.shape, np.float32)
+
+    def _shown(self) -> Any:
+        self.target = self.np_random.integers(2, size=self.action_space.shape)
+        return self.target.astype(np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.steps = 0
+        return self._shown(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        assert self.action_space.contains(action) and action.dtype == self.action_space.dtype
+        reward = float((action == self.target).mean())
+        self.steps += 1
+        return self._shown(), reward, self.steps == 10, False, {}
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+@pytest.mark.parametrize(
+    "space",
+    [spaces.MultiBinary(4), spaces.MultiBinary((2, 2)), spaces.MultiDiscrete([[2, 3], [4, 2]])],
+    ids=str,
+)
+def test_ppo_learns_actions_of_many_components(space: Any, backend: str) -> None:
+    pipeline = VectorBatchPipeline([lambda: Echo(space)] * 8, window_size=64, seed=0)
+    agent = make_agent("ppo", pipeline, (32,), {"learning_rate": 1e-2}, seed=0, backend=backend)
+    pipeline.set_agent(agent)
+    for _, data in zip(range(8), pipeline.episodes(), strict=False):
+        assert data.actions.shape == (512, *space.shape)
+        agent.learn(data)
+    assert evaluate_policy(agent, lambda: Echo(space), 10).return_mean > 9.0  # of 10; by chance 5 or less
+    single = BatchPipeline(Echo(space), agent, 32, seed=0)
+    assert agent.learn(next(single.episodes()))["n_updates"] > 0
+    action = agent.act(Echo(space).reset(seed=0)[0])
+    assert space.contains(action) and action.dtype == space.dtype
+
+
+@pytest.mark.parametrize("algo", ["dqn", "sac"])
+def test_actions_of_many_components_are_for_ppo(algo: str) -> None:
+    for space in (spaces.MultiBinary(3), spaces.MultiDiscrete([[2, 2]])):
+        with pytest.raises(ValueError, match=f"{algo} needs a .* action space.*, got Multi"):
+            make_agent(algo, Echo(space))
 
 
 def test_normalizing_observations_that_are_not_boxes_is_refused() -> None:

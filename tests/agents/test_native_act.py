@@ -16,6 +16,7 @@ from optix_fast.agents import PPOAgent, TorchGaussianPPOAgent, TorchPPOAgent, ma
 from optix_fast.agents.native_act import NativeActor
 from optix_fast.envs.normalizers import ObsNormalizer
 from optix_fast.networks import GreedyHead, mlp
+from optix_fast.networks.heads import component_sizes
 from optix_fast.pipelines import VectorBatchPipeline
 from optix_fast.pipelines.rows import WindowRows
 from optix_fast.random import RandomStream
@@ -30,6 +31,9 @@ SPACES: dict[str, tuple[spaces.Space[Any], dict[str, Any]]] = {
     "discrete": (spaces.Discrete(4), {}),
     "discrete from 7": (spaces.Discrete(20, start=7), {}),
     "multi-discrete": (spaces.MultiDiscrete([3, 17, 2], start=[0, 5, -1]), {}),
+    "multi-discrete of two axes": (spaces.MultiDiscrete([[3, 2], [4, 2]], start=[[0, 5], [-1, 0]]), {}),
+    "bits": (spaces.MultiBinary(5), {}),
+    "bits of two axes": (spaces.MultiBinary((2, 3)), {}),
     "box": (BOX, {}),
     "box unsquashed": (BOX, {"squash": False}),
     "box free log_std": (BOX, {"log_std": "free"}),
@@ -43,9 +47,9 @@ def agent(
 ) -> PPOAgent:
     space, options = SPACES[kind]
     generator = torch.Generator().manual_seed(3)
-    discrete = isinstance(space, spaces.Discrete | spaces.MultiDiscrete)
-    if isinstance(space, spaces.MultiDiscrete):
-        width = int(space.nvec.sum())
+    discrete = not isinstance(space, spaces.Box)
+    if isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary):
+        width = sum(component_sizes(space))
     else:
         width = int(space.n) if isinstance(space, spaces.Discrete) else int(np.prod(space.shape or ()))
     outputs = width

@@ -10,6 +10,7 @@ import torch
 from gymnasium import spaces
 
 from optix_fast.networks import CategoricalHead, GreedyHead, MultiDiscreteHead, NormalHead
+from optix_fast.networks.heads import component_sizes
 from optix_fast.random import RandomStream
 
 # --- CategoricalHead ----------------------------------------------------------------------------
@@ -76,9 +77,39 @@ def test_components_are_drawn_each_from_its_own_logits():
     np.testing.assert_allclose(joint, expected, atol=0.015)  # over four standard errors
 
 
+@pytest.mark.parametrize(
+    ("space", "actions"),
+    [
+        (spaces.MultiDiscrete([[2, 3], [2, 2]], start=[[10, 0], [0, -1]]), [[[11, 2], [0, -1]]]),
+        (spaces.MultiDiscrete([2, 3, 2, 2], dtype=np.int32), [[1, 2, 0, 0]]),
+    ],
+)
+def test_actions_have_the_shape_and_kind_of_the_space(space, actions):
+    head = MultiDiscreteHead(component_sizes(space))
+    head.bind(space)
+    logits = torch.tensor([[0.0, 1, 0, 0, 1, 1, 0, 1, 0]])
+    draw = head.draw(logits, RandomStream(0), deterministic=True)
+    assert draw.actions.tolist() == actions
+    assert space.contains(draw.actions[0]) and draw.actions.dtype == space.dtype
+    assert draw.raw.tolist() == head.raw_of(draw.actions).tolist() == [[1, 2, 0, 0]]
+
+
+def test_bits_are_components_of_two():
+    space = spaces.MultiBinary((2, 2))
+    head = MultiDiscreteHead(component_sizes(space))
+    head.bind(space)
+    masks = np.array([[1, 1, 1, 1, 1, 1, 0, 1]], np.bool_)
+    draw = head.draw(
+        torch.tensor([[0.0, 1, 1, 0, 0, 1, 1, 0]]), RandomStream(0), deterministic=True, action_masks=masks
+    )
+    assert draw.actions.tolist() == [[[1, 0], [1, 1]]]
+    assert draw.actions.dtype == np.int8 and space.contains(draw.actions[0])
+    assert draw.log_probs[0] == pytest.approx(-3 * math.log(1 + math.exp(-1)), rel=1e-5)
+
+
 def test_multi_discrete_head_refuses_what_does_not_fit():
     head = MultiDiscreteHead((2, 3))
-    for space in (spaces.MultiDiscrete([2, 4]), spaces.MultiDiscrete([[2, 3]]), spaces.Discrete(6)):
+    for space in (spaces.MultiDiscrete([2, 4]), spaces.MultiBinary(2), spaces.Discrete(6)):
         with pytest.raises(ValueError, match=r"the policy needs a MultiDiscrete\(\[2, 3\]\) space"):
             head.bind(space)
     with pytest.raises(ValueError, match=r"actor must return logits \[B, 5\], got \[4, 6\]"):

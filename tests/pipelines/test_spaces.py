@@ -87,6 +87,25 @@ def test_discrete_action_of_a_single_environment_is_a_python_int():
     assert [type(action) for action in env.received] == [int] * 4
 
 
+@pytest.mark.parametrize("n_envs", [1, 2])
+@pytest.mark.parametrize(
+    "space",
+    [spaces.MultiBinary(3), spaces.MultiBinary((2, 2)), spaces.MultiDiscrete([[2], [3]], dtype=np.int32)],
+    ids=str,
+)
+def test_environment_gets_actions_of_its_own_dtype(space, n_envs):
+    envs = [SpacesEnv(spaces.Discrete(5), space) for _ in range(n_envs)]
+    ones = np.ones(space.shape, np.int64)
+    if n_envs == 1:
+        pipe: Any = BatchPipeline(envs[0], Fixed(ones), 4)
+    else:
+        pipe = VectorBatchPipeline([lambda env=env: env for env in envs], Fixed(ones), 4)
+    (data,) = windows(pipe, 1)
+    assert data.actions.shape == (4 * n_envs, *space.shape) and (data.actions == 1).all()
+    for env in envs:
+        assert all(space.contains(action) and action.dtype == space.dtype for action in env.received)
+
+
 def test_action_on_the_bound_of_a_float64_box_stays_inside():
     box = spaces.Box(-0.1, 0.1, (1,), np.float64)
     env = SpacesEnv(spaces.Discrete(5), box)
@@ -112,6 +131,7 @@ def test_idle_actions_are_valid_actions():
         (spaces.Discrete(3), None, "its dtype is object"),
         (spaces.Discrete(3), "left", "its dtype is <U4"),
         (spaces.MultiDiscrete([2, 3]), [1, 3], "it is out of range"),
+        (spaces.MultiBinary(2), [1, 2], "it is not of zeros and ones"),
         (spaces.Box(-1, 1, (3,)), 0.5, r"its shape is \[\], not \[3\]"),
         (spaces.Box(-1, 1, (3,)), [0.5], r"its shape is \[1\], not \[3\]"),
         (HYBRID, {"move": 1, "force": [0.0, 0.0]}, "it is not a dict with the keys force, more, move"),

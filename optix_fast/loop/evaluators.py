@@ -23,8 +23,9 @@ class TorchEvaluator(BaseEvaluator):
     A window in which no episode ended scores NaN, "no evidence", when metadata["episodic"] says
     that episodes do end here; else (a continuing task) the mean reward per step.
 
-    Metrics: primary_score, total_reward, mean_reward, reward_std, episode_length (rows of the
-    window), n_episodes, and every number among the diagnostics.
+    Metrics: primary_score, total_reward, mean_reward, reward_std, episode_length (mean number of steps
+    of the episodes that ended, counted as their returns are; NaN where none did), n_episodes, and
+    every number among the diagnostics.
 
     Args:
         primary_score_fn: (episode_data, diagnostics) → score, instead of the above.
@@ -50,7 +51,7 @@ class TorchEvaluator(BaseEvaluator):
         rewards = np.asarray(episode_data.rewards, dtype=np.float64)
         if not np.isfinite(rewards).all():
             raise NonFiniteError("reward")
-        returns = _episode_returns(episode_data)
+        returns, lengths = _episodes(episode_data)
         if self.primary_score_fn is not None:
             score = float(self.primary_score_fn(episode_data, diagnostics))
         elif len(returns):
@@ -64,25 +65,30 @@ class TorchEvaluator(BaseEvaluator):
             "total_reward": float(rewards.sum()),
             "mean_reward": float(rewards.mean()) if len(rewards) else math.nan,
             "reward_std": float(rewards.std()) if len(rewards) else math.nan,
-            "episode_length": float(len(rewards)),
+            "episode_length": float(lengths.mean()) if len(lengths) else math.nan,
             "n_episodes": float(len(returns)),
         }
         return EvalMetrics(score, _numbers(diagnostics) | metrics, episode_data.episode_id)
 
 
-def _episode_returns(data: EpisodeData) -> Array:
+def _episodes(data: EpisodeData) -> tuple[Array, Array]:
+    """Returns and lengths of the episodes that ended in the window. Lengths are empty where the pipeline
+    tells the returns only."""
     if "episode_returns" in data.metadata:
-        return np.asarray(data.metadata["episode_returns"], dtype=np.float64)
+        names = ("episode_returns", "episode_lengths")
+        returns, lengths = (np.asarray(data.metadata.get(name, ()), np.float64) for name in names)
+        return returns, lengths
     rewards = np.asarray(data.grid("rewards"), dtype=np.float64)
     done = np.asarray(data.grid("dones"), dtype=np.bool_)
-    if data.valid is not None:
-        rewards, done = np.where(data.valid, rewards, 0.0), done & data.valid
-    returns = []
+    valid = np.ones(done.shape, np.bool_) if data.valid is None else data.valid
+    rewards, done = np.where(valid, rewards, 0.0), done & valid
+    found: list[tuple[Array, Array]] = []
     for n in range(data.n_envs):
         ends = np.flatnonzero(done[:, n])
-        sums = np.cumsum(rewards[:, n])[ends]
-        returns.append(np.diff(sums, prepend=0.0))
-    return np.concatenate(returns)
+        sums = (np.cumsum(column[:, n], dtype=np.float64)[ends] for column in (rewards, valid))
+        returns, lengths = (np.diff(total, prepend=0.0) for total in sums)
+        found.append((returns, lengths))
+    return np.concatenate([part[0] for part in found]), np.concatenate([part[1] for part in found])
 
 
 def _numbers(diagnostics: Mapping[str, Any]) -> dict[str, float]:

@@ -114,6 +114,18 @@ def test_a_repeated_action_gives_way_to_a_mask() -> None:
     np.testing.assert_array_equal(agent._uniform(2, free), second)
 
 
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_each_environment_counts_among_the_uniform_steps(backend: str) -> None:
+    agent = agent_of({"learning_starts": 20}, backend=backend)
+    with torch.no_grad():
+        agent._actor[-1].weight.zero_()  # type: ignore[index, operator]
+        agent._actor[-1].bias.copy_(torch.tensor([0.5, -5.0]))  # type: ignore[index, operator]
+    (window,) = [w for _, w in zip(range(1), pipeline_of(agent, 8, n_envs=4).episodes(), strict=False)]
+    # Pendulum's actions are within ±2. Five rows of four environments are uniform, three are the policy's.
+    is_policys = np.abs(window.grid("actions")[..., 0] - 2 * np.tanh(0.5)).max(axis=1) < 0.1
+    assert is_policys.tolist() == [False] * 5 + [True] * 3
+
+
 def test_evaluation_and_deterministic_actions_are_the_policys_from_the_start() -> None:
     agent = agent_of()
     with torch.no_grad():

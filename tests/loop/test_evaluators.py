@@ -107,6 +107,25 @@ def test_metrics_describe_the_window_and_carry_numeric_diagnostics() -> None:
     assert found.episode_id == 7
 
 
+def length(data: EpisodeData) -> float:
+    return TorchEvaluator().score(data, {}).metrics["episode_length"]
+
+
+def test_episode_length_is_the_mean_length_of_the_episodes_that_ended() -> None:
+    # Episodes of 2 and 1 steps; the last one goes on.
+    assert length(window([1.0] * 5, [False, True, True, False, False])) == 1.5
+    # Environment 0 has an episode of 2 rows, environment 1 one of 3.
+    ends = [False, False, True, False, False, True]
+    assert length(window([1.0] * 6, ends, n_envs=2)) == 2.5
+    valid = np.array([[True, True], [True, False], [True, True]])  # environment 1 has two valid rows
+    assert length(window([1.0] * 5, [False, False, True, False, True], n_envs=2, valid=valid)) == 2.0
+    # Told by the pipeline, from the true beginning.
+    told = {"episode_returns": [1.0, 2.0], "episode_lengths": [200, 100]}
+    assert length(window([1.0, 1.0], metadata=told)) == 150.0
+    assert math.isnan(length(window([1.0, 1.0])))
+    assert math.isnan(length(window([1.0], [True], metadata={"episode_returns": [1.0]})))
+
+
 def test_diagnostics_do_not_overwrite_the_score() -> None:
     found = TorchEvaluator().score(window([1.0], [True]), {"primary_score": 99.0})
     assert found.metrics["primary_score"] == 1.0

@@ -6,6 +6,7 @@ import itertools
 import queue
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -215,21 +216,35 @@ def test_every_n_seconds_ends_a_window_also_when_nothing_arrives():
     assert data.final_obs == 1
 
 
-def test_every_n_seconds_ends_windows_of_a_busy_source():
-    data = windows(LIVE(LockStep(10_000, pause=0.01), Echo(), LIVE.every_n_seconds(0.2)), 2)
-    assert all(3 <= window.length <= 21 for window in data)
+@pytest.fixture
+def slow_source(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes sources that take 100 s for each answer, by a clock on which nothing else takes time."""
+    clock = [5000.0]
+
+    def sleep(seconds: float) -> None:
+        clock[0] += seconds
+
+    frozen = SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep)
+    for module in ("optix_fast.pipelines.live", "optix_fast.pipelines.live_window", "live_sources"):
+        monkeypatch.setattr(f"{module}.time", frozen)
+    return lambda length: LockStep(length, pause=100)
 
 
-def test_own_boundary_is_asked_with_rows_seconds_and_the_last_observation():
+def test_every_n_seconds_ends_windows_of_a_busy_source(slow_source):
+    data = windows(LIVE(slow_source(10_000), Echo(), LIVE.every_n_seconds(350)), 3)
+    assert [window.length for window in data] == [4, 4, 4]
+
+
+def test_own_boundary_is_asked_with_rows_seconds_and_the_last_observation(slow_source):
     asked = []
 
     def boundary(steps: int, elapsed: float, observation: Any) -> bool:
-        asked.append((steps, float(observation)))
-        assert elapsed >= 0
+        asked.append((steps, elapsed, float(observation)))
         return bool(observation == 2)
 
-    first, second = windows(LIVE(LockStep(5), Echo(), boundary), 2)
-    assert asked == [(1, 1.0), (2, 2.0), (1, 3.0), (2, 4.0), (3, 5.0)]
+    first, second = windows(LIVE(slow_source(5), Echo(), boundary), 2)
+    # Seconds since the first action of the window.
+    assert asked == [(1, 100, 1.0), (2, 200, 2.0), (1, 100, 3.0), (2, 200, 4.0), (3, 300, 5.0)]
     assert (first.length, second.length) == (2, 3)
 
 

@@ -1,9 +1,9 @@
-"""Calls one op with each argument replaced by things it must refuse; test_fuzz.py runs it in its own process.
+"""Calls ops with each argument replaced by things it must refuse; test_fuzz.py runs it in its own process.
 
-    python tests/ops/fuzz_ops.py gae
+    python tests/ops/fuzz_ops.py gae sum_tree
 
-Prints every case before it is tried, so that the last line names the one that crashed, and fails when a wrong
-argument went through.
+Prints every case before it is tried, so that the last line names the one that crashed, and after each op which wrong
+arguments went through.
 """
 
 from __future__ import annotations
@@ -233,6 +233,7 @@ def fuzz_core(op: str, rounds: int = 3000) -> None:
 
 
 if __name__ == "__main__":
-    went_through = fuzz_arguments(sys.argv[1])
-    fuzz_core(sys.argv[1])
-    print("\n".join(["went through:", *went_through] if went_through else ["all refused"]))
+    for name in sys.argv[1:]:
+        went_through = fuzz_arguments(name)
+        fuzz_core(name)
+        print(f"{name}: " + ("; ".join(went_through) if went_through else "all refused"))

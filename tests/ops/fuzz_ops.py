@@ -2,8 +2,8 @@
 
     python tests/ops/fuzz_ops.py gae sum_tree
 
-Prints every case before it is tried, so that the last line names the one that crashed, and after each op which wrong
-arguments went through.
+Prints every case before it is tried, so that the last line names the one that crashed, and after each op
+which wrong arguments went through.
 """
 
 from __future__ import annotations

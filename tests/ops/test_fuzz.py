@@ -14,8 +14,8 @@ OPS = ["gae", "ppo_loss", "random", "sum_tree", "tanh_normal"]
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory):
-    # In a process of its own: a crash would take the test run with it. And not in the source tree, which would
-    # be imported in place of what is installed.
+    # In a process of its own: a crash would take the test run with it. Not in the source tree, which would be
+    # imported in place of what is installed.
     return subprocess.run(
         [sys.executable, "-W", "ignore", str(SCRIPT), *OPS],
         cwd=tmp_path_factory.mktemp(

@@ -20,6 +20,7 @@ from optix_fast.agents import (
 from optix_fast.loop import evaluate_policy
 from optix_fast.networks import DuelingQNetwork
 from optix_fast.pipelines import BatchPipeline, VectorBatchPipeline
+from optix_fast.types import HyperparamSet
 
 
 class SpacesOnly:
@@ -274,3 +275,33 @@ def test_normalizing_observations_that_are_not_boxes_is_refused() -> None:
 def test_something_without_spaces_is_a_type_error() -> None:
     with pytest.raises(TypeError, match="env must have observation_space"):
         make_agent("ppo", "CartPole-v1")
+
+
+def test_a_hyperparam_set_counts_as_its_params() -> None:
+    agent = make_agent("ppo", gym.make("CartPole-v1"), hyperparams=HyperparamSet({"clip_ratio": 0.3}))
+    assert agent.get_hyperparams().params["clip_ratio"] == 0.3
+    with pytest.raises(ValueError, match="unknown hyperparameter 'lr'; it is called 'learning_rate' here"):
+        make_agent("ppo", gym.make("CartPole-v1"), hyperparams=HyperparamSet({"lr": 0.3}))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"hidden_sizes": 64}, TypeError, r"hidden_sizes must be a sequence of widths .* got 64"),
+        ({"hidden_sizes": (64, 0)}, ValueError, "hidden_sizes must be an integer of at least 1, got 0"),
+        ({"hidden_sizes": (64.5,)}, ValueError, "hidden_sizes must be an integer of at least 1, got 64.5"),
+        ({"seed": -1}, ValueError, "seed must be at least 0, or None, got -1"),
+        ({"hyperparams": {"n_epochs": 2.5}}, ValueError, "n_epochs must be a whole number, got 2.5"),
+    ],
+)
+def test_arguments_of_the_wrong_kind_are_named(
+    arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        make_agent("ppo", gym.make("CartPole-v1"), **arguments)
+
+
+def test_agents_know_the_observations_they_were_made_for() -> None:
+    agent = make_agent("dqn", gym.make("CartPole-v1"), seed=0, backend="torch")
+    with pytest.raises(ValueError, match=r"observation must have shape \[4\].* got \[3\]"):
+        agent.act(np.zeros(3, np.float32))

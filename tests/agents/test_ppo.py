@@ -18,6 +18,7 @@ from ppo_cases import (
 )
 from torch import nn
 
+from optix_fast import backend as process_backend
 from optix_fast import ops, reference
 from optix_fast.agents import TorchPPOAgent, make_agent
 from optix_fast.agents.act_queue import ActQueue
@@ -371,7 +372,20 @@ def test_subclass_reads_the_actor_and_flat_observations() -> None:
     assert 0.0 < agent.learn(cartpole_window(agent))["p_left"] < 1.0
 
 
-def test_agent_says_which_backend_its_updates_use() -> None:
-    assert discrete_agent(backend="torch").backend == "torch"
-    assert discrete_agent().backend in ("native", "torch")
-    assert ops is not reference
+def test_agent_says_which_backend_its_updates_use_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[str] = []
+    for name, module in (("torch", reference), ("native", ops)):
+        loss = module.ppo_loss
+        spy = lambda *args, name=name, loss=loss, **kwargs: (used.append(name), loss(*args, **kwargs))[1]  # noqa: E731
+        monkeypatch.setattr(module, "ppo_loss", spy)
+    agent = discrete_agent(backend="torch")
+    assert agent.backend == "torch" and "was asked for" in agent.backend.reason
+    agent.learn(cartpole_window(agent))
+    assert set(used) == {"torch"}
+    served = discrete_agent()
+    assert served.backend == process_backend()
+    assert bool(served.backend.reason) == (process_backend() == "torch")
+    used.clear()
+    served.learn(cartpole_window(served))
+    # The core's update has its loss within; where it does not run, the op beside it is called.
+    assert (used == []) == (served.backend == "native")

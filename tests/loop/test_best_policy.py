@@ -57,6 +57,7 @@ def test_only_gains_are_checkpointed_and_told_of_after_the_first(build: Any) -> 
     best, told = build()
     assert judge(best, 1.0, 3.0, 3.0, 2.0, 4.0, math.nan, math.inf) == [False] * 7
     assert saved(best) == [0, 1, 4]
+    assert best.registry.best.eval_metrics.metrics == {}
     assert told.scores == [3.0, 4.0]
     assert best.score == 4.0
 
@@ -79,6 +80,12 @@ def test_target_must_be_reached_and_confirmed(build: Any) -> None:
     assert judge(best, 8.99, 9.0, 9.0) == [False, False, True]
     assert best.score == 9.0
     assert best.registry.best.eval_metrics.metrics == {"confirmed_score": 9.0}
+
+
+def test_infinite_score_reaches_no_target(build: Any) -> None:
+    best, _ = build(target=9.0)
+    assert judge(best, math.inf, math.nan) == [False, False]
+    assert best.registry.best is None
 
 
 def test_no_unconfirmed_policy_follows_a_confirmed_one(build: Any) -> None:

@@ -203,6 +203,9 @@ class RunParts:
 
     def _restore(self, name: str, state: Mapping[str, Any], kind: str | None) -> None:
         part = self._parts.get(name)
+        if part is None and name in self._parts:
+            logger.info("the resumed run had a %s, which there is none of now", name)
+            return
         if not isinstance(part, Stateful):
             raise ValueError(f"the resumed run's {name} had a state, {type(part).__name__} has none")
         try:

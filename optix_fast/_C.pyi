@@ -142,6 +142,8 @@ class Replay:
         free: npt.NDArray[np.int64],
         pending: npt.NDArray[np.int64],
         counts: npt.NDArray[np.int64],
+        successor: npt.NDArray[np.int64],
+        n_compared: int,
     ) -> None: ...
     def push(
         self,
@@ -153,6 +155,7 @@ class Replay:
         rewards: npt.NDArray[np.float32],
         terminated: npt.NDArray[np.bool_],
         truncated: npt.NDArray[np.bool_],
+        joins: npt.NDArray[np.uint8],
     ) -> None: ...
     def gather(
         self,

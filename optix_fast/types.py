@@ -139,6 +139,8 @@ class EpisodeData:
         final_rows: [F], positions t·N + n in the grid of the rows that ended an episode.
         final_observations: [F, *obs_shape], the true last observations of those episodes.
         next_observations: [N, *obs_shape], what each environment shows after the last row.
+        final_action_masks: [F, K] bool, the actions that final_observations allow; None: not known.
+        next_action_masks: [N, K] bool, those that next_observations allow; None: not known.
         extrinsic_rewards: [R], the environment's rewards, where `rewards` hold an exploration bonus
             too; None: `rewards` are the environment's.
     """
@@ -165,6 +167,8 @@ class EpisodeData:
     final_observations: Tree = None
     next_observations: Tree = None
     extrinsic_rewards: Any = None
+    final_action_masks: Any = None
+    next_action_masks: Any = None
 
     def without_bonus(self) -> EpisodeData:
         """The window as it is to be scored: with the environment's rewards, and those only."""

@@ -5,7 +5,8 @@
 //   draw      rows given by the caller, or leaves of a sum tree with importance weights w (priorities.h);
 //             n-step rewards R and discounts γ^m·(1 − terminated) from replay.h
 //   target    y = R + discount·Q̄(o′, a*);  a* = argmax_a Q(o′, a) with double Q, else argmax_a Q̄(o′, a); the
-//             first of equals. Where the discount is zero, y = R whatever Q̄(o′, a*) is, a NaN too
+//             first of equals, over the actions that the mask of o′ allows, where the replay has masks.
+//             Where the discount is zero, y = R whatever Q̄(o′, a*) is, a NaN too
 //   loss      mean w·l(Q(o, a) − y);  l(x) = x²  or Huber: x²/2 where |x| < 1, else |x| − 1/2
 //   step      backward, ‖g‖ clipped as in mlp/trained.h, Adam
 //   after     priorities (|Q(o, a) − y| + eps)^α into the tree;  Q̄ ← Q̄ + τ·(Q − Q̄) in Adam's sweep, or
@@ -46,6 +47,7 @@ struct DqnUpdateArgs {
   T* observations;       // [B, padded(D)]
   T* next_observations;  // [B, padded(D)]
   int64_t *actions, *after, *best;
+  uint8_t* next_masks;  // [B, K], or null: every action is allowed
   T *rewards, *discounts, *td;
   T* grad_output;  // [B, online.last().stride]
   Scratch<T> scratch;

@@ -23,6 +23,7 @@ void place(DqnUpdateArgs<T>& args, Arena& arena) {
   }
   for (int64_t** column : {&args.actions, &args.after, &args.best}) *column = arena.take<int64_t>(rows);
   for (T** column : {&args.rewards, &args.discounts, &args.td}) *column = arena.take<T>(rows);
+  if (args.replay.masks.bytes > 0) args.next_masks = arena.take<uint8_t>(rows * args.replay.masks.bytes);
   args.grad_output = arena.take<T>(whole_rows(rows) * args.online.last().stride);
   if (args.draws != nullptr) draws_place(*args.draws, args.updates, arena);
   trained_place(args.trained, arena);
@@ -46,6 +47,11 @@ py::tuple dqn_update(TensorReader& reader, DType dtype, const py::tuple& network
   }
   if (layers[0].empty() || layers[1].empty() || outputs[0] != outputs[1]) {
     throw py::value_error("dqn_update: network and target network must have the same outputs");
+  }
+  if (args.replay.masks.bytes > 0 && args.replay.masks.bytes != outputs[0]) {
+    throw py::value_error("dqn_update: action_masks must have one entry for each of the network's " +
+                          std::to_string(outputs[0]) + " actions, got " +
+                          std::to_string(args.replay.masks.bytes));
   }
   args.online = stack_of(layers[0], true);
   args.target = stack_of(layers[1], true);

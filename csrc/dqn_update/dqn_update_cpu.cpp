@@ -19,17 +19,24 @@ void gather(const DqnUpdateArgs<T>& a, const int64_t* rows) {
   batch.observations = a.observations;
   batch.next_observations = a.next_observations;
   batch.discrete_actions = a.actions;
+  batch.next_masks = a.next_masks;
   batch.observations_stride = batch.next_stride = stride;
   replay_gather_cpu<Path, T>(a.replay, batch);
 }
 
-// argmax of each row of a network's outputs.
+// argmax of each row of a network's outputs, over what `masks` [rows, K] allows, where they are given.
 template <typename T>
-void greedy_actions(const Layer<T>& last, int64_t rows, int64_t* actions) {
+void greedy_actions(const Layer<T>& last, int64_t rows, const uint8_t* masks, int64_t* actions) {
   for (int64_t i = 0; i < rows; ++i) {
     const T* q = last.output + i * last.stride;
+    const uint8_t* allowed = masks == nullptr ? nullptr : masks + i * last.out;
     int64_t best = 0;
-    for (int64_t k = 1; k < last.out; ++k) best = q[k] > q[best] ? k : best;
+    if (allowed != nullptr) {
+      while (best + 1 < last.out && !allowed[best]) ++best;
+    }
+    for (int64_t k = best + 1; k < last.out; ++k) {
+      if (allowed == nullptr || allowed[k]) best = q[k] > q[best] ? k : best;
+    }
     actions[i] = best;
   }
 }
@@ -40,11 +47,11 @@ bool targets(const DqnUpdateArgs<T>& a) {
   const int64_t stride = padded<T>(a.replay.features);
   if (a.double_q) {
     stack_forward_cpu<Path, T>(a.online, a.next_observations, stride, a.batch);
-    greedy_actions(a.online.last(), a.batch, a.best);
+    greedy_actions(a.online.last(), a.batch, a.next_masks, a.best);
   }
   stack_forward_cpu<Path, T>(a.target, a.next_observations, stride, a.batch);
   const Layer<T>& last = a.target.last();
-  if (!a.double_q) greedy_actions(last, a.batch, a.best);
+  if (!a.double_q) greedy_actions(last, a.batch, a.next_masks, a.best);
   bool all_finite = true;
   for (int64_t i = 0; i < a.batch; ++i) {
     const T value = last.output[i * last.stride + a.best[i]];

@@ -3,20 +3,26 @@
 //
 //   next[i] ≥ 0   o′ of row i is the observation of row next[i], the same environment's following transition
 //   next[i] < 0   o′ is row ~next[i] of the extra observations: row i is the newest of its environment, or
-//   its
-//                 episode ended there, or what was pushed after it begins elsewhere
+//                 its episode ended there, or what followed it was pushed with other bytes or elsewhere
 //
-// push, row by row: what lies in the slot leaves it (its extra row becomes free); where the environment's
-// previous row is still there and its o′ has the bytes of the new o, the two are linked and the previous
-// one's extra row becomes free; the new row takes a free one for its o′. A link leads to a younger row and
-// the oldest row leaves first, so no link outlives its target.
+// push, row by row: what lies in the slot leaves it (its extra row becomes free). `joins` says how the new
+// row relates to its environment's previous one, where that is still there and ended nothing: it begins anew,
+// goes on from it, or goes on if it begins with the bytes of that row's o′. Where it goes on with these
+// bytes, the previous row's next leads to it and the extra row becomes free; where its bytes are others (a
+// normalizer has moved between the two pushes) the extra row keeps o′ as it was pushed, and its successor[]
+// leads to the new row. The new row takes a free extra row for its o′. Both kinds of link lead to a younger
+// row and the oldest row leaves first, so no link outlives its target.
 //
-// gather of row i with n steps: i = i_0, i_{k+1} = next[i_k] while row i_k is linked and ends nothing, up to
-// m ≤ n rows;
+// gather of row i with n steps: i = i_0, i_{k+1} = next[i_k] or successor[~next[i_k]] while row i_k is linked
+// and ends nothing, up to m ≤ n rows;
 //
 //   reward = Σ_{k<m} γ^k·r_{i_k},  o′ of the last row,  discount = γ^m·(1 − terminated of the last row)
 //
 // so a chain that is cut (newest row, truncation) bootstraps from where it stops, m steps on.
+//
+// Action masks, where there are any, are one more leaf behind those of the observation: that of o, and that
+// of o′ in the extra row. Their bytes play no part in what links two rows: the following row's own mask is
+// then the mask of o′.
 //
 // Memory: one record for each row, [C] of them: a header (ReplayRow), the action, the leaves of the
 // observation, of any element types. What a draw reads of a row thus lies in neighbouring lines of one page,
@@ -55,6 +61,7 @@ struct ReplayLeaf {
 struct ReplayRecords {
   unsigned char* memory;  // [C, bytes], aligned to 8
   int64_t bytes;
+  int64_t* successor;  // [E]: the row that goes on from the one whose o′ lies there, or −1
 
   unsigned char* at(int64_t row) const { return memory + row * bytes; }
   ReplayRow& row(int64_t i) const { return *reinterpret_cast<ReplayRow*>(at(i)); }
@@ -64,12 +71,16 @@ struct ReplayRing {
   ReplayRecords records;
   int64_t capacity;
   int64_t n_leaves;
+  int64_t n_compared;  // the first ones: the leaves of the observation
   const ReplayLeaf* leaves;
   int64_t action_bytes;
   int64_t* free;     // [E]
   int64_t* pending;  // [N]: how many rows had come before the environment's last one; −1: nothing to link to
   int64_t* counts;   // rows that ever came, free extra rows
 };
+
+// How a row relates to its environment's previous one.
+enum ReplayJoin : uint8_t { kReplayBegins, kReplayGoesOn, kReplayIfSame };
 
 // Rows to push, of any environments; those of one environment in the order in which they happened.
 struct ReplayPush {
@@ -82,6 +93,7 @@ struct ReplayPush {
   const float* rewards;
   const uint8_t* terminated;
   const uint8_t* truncated;
+  const uint8_t* joins;  // [n], ReplayJoin
 };
 
 template <SimdPath Path>
@@ -118,6 +130,7 @@ struct ReplaySource {
   int64_t features, action_width;
   ReplayRecords records;
   ReplayLeaf observations;
+  ReplayLeaf masks;                 // bytes: K, one for each action; 0: there are none
   const int64_t* discrete_actions;  // that of the first record, or null and
   const float* actions;             // that of the first record
 };
@@ -130,6 +143,7 @@ struct ReplayMinibatch {
   T* next_observations;  // [n, next_stride]
   T* actions;            // [n, actions_stride], of float actions
   int64_t* discrete_actions;
+  uint8_t* next_masks;  // [n, K]: the actions allowed at o′
   int64_t observations_stride, next_stride, actions_stride;
 };
 template <SimdPath Path, typename T>

@@ -82,13 +82,15 @@ class Replay {
  public:
   Replay(int64_t capacity, const py::list& rows, const py::list& extra, py::handle actions,
          py::handle rewards, py::handle terminated, py::handle truncated, py::handle next, py::handle free,
-         py::handle pending, py::handle counts)
+         py::handle pending, py::handle counts, py::handle successor, int64_t n_compared)
       : free_(kOp, free, "free", DType::i64, true),
+        successor_(kOp, successor, "successor", DType::i64, true),
         pending_(kOp, pending, "pending", DType::i64, true),
         counts_(kOp, counts, "counts", DType::i64, true) {
     const Field& first = field(next, "next", capacity, 0);
     // The only row of a buffer of one has no distance to the next one.
-    ring_.records = {first.data(), capacity == 1 ? 0 : first.stride()};
+    ring_.records = {first.data(), capacity == 1 ? 0 : first.stride(),
+                     elements_of<int64_t>(successor_, "successor", free_.size())};
     ring_.capacity = capacity;
     field(rewards, "rewards", capacity, offsetof(ReplayRow, reward));
     field(terminated, "terminated", capacity, offsetof(ReplayRow, terminated));
@@ -103,6 +105,10 @@ class Replay {
       leaves_.back().extra = extra_.back().data();
     }
     ring_.n_leaves = int64_t(leaves_.size());
+    ring_.n_compared = n_compared;
+    if (n_compared < 0 || n_compared > ring_.n_leaves) {
+      throw py::value_error("ReplayBuffer: n_compared must be the number of the observation's leaves");
+    }
     ring_.leaves = leaves_.data();
     ring_.free = free_.as<int64_t>();
     ring_.pending = pending_.as<int64_t>();
@@ -111,12 +117,13 @@ class Replay {
 
   void push(const py::list& observations, const py::list& others, py::handle given_envs,
             py::handle given_following, py::handle given_actions, py::handle given_rewards,
-            py::handle given_terminated, py::handle given_truncated) {
+            py::handle given_terminated, py::handle given_truncated, py::handle given_joins) {
     const ArrayView envs(kOp, given_envs, "envs", DType::i64, false);
     const ArrayView following(kOp, given_following, "following", DType::i64, false);
     const ArrayView rewards(kOp, given_rewards, "rewards", DType::f32, false);
     const ArrayView terminated(kOp, given_terminated, "terminated", DType::b8, false);
     const ArrayView truncated(kOp, given_truncated, "truncated", DType::b8, false);
+    const Bytes joins(given_joins, "joins", false);
     const Bytes actions(given_actions, "actions", false);
     ReplayPush push{};
     const int64_t n = push.n = rewards.size();
@@ -125,6 +132,7 @@ class Replay {
     push.rewards = rewards.as<float>();
     push.terminated = elements_of<uint8_t>(terminated, "terminated", n);
     push.truncated = elements_of<uint8_t>(truncated, "truncated", n);
+    push.joins = bytes_of(joins, "joins", n);
     push.actions = bytes_of(actions, "actions", n * ring_.action_bytes);
     if (observations.size() != leaves_.size() || others.size() != leaves_.size()) {
       throw py::value_error("ReplayBuffer: observations must have as many leaves as before");
@@ -218,7 +226,7 @@ class Replay {
     return found;
   }
 
-  ArrayView free_, pending_, counts_;
+  ArrayView free_, successor_, pending_, counts_;
   std::vector<Field> fields_;
   std::vector<Bytes> extra_;
   std::vector<ReplayLeaf> leaves_;
@@ -276,7 +284,7 @@ py::object replay_gather(const Arguments& given) {
 void bind_replay(py::module_& m) {
   py::class_<Replay>(m, "Replay")
       .def(py::init<int64_t, const py::list&, const py::list&, py::handle, py::handle, py::handle, py::handle,
-                    py::handle, py::handle, py::handle, py::handle>())
+                    py::handle, py::handle, py::handle, py::handle, py::handle, int64_t>())
       .def("push", &Replay::push)
       .def("gather", &Replay::gather);
   fast_function<&replay_gather, 9>(m, "replay_gather");

@@ -17,12 +17,24 @@ inline ReplaySource read_replay(const char* op, py::handle view) {
   ReplaySource source{};
   source.features = py::cast<int64_t>(layout[0]);
   source.action_width = py::cast<int64_t>(layout[1]);
-  source.records = {records.as<unsigned char>(), records.shape[1]};
-  source.observations = {py::cast<int64_t>(layout[2]), extra.as<unsigned char>(),
-                         source.features * int64_t(sizeof(float))};
   if (!records.is_cpu() || !extra.is_cpu() || extra.shape[1] != source.features) {
     throw py::value_error(std::string(op) + ": extra must be float32 [E, D] with D = " +
                           std::to_string(source.features) + " on cpu, as the observations");
+  }
+  const TensorView successor =
+      reader.read(view.attr("successor"), "successor", DType::i64, "[E]", {extra.shape[0]});
+  source.records = {records.as<unsigned char>(), records.shape[1], successor.as<int64_t>()};
+  source.observations = {py::cast<int64_t>(layout[2]), extra.as<unsigned char>(),
+                         source.features * int64_t(sizeof(float))};
+  const py::object given_masks = view.attr("mask_extra");
+  if (!given_masks.is_none()) {
+    const TensorView masks = reader.first(given_masks, "mask_extra", {DType::b8}, "[E, K]", {2});
+    source.masks = {py::cast<int64_t>(view.attr("mask_offset")), masks.as<unsigned char>(), masks.shape[1]};
+    if (masks.shape[0] != extra.shape[0] || source.masks.offset < int64_t(sizeof(ReplayRow)) ||
+        source.masks.offset + source.masks.bytes > source.records.bytes) {
+      throw py::value_error(std::string(op) +
+                            ": mask_extra must be bool [E, K] with the masks in the records");
+    }
   }
   unsigned char* action = source.records.memory + sizeof(ReplayRow);
   const int64_t action_bytes = source.action_width == 0 ? 8 : source.action_width * int64_t(sizeof(float));

@@ -24,7 +24,7 @@ const unsigned char* observation(const ReplayRecords& records, const ReplayLeaf&
 }
 
 bool same_observation(const ReplayRing& ring, int64_t extra, const ReplayPush& rows, int64_t row) {
-  for (int64_t l = 0; l < ring.n_leaves; ++l) {
+  for (int64_t l = 0; l < ring.n_compared; ++l) {
     const ReplayLeaf& leaf = ring.leaves[l];
     if (__builtin_memcmp(leaf.extra + extra * leaf.bytes, rows.observations[l] + row * leaf.bytes,
                          static_cast<size_t>(leaf.bytes)) != 0) {
@@ -43,9 +43,12 @@ void follow(const ReplayRecords& records, const ReplayTargets<T>& targets, int64
     sum += power * static_cast<double>(row.reward);
     power *= targets.gamma;
     ++steps;
-    if (steps < targets.n_step && !row.terminated && !row.truncated && row.next >= 0) {
-      at = row.next;
-      continue;
+    if (steps < targets.n_step && !row.terminated && !row.truncated) {
+      const int64_t to = row.next >= 0 ? row.next : records.successor[~row.next];
+      if (to >= 0) {
+        at = to;
+        continue;
+      }
     }
     targets.after[b] = row.next;
     if (targets.rewards != nullptr) targets.rewards[b] = static_cast<T>(sum);
@@ -97,15 +100,18 @@ void replay_push_cpu(const ReplayRing& ring, const ReplayPush& rows) {
     ReplayRow& row = ring.records.row(slot);
     if (number >= ring.capacity && row.next < 0) ring.free[n_free++] = ~row.next;
     int64_t& pending = ring.pending[rows.envs[r]];
-    if (pending >= 0 && pending > number - ring.capacity) {
+    if (rows.joins[r] != kReplayBegins && pending >= 0 && pending > number - ring.capacity) {
       ReplayRow& previous = ring.records.row(pending % ring.capacity);
       const int64_t extra = ~previous.next;
       if (same_observation(ring, extra, rows, r)) {
         previous.next = slot;
         ring.free[n_free++] = extra;
+      } else if (rows.joins[r] == kReplayGoesOn) {
+        ring.records.successor[extra] = slot;
       }
     }
     const int64_t extra = ring.free[--n_free];
+    ring.records.successor[extra] = -1;
     row = {~extra, rows.rewards[r], rows.terminated[r], rows.truncated[r], 0};
     unsigned char* record = ring.records.at(slot);
     copy_bytes(record + sizeof(ReplayRow), rows.actions + r * ring.action_bytes, ring.action_bytes);
@@ -152,9 +158,13 @@ template <SimdPath Path, typename T>
 void replay_gather_cpu(const ReplaySource& source, const ReplayMinibatch<T>& batch) {
   const ReplayRecords& records = source.records;
   const ReplayTargets<T>& targets = batch.targets;
-  const ReplayLeaf& leaf = source.observations;
+  const ReplayLeaf &leaf = source.observations, &masks = source.masks;
   draw(
-      records, targets, [&](int64_t after) { touch(observation(records, leaf, after), leaf.bytes); },
+      records, targets,
+      [&](int64_t after) {
+        touch(observation(records, leaf, after), leaf.bytes);
+        if (batch.next_masks != nullptr) touch(observation(records, masks, after), masks.bytes);
+      },
       [&](int64_t b) {
         const unsigned char* record = records.at(targets.indices[b]);
         const unsigned char* action = record + sizeof(ReplayRow);
@@ -168,6 +178,10 @@ void replay_gather_cpu(const ReplaySource& source, const ReplayMinibatch<T>& bat
         }
         if (batch.actions != nullptr) {
           convert_row(action, source.action_width, batch.actions + b * batch.actions_stride);
+        }
+        if (batch.next_masks != nullptr) {
+          copy_bytes(batch.next_masks + b * masks.bytes, observation(records, masks, targets.after[b]),
+                     masks.bytes);
         }
         if (batch.discrete_actions != nullptr) __builtin_memcpy(batch.discrete_actions + b, action, 8);
       });

@@ -21,6 +21,7 @@ from optix_fast.agents.native_learner import Backend, NativeLearner
 from optix_fast.agents.observations import check_observations, has_batch_axis
 from optix_fast.agents.policy import ActorPolicy
 from optix_fast.agents.weight_files import check_matches, mean_of, read_module_file, save_module
+from optix_fast.buffers import ReplaySegments
 from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer
 from optix_fast.locks import CallLock, exclusive
 from optix_fast.networks.heads import CategoricalHead, Draw, NormalHead
@@ -135,7 +136,7 @@ class Agent(BaseAgent):
         """The optimizers by name; the first one's rate is the learning_rate."""
 
     @abstractmethod
-    def _get_state(self, replay: bool) -> dict[str, Any]:
+    def _get_state(self, replay: bool | ReplaySegments) -> dict[str, Any]:
         """The algorithm's share of state_dict(), copied: the keys of `_own_state`."""
 
     @abstractmethod
@@ -511,12 +512,13 @@ class Agent(BaseAgent):
     # --- state ------------------------------------------------------------------------------------
 
     @exclusive
-    def state_dict(self, replay: bool = True) -> dict[str, Any]:
+    def state_dict(self, replay: bool | ReplaySegments = True) -> dict[str, Any]:
         """Everything that training goes on from: networks, optimizers, normalizers, hyperparameters, random
         streams, counters, stored transitions.
 
         Args:
             replay: False leaves the stored transitions out; whoever loads such a state keeps its own.
+                Segments on disk take them in instead, and the state refers to those.
         """
         return {
             **self._get_state(replay),

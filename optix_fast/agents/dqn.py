@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from optix_fast.agents import agent as shared
 from optix_fast.agents.dqn_config import DQNConfig
-from optix_fast.agents.off_policy import Draws, Experience, Transitions, discounted
+from optix_fast.agents.off_policy import Draws, Experience, Transitions, check_masks, discounted
 from optix_fast.types import NonFiniteError
 
 
@@ -98,7 +98,8 @@ def dqn_update(
 def dqn_step(model: DQNModel, batch: Transitions, config: DQNConfig) -> tuple[list[float], Tensor]:
     """One gradient step.
 
-        y     R + discount·Q̄(o′, argmax_a Q(o′, a)), or with max_a Q̄(o′, a) without double_q
+        y     R + discount·Q̄(o′, argmax_a Q(o′, a)), or with max_a Q̄(o′, a) without double_q; a over the
+              actions that are allowed at o′
         loss  mean w·l(Q(o, a) − y)
 
     Returns:
@@ -106,10 +107,14 @@ def dqn_step(model: DQNModel, batch: Transitions, config: DQNConfig) -> tuple[li
 
     Raises:
         NonFiniteError: before anything has changed.
+        ValueError: the masks are of another number of actions.
     """
     with torch.no_grad():
         following = model.target(batch.next_observations)
         chooser = model.q_network(batch.next_observations) if config.double_q else following
+        if batch.next_masks is not None:
+            check_masks("dqn_update", batch.next_masks, chooser)
+            chooser = chooser.masked_fill(~batch.next_masks, -math.inf)
         value = following.gather(1, chooser.argmax(dim=1, keepdim=True)).squeeze(1)
         target = batch.rewards + discounted(batch, value)
     if not bool(torch.isfinite(target).all()):

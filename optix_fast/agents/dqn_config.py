@@ -26,7 +26,8 @@ class DQNConfig:
         gamma: discount.
         epsilon: probability of a random action: as it is now, or, with `epsilon_decay_steps`, at step 0.
         epsilon_min: where it ends; one that is below already stays.
-        epsilon_decay: factor on epsilon for each finished episode.
+        epsilon_decay: factor on epsilon for each finished episode; where episodes never end (none has, and
+            the pipeline knows of no time limit), for each window.
         epsilon_decay_steps: lower epsilon linearly to epsilon_min over so many environment steps instead.
         batch_size: transitions per update.
         updates_per_step: updates per stored transition, from `learning_starts` on.

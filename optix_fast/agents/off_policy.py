@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from optix_fast.agents import agent as shared
-from optix_fast.buffers import PrioritizedReplayBuffer
+from optix_fast.buffers import PrioritizedReplayBuffer, ReplaySegments
 from optix_fast.buffers.window_rows import rows_of_window
 from optix_fast.random import RandomStream
 from optix_fast.types import Array, EpisodeData, NonFiniteError, Tree, tree_leaves, tree_map
@@ -55,6 +55,8 @@ class Transitions(NamedTuple):
     rewards: Σ γᵏ·r of those m steps, [B].
     discounts: γᵐ, zero where the episode has terminated, [B].
     weights: importance weights [B], None where all are 1.
+    masks, next_masks: bool [B, K], the actions that are allowed; None where all are. After a terminated
+        row, all are.
     """
 
     observations: Tree
@@ -63,12 +65,23 @@ class Transitions(NamedTuple):
     next_observations: Tree
     discounts: Tensor
     weights: Tensor | None = None
+    masks: Tensor | None = None
+    next_masks: Tensor | None = None
 
 
 def discounted(batch: Transitions, values: Tensor) -> Tensor:
     """discount·V(o′), [B]: zero where the episode has terminated, whatever a network makes of its last
     observation, which may be that of a simulator gone astray."""
     return torch.where(batch.discounts > 0, batch.discounts * values, 0.0)
+
+
+def check_masks(op: str, masks: Tensor, values: Tensor) -> None:
+    """Refuse (ValueError) masks of another number of actions than a network's outputs [B, K]."""
+    if masks.shape != values.shape:
+        raise ValueError(
+            f"{op}: action_masks must have one entry for each of the network's {values.shape[-1]} actions, "
+            f"got {masks.shape[-1]}"
+        )
 
 
 class Draws(NamedTuple):
@@ -198,6 +211,9 @@ class Experience:
                 shared.to_tensors(tree, like.device),
             )
 
+        def allowed(masks: Array | None) -> Tensor | None:
+            return None if masks is None else torch.from_numpy(masks).to(like.device)
+
         actions = torch.from_numpy(rows.actions).to(like.device)
         transitions = Transitions(
             observed(rows.observations),
@@ -206,6 +222,8 @@ class Experience:
             observed(rows.next_observations),
             put(rows.discounts),
             weights,
+            allowed(rows.action_masks),
+            allowed(rows.next_action_masks),
         )
         return transitions, indices
 
@@ -233,10 +251,12 @@ class Experience:
 
     # --- state ------------------------------------------------------------------------------------
 
-    def state_dict(self, rows: bool = True) -> dict[str, Any]:
-        """Everything, or all but the stored transitions."""
+    def state_dict(self, rows: bool | ReplaySegments = True) -> dict[str, Any]:
+        """Everything, or all but the stored transitions; those may go into segments on disk."""
         state = {"credit": self._credit, "stored": self.stored, "stream": self._stream.state_dict()}
-        return state | {"buffer": self.buffer.state_dict()} if rows else state
+        if rows is False:
+            return state
+        return state | {"buffer": self.buffer.state_dict(None if rows is True else rows)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what state_dict gave; without transitions in it, the stored ones stay."""

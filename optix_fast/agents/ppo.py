@@ -22,6 +22,7 @@ from optix_fast.agents.graph_ppo import GraphPPO
 from optix_fast.agents.native_ppo import STATISTICS, NativePPO, Updated
 from optix_fast.agents.ppo_batch import Batch, make_batch
 from optix_fast.agents.ppo_config import PPOConfig
+from optix_fast.buffers import ReplaySegments
 from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer
 from optix_fast.locks import exclusive
 from optix_fast.networks.heads import NormalHead, PolicyHead
@@ -283,7 +284,7 @@ class PPOAgent(Agent):
         if self._policy.log_std is not None:
             self._policy.log_std.data = self._policy.log_std.data.cpu()
 
-    def _get_state(self, replay: bool) -> dict[str, Any]:
+    def _get_state(self, replay: bool | ReplaySegments) -> dict[str, Any]:
         rewards = self.reward_normalizer
         return {
             "policy": self._policy.state_dict(),

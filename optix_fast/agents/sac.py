@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from optix_fast.agents import agent as shared
-from optix_fast.agents.off_policy import Draws, Experience, Transitions, discounted
+from optix_fast.agents.off_policy import Draws, Experience, Transitions, check_masks, discounted
 from optix_fast.agents.sac_config import SACConfig
 from optix_fast.agents.weight_files import check_matches
 from optix_fast.networks.heads import LOG_STD_MAX, LOG_STD_MIN
@@ -202,28 +202,50 @@ def discrete_sac_step(model: SACModel, batch: Transitions, config: SACConfig, ta
     """One update of a categorical policy: expectations over its actions in place of samples (Christodoulou
     2019, "Soft actor-critic for discrete action settings").
 
+    Actions that a mask forbids have probability zero, at s and at s', as when they are drawn. Where it
+    allows n of K actions, log n / log K of the target entropy is aimed at: no policy could have all of it.
+
     Raises:
+        ValueError: the masks are of another number of actions.
         NonFiniteError: a loss or gradient is NaN or infinite; what came before it has been changed.
     """
     alpha = model.log_alpha.detach().exp()
-    log_p = torch.log_softmax(model.actor(batch.observations), dim=-1)
-    alpha_loss = _temperature_step(model, (log_p.exp() * log_p).sum(dim=-1), config, target_entropy)
+    p, log_p = _probabilities(model.actor(batch.observations), batch.masks)
+    mean_log_p = (p * log_p).sum(dim=-1)
+    wanted = _attainable(target_entropy, batch.masks, log_p)
+    alpha_loss = _temperature_step(model, mean_log_p, config, wanted)
     with torch.no_grad():
-        next_log_p = torch.log_softmax(model.actor(batch.next_observations), dim=-1)
+        next_p, next_log_p = _probabilities(model.actor(batch.next_observations), batch.next_masks)
         next_q = torch.min(*(net(batch.next_observations) for net in model.targets))
-        next_value = (next_log_p.exp() * (next_q - alpha * next_log_p)).sum(dim=-1)
+        next_value = (next_p * (next_q - alpha * next_log_p)).sum(dim=-1)
         target = batch.rewards + discounted(batch, next_value)
     taken = batch.actions[:, None]
     values = [net(batch.observations).gather(-1, taken).squeeze(-1) for net in model.critics]
     critic_loss, td_errors = _critic_step(model, values, target, batch.weights, config)
     with torch.no_grad():
         least = torch.min(*(net(batch.observations) for net in model.critics))
-    actor_loss = (log_p.exp() * (alpha * log_p - least)).sum(dim=-1).mean()
+    actor_loss = (p * (alpha * log_p - least)).sum(dim=-1).mean()
     _descend("actor", actor_loss, model.actor_optimizer, config.max_grad_norm)
     _move_targets(model, config.tau)
     q_value = 0.5 * (values[0].mean() + values[1].mean())
-    entropy = -(log_p.exp() * log_p).sum(dim=-1).mean()
-    return _step(critic_loss, actor_loss, alpha_loss, q_value, entropy, td_errors)
+    return _step(critic_loss, actor_loss, alpha_loss, q_value, -mean_log_p.mean(), td_errors)
+
+
+def _probabilities(logits: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor]:
+    """p and log p, [B, K]; both zero, and without gradient, for a forbidden action."""
+    if masks is None:
+        log_p = torch.log_softmax(logits, dim=-1)
+        return log_p.exp(), log_p
+    check_masks("sac_update", masks, logits)
+    log_p = torch.log_softmax(logits.masked_fill(~masks, -math.inf), dim=-1)
+    return log_p.exp(), log_p.masked_fill(~masks, 0.0)
+
+
+def _attainable(target_entropy: float, masks: Tensor | None, like: Tensor) -> float | Tensor:
+    """The target entropy of each row [B], in proportion to the entropy of its allowed actions."""
+    if masks is None or masks.shape[-1] == 1:
+        return target_entropy
+    return target_entropy * masks.sum(dim=-1).to(like).log() / math.log(masks.shape[-1])
 
 
 def _sample(model: SACModel, observations: Tree, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -245,7 +267,9 @@ def _least(critics: tuple[nn.Module, nn.Module], observations: Tree, actions: Te
     return torch.min(*(_value(critic, observations, actions) for critic in critics))
 
 
-def _temperature_step(model: SACModel, log_prob: Tensor, config: SACConfig, target_entropy: float) -> Tensor:
+def _temperature_step(
+    model: SACModel, log_prob: Tensor, config: SACConfig, target_entropy: float | Tensor
+) -> Tensor:
     loss = -(model.log_alpha * (log_prob.detach() + target_entropy)).mean()
     if config.learn_alpha:
         _descend("temperature", loss, model.alpha_optimizer, None)

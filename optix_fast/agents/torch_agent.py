@@ -16,6 +16,7 @@ from optix_fast.agents.native_learner import Backend
 from optix_fast.agents.policy import ActorPolicy
 from optix_fast.agents.policy_gradient import TorchAgentConfig, make_targets
 from optix_fast.agents.weight_files import check_matches
+from optix_fast.buffers import ReplaySegments
 from optix_fast.locks import exclusive
 from optix_fast.networks.heads import CategoricalHead, Draw
 from optix_fast.types import Array, EpisodeData, HyperparamSet, NonFiniteError, Tree, is_recording, tree_map
@@ -214,7 +215,7 @@ class TorchAgent(Agent):
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {"optimizer": self.optimizer}
 
-    def _get_state(self, replay: bool) -> dict[str, Any]:
+    def _get_state(self, replay: bool | ReplaySegments) -> dict[str, Any]:
         return {
             "model": shared.module_state(self.model),
             "optimizer": shared.optimizer_state(self.optimizer),

@@ -17,6 +17,7 @@ from optix_fast.agents.native_dqn import NativeDQN
 from optix_fast.agents.off_policy import Experience
 from optix_fast.agents.q_policy import QPolicy
 from optix_fast.agents.weight_files import check_matches
+from optix_fast.buffers import ReplaySegments
 from optix_fast.locks import exclusive
 from optix_fast.networks.heads import GreedyHead
 from optix_fast.types import EpisodeData, HyperparamSet
@@ -49,6 +50,7 @@ class TorchDQNAgent(Agent):
 
     default_param_bounds = {"learning_rate": (1e-4, 1e-3), "gamma": (0.95, 0.999)}  # noqa: RUF012
     default_log_params = ["learning_rate"]  # noqa: RUF012
+    streams_replay = True
     default_min_episodes_before_dormant = 60
     algorithm = "dqn"
     config_type = DQNConfig
@@ -82,6 +84,7 @@ class TorchDQNAgent(Agent):
         self._model = DQNModel(q_network, target_of(q_network), optimizer)
         self._experience = Experience(config, self._root)
         self.updates = 0
+        self._episodes = 0  # finished ones
         self._connect(backend)
         self._apply(config, self._hyperparams.params)
 
@@ -123,7 +126,7 @@ class TorchDQNAgent(Agent):
     @exclusive
     def learn(self, episode_data: EpisodeData) -> dict[str, Any]:
         """Store a window and do the updates that its transitions have earned; lower epsilon for each episode
-        that it finished.
+        that it finished, or once for the window where episodes never end.
 
         Returns:
             Means over the updates of loss, td_error_mean (of |TD error|) and q_value_mean, zero where no
@@ -144,7 +147,7 @@ class TorchDQNAgent(Agent):
         )
         due = self._experience.add(episode_data, config, actions)
         self.env_steps += episode_data.length
-        finished = int(np.count_nonzero(episode_data.dones))
+        finished = self._finished(episode_data)
         self._policy.head.epsilon = config.epsilon_after(self.epsilon, finished, self.env_steps)
         updated = self._update(due, config)
         return {
@@ -158,6 +161,15 @@ class TorchDQNAgent(Agent):
             "episode_reward": episode_data.total_reward,
             "learning_rate": float(self._model.optimizer.param_groups[0]["lr"]),
         }
+
+    def _finished(self, window: EpisodeData) -> int:
+        """How many episodes the window finished. While none has ever ended and none will at a time limit (the
+        pipeline tells; without word of it, after the first window), a window counts as one."""
+        finished = int(np.count_nonzero(window.dones))
+        self._episodes += finished
+        if self._episodes:
+            return finished
+        return int(not window.metadata.get("episodic", self.env_steps == window.length))
 
     def _update(self, due: int, config: DQNConfig) -> Updated:
         self._renew_target()
@@ -212,7 +224,7 @@ class TorchDQNAgent(Agent):
         self._renew_target()
         self._model.target.load_state_dict(self._model.q_network.state_dict())
 
-    def _get_state(self, replay: bool) -> dict[str, Any]:
+    def _get_state(self, replay: bool | ReplaySegments) -> dict[str, Any]:
         return {
             "q_network": shared.module_state(self._model.q_network),
             "target": shared.module_state(self._model.target),
@@ -220,6 +232,7 @@ class TorchDQNAgent(Agent):
             "epsilon": self.epsilon,
             "experience": self._experience.state_dict(replay),
             "updates": self.updates,
+            "episodes": self._episodes,
         }
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
@@ -234,6 +247,7 @@ class TorchDQNAgent(Agent):
         shared.load_optimizer_state(self._model.optimizer, state["optimizer"])
         self._policy.head.epsilon = float(state["epsilon"])
         self.updates = int(state["updates"])
+        self._episodes = int(state.get("episodes", 0))
         # Last: the stored transitions are not kept aside while the state is being loaded.
         self._experience.load_state_dict(state["experience"])
 

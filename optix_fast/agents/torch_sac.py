@@ -19,6 +19,7 @@ from optix_fast.agents.sac import STATISTICS, SACModel, Updated, optimizer_like,
 from optix_fast.agents.sac_config import SACConfig
 from optix_fast.agents.sac_policy import SACPolicy
 from optix_fast.agents.weight_files import check_matches
+from optix_fast.buffers import ReplaySegments
 from optix_fast.locks import exclusive
 from optix_fast.networks.heads import LOG_STD_MAX, LOG_STD_MIN, CategoricalHead, SquashedHead
 from optix_fast.types import Array, EpisodeData, HyperparamSet, Tree, is_recording
@@ -54,7 +55,8 @@ class TorchSACAgent(Agent):
             "torch" uses the reference. See `backend`.
 
     Raises:
-        TypeError, ValueError: an argument of another kind or outside its range.
+        TypeError, ValueError: an argument of another kind or outside its range; an optimizer that trains
+            parameters of the other side, see _check_disjoint.
         RuntimeError: backend="native", and the core does not serve this agent.
     """
 
@@ -65,6 +67,7 @@ class TorchSACAgent(Agent):
         "tau": (1e-3, 1e-1),
     }
     default_log_params = ["learning_rate", "tau"]  # noqa: RUF012
+    streams_replay = True
     default_min_episodes_before_dormant = 30
     algorithm = "sac"
     config_type = SACConfig
@@ -100,6 +103,7 @@ class TorchSACAgent(Agent):
         for name, optimizer in optimizers.items():
             shared.require(name, optimizer, torch.optim.Optimizer)
         shared.require_count("action_dim", action_dim)
+        _check_disjoint(modules, actor_optimizer, critic_optimizer)
         super().__init__(hyperparams, seed)
         shared.check_backend(backend)
         config: SACConfig = self._config()
@@ -325,7 +329,7 @@ class TorchSACAgent(Agent):
         # Loaded weights have learned something already.
         self._uniform_steps, self._held_action = 0, None
 
-    def _get_state(self, replay: bool) -> dict[str, Any]:
+    def _get_state(self, replay: bool | ReplaySegments) -> dict[str, Any]:
         return {
             "model": self._model.state_dict(),
             "experience": self._experience.state_dict(replay),
@@ -354,3 +358,36 @@ class TorchSACAgent(Agent):
         self._held_for = int(state["held_for"])
         # Last: the stored transitions are not kept aside while the state is being loaded.
         self._experience.load_state_dict(state["experience"])
+
+
+def _check_disjoint(
+    modules: Mapping[str, nn.Module], actor_optimizer: torch.optim.Optimizer, critic_optimizer: Any
+) -> None:
+    """Raise ValueError where a step of one side would train the other: the actor's loss is lowest where the
+    critics overestimate, so they must not learn from it.
+
+    Layers that actor and critics share are allowed if critic_optimizer alone trains them.
+    """
+    names = {id(p): f"{part}.{name}" for part, net in modules.items() for name, p in net.named_parameters()}
+    critics = {id(p) for part in ("critic1", "critic2") for p in modules[part].parameters()}
+    actor = {id(p) for p in modules["actor"].parameters()}
+    by_actor, by_critic = (
+        {id(p): p for group in optimizer.param_groups for p in group["params"]}
+        for optimizer in (actor_optimizer, critic_optimizer)
+    )
+    advice = (
+        "give each its own optimizer, over actor.parameters() and over those of critic1 and critic2; layers "
+        "that actor and critics share belong to critic_optimizer alone, or each needs a copy of its own"
+    )
+    wrong = [p for p in by_actor if p in critics or p in by_critic]
+    if wrong:
+        raise ValueError(
+            f"actor_optimizer must not train parameters of the critics, but it holds "
+            f"{names.get(wrong[0], 'one that critic_optimizer holds too')} (of {len(wrong)}): {advice}"
+        )
+    wrong = [p for p in by_critic if p in actor and p not in critics]
+    if wrong:
+        raise ValueError(
+            f"critic_optimizer must not train parameters of the actor, but it holds {names[wrong[0]]} "
+            f"(of {len(wrong)}): {advice}"
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,15 +67,22 @@ class Column:
 
 @dataclass(frozen=True)
 class Layout:
-    """observations: a Column, or a dict/tuple tree of them; actions: a Column."""
+    """observations: a Column, or a dict/tuple tree of them; actions: a Column; masks: of the actions that an
+    observation allows, None where all are allowed."""
 
     observations: Tree
     actions: Column
+    masks: Column | None = None
 
     @property
     def leaves(self) -> list[Column]:
-        """The columns of the observations."""
-        return tree_leaves(self.observations)
+        """The columns of the observations, then that of the masks, where there are any."""
+        own = tree_leaves(self.observations)
+        return own if self.masks is None else [*own, self.masks]
+
+    def with_masks(self, n_actions: int) -> Layout:
+        """This layout with room for masks of so many actions."""
+        return replace(self, masks=Column("action_masks", (n_actions,), np.dtype(np.bool_)))
 
     def record(self) -> tuple[list[int], int]:
         """Where each leaf begins in a record, and how many bytes a record has."""

@@ -16,6 +16,7 @@ from gymnasium import spaces
 
 from optix_fast.buffers.replay import ReplayBuffer
 from optix_fast.buffers.ring import ReplayBatch, entry_of
+from optix_fast.buffers.segments import ReplaySegments
 from optix_fast.ops import SumTree
 from optix_fast.serialization import load_state, save_state
 from optix_fast.types import Array, EpisodeData, Tree
@@ -25,9 +26,7 @@ _FILE = "replay.safetensors"
 _LEAST, _GREATEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
 
-class PrioritizedBatch(NamedTuple):
-    """B rows, in the order in which callers take them apart."""
-
+class _Rows(NamedTuple):
     observations: Tree  # [B, …]
     actions: Array  # int64 [B] or float32 [B, A]
     rewards: npt.NDArray[np.float32]  # Σ γ^k·r over n_steps rows
@@ -36,6 +35,17 @@ class PrioritizedBatch(NamedTuple):
     weights: npt.NDArray[np.float32]  # in (0, 1]
     indices: npt.NDArray[np.int64]  # for update_priorities
     n_steps: npt.NDArray[np.int32]  # the power of γ that V(next_observations) is discounted by
+
+
+class PrioritizedBatch(_Rows):
+    """B rows, in the order in which callers take them apart.
+
+    Attributes:
+        action_masks, next_action_masks: as in :class:`ReplayBatch`.
+    """
+
+    action_masks: npt.NDArray[np.bool_] | None = None
+    next_action_masks: npt.NDArray[np.bool_] | None = None
 
 
 class PrioritizedReplayBuffer:
@@ -169,9 +179,14 @@ class PrioritizedReplayBuffer:
         next_obs: Tree,
         done: bool,
         truncated: bool = False,
+        env: int = 0,
+        *,
+        action_mask: Any = None,
+        next_action_mask: Any = None,
     ) -> None:
         """Stores one transition, see :meth:`ReplayBuffer.push`."""
-        self.replay.push(obs, action, reward, next_obs, done, truncated)
+        masks = {"action_mask": action_mask, "next_action_mask": next_action_mask}
+        self.replay.push(obs, action, reward, next_obs, done, truncated, env, **masks)
 
     def push_rows(
         self,
@@ -181,9 +196,14 @@ class PrioritizedReplayBuffer:
         next_observations: Tree,
         terminated: Any,
         truncated: Any = None,
+        *,
+        action_masks: Any = None,
+        next_action_masks: Any = None,
     ) -> None:
         """Stores one transition of each of N environments, see :meth:`ReplayBuffer.push_rows`."""
-        self.replay.push_rows(observations, actions, rewards, next_observations, terminated, truncated)
+        masks = {"action_masks": action_masks, "next_action_masks": next_action_masks}
+        columns = (observations, actions, rewards, next_observations, terminated, truncated)
+        self.replay.push_rows(*columns, **masks)
 
     def push_window(self, window: EpisodeData, actions: Any = None) -> int:
         """Stores the rows of a window, see :meth:`ReplayBuffer.push_window`."""
@@ -285,11 +305,12 @@ class PrioritizedReplayBuffer:
         self.__init__(state["capacity"], seed=0)  # type: ignore[misc]
         self.load_state_dict(state["state"])
 
-    def state_dict(self) -> dict[str, Any]:
-        """The rows, their priorities, the random streams and all parameters; a copy."""
+    def state_dict(self, segments: ReplaySegments | None = None) -> dict[str, Any]:
+        """The rows, their priorities, the random streams and all parameters; a copy. `segments`: see
+        :meth:`ReplayBuffer.state_dict`."""
         tree = self.tree.state_dict()
         return {
-            "replay": self.replay.state_dict(),
+            "replay": self.replay.state_dict(segments),
             "alpha": self._alpha,
             "beta": self._first_beta,
             "eps": self.eps,
@@ -345,7 +366,7 @@ class PrioritizedReplayBuffer:
 
 
 def _batch(rows: ReplayBatch, weights: npt.NDArray[np.float32]) -> PrioritizedBatch:
-    return PrioritizedBatch(
+    batch = PrioritizedBatch(
         rows.observations,
         rows.actions,
         rows.rewards,
@@ -355,6 +376,8 @@ def _batch(rows: ReplayBatch, weights: npt.NDArray[np.float32]) -> PrioritizedBa
         rows.indices,
         rows.n_steps,
     )
+    batch.action_masks, batch.next_action_masks = rows.action_masks, rows.next_action_masks
+    return batch
 
 
 def _leaf(priorities: Any, alpha: float, greatest: float = math.inf) -> Any:

@@ -13,9 +13,17 @@ import numpy.typing as npt
 import torch
 from gymnasium import spaces
 
-from optix_fast.buffers.layout import Column, Layout, layout_of_rows, layout_of_spaces, require_memory
-from optix_fast.buffers.ring import ReplayBatch, ReplayView, Ring, entry_of
-from optix_fast.buffers.window_rows import rows_of_window
+from optix_fast.buffers.layout import (
+    Column,
+    Layout,
+    fit_vector,
+    layout_of_rows,
+    layout_of_spaces,
+    require_memory,
+)
+from optix_fast.buffers.ring import GOES_ON, ReplayBatch, ReplayView, Ring, entry_of
+from optix_fast.buffers.segments import ReplaySegments
+from optix_fast.buffers.window_rows import complete_masks, rows_of_window
 from optix_fast.random import RandomStream
 from optix_fast.serialization import load_state, save_state
 from optix_fast.types import EpisodeData, Tree, tree_map
@@ -77,6 +85,7 @@ class ReplayBuffer:
         # Of the last push_rows, for the next one, which mostly has as many rows.
         self._envs = np.arange(1)
         self._following, self._no_flags = ~self._envs, np.zeros(1, np.bool_)
+        self._joins = np.full(1, GOES_ON, np.uint8)
         if observation_space is not None and action_space is not None:
             self._ring = Ring(self.capacity, layout_of_spaces(observation_space, action_space))
 
@@ -109,16 +118,37 @@ class ReplayBuffer:
         next_obs: Tree,
         done: bool,
         truncated: bool = False,
+        env: int = 0,
+        *,
+        action_mask: Any = None,
+        next_action_mask: Any = None,
     ) -> None:
         """Stores one transition of one environment.
+
+        It goes on from what was pushed last with the same `env`, unless that was done or truncated, or
+        `flush_episode` came between; whether the observations are equal plays no part, so each may have been
+        normalized when it was seen. Transitions of several environments, one after the other, need an `env`
+        of their own each: n-step targets would mix them.
 
         Args:
             obs, next_obs: the observation acted on and the one that followed, in an ended episode its last.
             done: the episode terminated there: nothing follows next_obs. Not for a time limit, which is
             truncated: the episode was cut there, and next_obs still has a value.
+            env: number of the environment, from 0.
+            action_mask, next_action_mask: bool [K], the actions that obs and next_obs allow; None: all.
         """
-        self.push_rows(
-            _lead(obs), np.asarray(action)[None], (reward,), _lead(next_obs), (done,), (truncated,)
+        env = _environment(env)
+        self._push_rows(
+            _lead(obs),
+            np.asarray(action)[None],
+            (reward,),
+            _lead(next_obs),
+            (done,),
+            (truncated,),
+            _row(action_mask),
+            _row(next_action_mask),
+            np.array([env]),
+            env + 1,
         )
 
     def push_rows(
@@ -129,28 +159,56 @@ class ReplayBuffer:
         next_observations: Tree,
         terminated: Any,
         truncated: Any = None,
+        *,
+        action_masks: Any = None,
+        next_action_masks: Any = None,
     ) -> None:
-        """Stores one transition of each of N environments, [N, …] all; row n is always environment n's.
+        """Stores one transition of each of N environments, [N, …] all; row n is always environment n's, and
+        goes on from that environment's last one as :meth:`push` says.
 
         next_observations: the true last observation where an episode ended, not the reset's.
+        action_masks, next_action_masks: bool [N, K], the actions that they allow; None: all.
         """
+        self._push_rows(
+            observations, actions, rewards, next_observations, terminated, truncated, action_masks,
+            next_action_masks,
+        )  # fmt: skip
+
+    def _push_rows(
+        self,
+        observations: Tree,
+        actions: Any,
+        rewards: Any,
+        next_observations: Tree,
+        terminated: Any,
+        truncated: Any,
+        action_masks: Any,
+        next_action_masks: Any,
+        envs: npt.NDArray[np.int64] | None = None,
+        n_envs: int | None = None,
+    ) -> None:
         n = len(rewards)
         if n != len(self._envs):
             self._envs = np.arange(n)
             self._following, self._no_flags = ~self._envs, np.zeros(n, np.bool_)
-        if truncated is None:
-            truncated = self._no_flags
+            self._joins = np.full(n, GOES_ON, np.uint8)
+        masks = None
+        if action_masks is not None or next_action_masks is not None:
+            ends = fit_vector("terminated", terminated, self._no_flags.dtype, n)
+            masks = complete_masks(action_masks, [(next_action_masks, n)], n, n, self._following, ends)
         self._push(
             observations,
             next_observations,
             n,
-            self._envs,
+            self._envs if envs is None else envs,
             self._following,
             actions,
             rewards,
             terminated,
-            truncated,
-            n,
+            self._no_flags if truncated is None else truncated,
+            self._joins,
+            n if n_envs is None else n_envs,
+            masks,
         )
 
     def push_window(self, window: EpisodeData, actions: Any = None) -> int:
@@ -158,14 +216,16 @@ class ReplayBuffer:
 
         All valid ones, with the observations that truly followed them. Only of a hand-made window that does
         not carry them (no ``next_observations`` or ``final_obs``, no ``final_observations``) those rows are
-        left out of which it is not known what followed; a terminated row needs none.
+        left out of which it is not known what followed; a terminated row needs none. Masks of actions are
+        stored with the observations that they belong to.
 
         Args:
             window: as a pipeline yields it, of always the same environments.
             actions: [R, …], stored in the place of window.actions.
 
         Raises:
-            ValueError: the fields do not fit together, or to the rows stored before.
+            ValueError: the fields do not fit together, or to the rows stored before, or a mask allows no
+                action.
         """
         rows = rows_of_window(window)
         if rows.n == 0:
@@ -186,7 +246,9 @@ class ReplayBuffer:
             rows.rewards,
             rows.terminated,
             rows.truncated,
+            rows.joins,
             window.n_envs,
+            rows.masks,
         )
         return rows.n
 
@@ -196,10 +258,11 @@ class ReplayBuffer:
             self._ring.cut()
 
     def _push(self, observations: Tree, others: Tree, n_others: int, envs: Any, *rest: Any) -> None:
-        if self._ring is not None:
-            self._ring.push(observations, others, n_others, envs, *rest)
-            return
-        ring = Ring(self.capacity, layout_of_rows(observations, rest[1]))
+        masks, ring = rest[-1], self._ring
+        if ring is None:
+            ring = Ring(self.capacity, layout_of_rows(observations, rest[1]))
+        if masks is not None and ring.layout.masks is None:
+            ring = ring.with_masks(masks[0].shape[1])
         ring.push(observations, others, n_others, envs, *rest)
         self._ring = ring
 
@@ -267,14 +330,17 @@ class ReplayBuffer:
         self.__init__(state["capacity"], seed=0)  # type: ignore[misc]
         self.load_state_dict(state["state"])
 
-    def state_dict(self) -> dict[str, Any]:
-        """The live rows, copied, with the place in the random stream and how targets are made."""
+    def state_dict(self, segments: ReplaySegments | None = None) -> dict[str, Any]:
+        """The live rows, copied, with the place in the random stream and how targets are made. With
+        `segments`, new rows are written there, and what refers to them is in the state instead."""
+        ring = None if self._ring is None or self._ring.pushed == 0 else self._ring
+        save = Ring.state_dict if segments is None else segments.save
         return {
             "capacity": self.capacity,
             "n_step": self.n_step,
             "gamma": self.gamma,
             "stream": self._stream.state_dict(),
-            "rows": None if self._ring is None or self._ring.pushed == 0 else self._ring.state_dict(),
+            "rows": None if ring is None else save(ring),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -320,6 +386,17 @@ def _integer(name: str, value: object) -> int:
         return operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         raise TypeError(f"ReplayBuffer: {name} must be an integer, got {type(value).__name__}") from None
+
+
+def _environment(env: object) -> int:
+    number = _integer("env", env)
+    if number < 0:
+        raise ValueError(f"ReplayBuffer: env must be 0 or more, got {number}")
+    return number
+
+
+def _row(mask: Any) -> Any:
+    return None if mask is None else np.asarray(mask)[None]
 
 
 def _lead(tree: Tree) -> Tree:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,15 +30,16 @@ from optix_fast.types import Array, Tree
 # The core and the reference fill and read the same arrays.
 _Replay: Any = _reference.Replay if _native.core is None else _native.core.Replay
 
+# How a row relates to its environment's previous one: ReplayJoin in csrc/replay/replay.h.
+BEGINS, GOES_ON, IF_SAME = 0, 1, 2
+
+# Of the observations and of the others that are pushed with them: bool [n, K] and [n_others, K].
+Masks = tuple[Array, Array]
+
 _FLAG, _REWARD, _LINK = np.dtype(np.bool_), np.dtype(np.float32), np.dtype(np.int64)
 
 
-class ReplayBatch(NamedTuple):
-    """Rows of a buffer with their targets, B of them.
-
-    The target of row b is rewards[b] + discounts[b]·V(next_observations[b]).
-    """
-
+class _Rows(NamedTuple):
     observations: Tree  # [B, …]
     actions: Array  # int64 [B] or float32 [B, A]
     rewards: npt.NDArray[np.float32]  # Σ γ^k·r over n_steps rows
@@ -46,6 +48,20 @@ class ReplayBatch(NamedTuple):
     terminated: npt.NDArray[np.bool_]
     n_steps: npt.NDArray[np.int32]  # at most n_step: fewer at an episode's end and at the newest row
     indices: npt.NDArray[np.int64]
+
+
+class ReplayBatch(_Rows):
+    """Rows of a buffer with their targets, B of them, in the order in which callers take them apart.
+
+    The target of row b is rewards[b] + discounts[b]·V(next_observations[b]).
+
+    Attributes:
+        action_masks, next_action_masks: bool [B, K], the actions that observations and next_observations
+            allow; None where no mask was ever stored. After a terminated row everything is allowed.
+    """
+
+    action_masks: npt.NDArray[np.bool_] | None = None
+    next_action_masks: npt.NDArray[np.bool_] | None = None
 
 
 class ReplayView(NamedTuple):
@@ -65,6 +81,9 @@ class ReplayView(NamedTuple):
     size: int  # rows that may be drawn: the first `size` ones
     records: torch.Tensor  # uint8 [C, bytes]: all the above but extra are fields of it
     layout: tuple[int, int, int]  # D, A (0: int64), and where the observation begins in a record
+    successor: torch.Tensor  # int64 [E]: the row that goes on from the one whose o′ is in extra, or −1
+    mask_extra: torch.Tensor | None  # bool [E, K]: the masks of extra; None: there are no masks
+    mask_offset: int  # where the mask begins in a record
 
 
 class Ring:
@@ -98,6 +117,7 @@ class Ring:
         self._truncated = self._field(TRUNCATED, _FLAG)
         self._next = self._field(NEXT, _LINK)
         self._free = np.arange(n_extra)[::-1].copy()
+        self._successor = np.full(n_extra, -1, np.int64)
         self._pending = np.full(1, -1, np.int64)
         self._counts = np.array([0, n_extra])
         self._connect()
@@ -129,19 +149,35 @@ class Ring:
         rewards: Any,
         terminated: Any,
         truncated: Any,
+        joins: npt.NDArray[np.uint8],
         n_envs: int,
+        masks: Masks | None,
     ) -> None:
-        """Appends rows; what followed row r is observation following[r], or ~following[r] of the others."""
+        """Appends rows; what followed row r is observation following[r], or ~following[r] of the others.
+
+        Args:
+            joins: uint8 [n], how a row relates to its environment's previous one: BEGINS, GOES_ON or IF_SAME.
+            masks: of the observations and of the others; None: every action is allowed.
+        """
         n, layout = len(envs), self.layout
+        own, after = layout.fit(observations, n), layout.fit(others, n_others, "next_observations")
+        if layout.masks is not None:
+            column = layout.masks
+            for leaves, given, count in zip((own, after), masks or (None, None), (n, n_others), strict=True):
+                all_allowed = given is None
+                leaves.append(
+                    np.ones((count, *column.shape), _FLAG) if all_allowed else column.fit(given, count)
+                )
         arguments = (
-            layout.fit(observations, n),
-            layout.fit(others, n_others, "next_observations"),
+            own,
+            after,
             envs,
             following,
             layout.actions.fit(actions, n),
             fit_vector("rewards", rewards, _REWARD, n),
             fit_vector("terminated", terminated, _FLAG, n),
             fit_vector("truncated", truncated, _FLAG, n),
+            joins,
         )
         self._make_room(n, n_envs)
         self._core.push(*arguments)
@@ -171,7 +207,7 @@ class Ring:
             terminated,
             n_steps,
         )
-        return ReplayBatch(
+        batch = ReplayBatch(
             layout.tree(leaves),
             actions,
             rewards,
@@ -181,6 +217,9 @@ class Ring:
             n_steps,
             indices,
         )
+        if layout.masks is not None:
+            batch.action_masks, batch.next_action_masks = leaves[-1], next_leaves[-1]
+        return batch
 
     def view(self) -> ReplayView:
         """The memory itself."""
@@ -206,6 +245,9 @@ class Ring:
             self.size,
             torch.from_numpy(self._records),
             (column.row_bytes // 4, width, layout.record()[0][0]),
+            torch.from_numpy(self._successor),
+            None if layout.masks is None else torch.from_numpy(self._extra[-1]),
+            layout.record()[0][-1],
         )
 
     # --- state ----------------------------------------------------------------------------------
@@ -218,9 +260,16 @@ class Ring:
         extra = ~following[own]
         # Which extra row an observation lies in plays no part: they are saved in the order of their rows.
         following[own] = ~np.arange(len(extra))
+        leaves, extra_leaves = (
+            [leaf[:size].copy() for leaf in self._rows],
+            [leaf[extra] for leaf in self._extra],
+        )
+        masks = None if self.layout.masks is None else {"own": leaves[-1], "extra": extra_leaves[-1]}
         return {
-            "observations": self.layout.tree([leaf[:size].copy() for leaf in self._rows]),
-            "extra": self.layout.tree([leaf[extra] for leaf in self._extra]),
+            "observations": self.layout.tree(leaves),
+            "extra": self.layout.tree(extra_leaves),
+            "successor": self._successor[extra],
+            "masks": masks,
             "actions": self._actions[:size].copy(),
             "rewards": self._rewards[:size].copy(),
             "terminated": self._terminated[:size].copy(),
@@ -228,6 +277,47 @@ class Ring:
             "next": following,
             "pending": self._pending.copy(),
             "pushed": self.pushed,
+        }
+
+    @property
+    def pending(self) -> npt.NDArray[np.int64]:
+        """Of each environment, the number of its last row, or −1 where nothing may go on from it."""
+        return self._pending
+
+    def newest_rows(self) -> npt.NDArray[np.int64]:
+        """Numbers of the rows that another one may still go on from."""
+        return self._pending[self._pending >= max(0, self.pushed - self.capacity)]
+
+    def links_of(self, numbers: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """Of rows by their numbers: the number of the row that goes on from each, or −1; and whether what
+        followed it lies beside the ring, in an extra row."""
+        slots = numbers % self.capacity
+        following = self._next[slots]
+        beside = following < 0
+        following[beside] = self._successor[~following[beside]]
+        # The rows of a link are less than a round of the ring apart.
+        links = np.where(following < 0, -1, numbers + (following - slots) % self.capacity)
+        return links, beside
+
+    def rows_between(self, first: int, end: int) -> dict[str, Any]:
+        """Rows number first … end − 1, copied, with what followed those that have it beside the ring."""
+        numbers = np.arange(first, end)
+        slots = numbers % self.capacity
+        links, beside = self.links_of(numbers)
+        extra = ~self._next[slots[beside]]
+        leaves, after = [leaf[slots] for leaf in self._rows], [leaf[extra] for leaf in self._extra]
+        has_masks = self.layout.masks is not None
+        return {
+            "observations": self.layout.tree(leaves),
+            "masks": leaves[-1] if has_masks else None,
+            "extra": self.layout.tree(after),
+            "extra_masks": after[-1] if has_masks else None,
+            "actions": self._actions[slots],
+            "rewards": self._rewards[slots],
+            "terminated": self._terminated[slots],
+            "truncated": self._truncated[slots],
+            "links": links,
+            "beside": beside,
         }
 
     @classmethod
@@ -238,8 +328,12 @@ class Ring:
             ValueError: something is missing, of another layout than expected, or leads nowhere.
         """
         layout = layout_of_rows(entry_of(rows, "observations"), entry_of(rows, "actions"))
-        if expected is not None and layout != expected:
+        if expected is not None and layout != replace(expected, masks=None):
             raise ValueError(f"ReplayBuffer: the state holds {layout}, the buffer {expected}")
+        masks = rows.get("masks")  # states of older versions have neither masks nor successors
+        if masks is not None:
+            layout = layout.with_masks(np.shape(masks["own"])[-1])
+        own_masks, extra_masks = (None, None) if masks is None else (masks["own"], masks["extra"])
         pushed = int(entry_of(rows, "pushed"))
         size = min(pushed, capacity)
         following = fit_vector("next", entry_of(rows, "next"), _LINK, size)
@@ -259,8 +353,17 @@ class Ring:
         live = pending[pending >= max(0, pushed - capacity)] % capacity
         if not (following[live] < 0).all() or not (age[following[linked]] > age[linked]).all():
             raise ValueError("ReplayBuffer: the state's links lead nowhere")
+        successor = fit_vector("successor", rows.get("successor", np.full(n_extra, -1)), _LINK, n_extra)
+        joined = np.flatnonzero(following < 0)
+        joined = joined[successor[~following[joined]] >= 0]
+        heirs = successor[~following[joined]]
+        if not (heirs < size).all() or not (age[heirs] > age[joined]).all():
+            raise ValueError("ReplayBuffer: the state's links lead nowhere")
         observations = layout.fit(rows["observations"], size)
         extra = layout.fit(entry_of(rows, "extra"), n_extra, "extra")
+        if layout.masks is not None:
+            observations.append(layout.masks.fit(own_masks, size))
+            extra.append(layout.masks.fit(extra_masks, n_extra))
         columns = (
             layout.actions.fit(rows["actions"], size),
             fit_vector("rewards", entry_of(rows, "rewards"), _REWARD, size),
@@ -277,6 +380,7 @@ class Ring:
             target[:size] = source
         for target, source in zip(ring._extra, extra, strict=True):
             target[:n_extra] = source
+        ring._successor[:n_extra] = successor
         ring._pending = pending
         n_free = len(ring._free) - n_extra
         ring._free[:n_free] = np.arange(n_extra, len(ring._free))
@@ -285,6 +389,23 @@ class Ring:
         return ring
 
     # --- memory ---------------------------------------------------------------------------------
+
+    def with_masks(self, n_actions: int) -> Ring:
+        """The same rows with masks of so many actions, all of which are allowed so far."""
+        fresh = Ring(self.capacity, self.layout.with_masks(n_actions), len(self._free))
+        size = self.size
+        own, other = (
+            [*r._rows, r._actions, r._rewards, r._terminated, r._truncated, r._next] for r in (self, fresh)
+        )
+        masks = other.pop(len(self._rows))
+        for target, source in zip(other, own, strict=True):
+            target[:size] = source[:size]
+        masks[:size], fresh._extra[-1][:] = True, True
+        fresh._extra = [*self._extra, fresh._extra[-1]]
+        fresh._free, fresh._successor = self._free, self._successor
+        fresh._pending, fresh._counts = self._pending, self._counts
+        fresh._connect()
+        return fresh
 
     def _connect(self) -> None:
         self._core = _Replay(
@@ -299,6 +420,8 @@ class Ring:
             self._free,
             self._pending,
             self._counts,
+            self._successor,
+            len(self._leaves) - (self.layout.masks is not None),
         )
 
     def _make_room(self, n: int, n_envs: int) -> None:
@@ -313,6 +436,7 @@ class Ring:
             self._extra = [np.concatenate([e, np.zeros((more, *e.shape[1:]), e.dtype)]) for e in self._extra]
             fresh = np.arange(have + more - 1, have - 1, -1)
             self._free = np.concatenate([self._free[:n_free], fresh, self._free[n_free:]])
+            self._successor = np.concatenate([self._successor, np.full(more, -1)])
             self._counts[1] += more
         if n_envs > len(self._pending):
             fresh = np.full(n_envs - len(self._pending), -1, np.int64)

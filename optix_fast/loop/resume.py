@@ -14,6 +14,7 @@ from urllib.parse import quote, unquote
 import torch
 
 from optix_fast._native import backend, build_info
+from optix_fast.buffers import ReplaySegments, with_rows
 from optix_fast.loop.checkpoints import CheckpointRegistry
 from optix_fast.serialization import load_state, save_state
 from optix_fast.types import Stateful
@@ -144,6 +145,7 @@ class RunParts:
     ) -> None:
         self._parts, self._registry = dict(parts), registry
         self._outdated: Path | None = None
+        self._segments: ReplaySegments | None = None
         self.file = RunStateFile(interval)
 
     def move_to(self, registry: CheckpointRegistry) -> None:
@@ -159,7 +161,10 @@ class RunParts:
         path = state_path(self._registry.checkpoint_dir, self._registry.run_id)
         try:
             self._registry.flush()  # the best must be on disk before the state that refers to it
-            self._registry.disk_seconds += self.file.write(path, self._state)
+            segments = self._segments_beside(path)
+            segments.forget()
+            self._registry.disk_seconds += self.file.write(path, lambda: self._state(segments))
+            segments.clean()
         except TypeError as error:
             logger.warning("this run cannot be resumed if it is killed: %s", error)
             self.file.interval = None
@@ -184,7 +189,7 @@ class RunParts:
         if run_id is None and state_path(directory, own).is_file():
             run_id = own
         path = find_state(directory, run_id)
-        states = RunStateFile.read(path, run_id)
+        states = with_rows(RunStateFile.read(path, run_id), _segments_path(path))
         kinds = states.pop("kinds", {})
         before = deepcopy(self._states())
         touched: list[str] = []
@@ -217,9 +222,26 @@ class RunParts:
                 f"the resumed run's {name} was a {kind}, not a {type(part).__name__}: {error}"
             ) from error
 
-    def _states(self) -> dict[str, Any]:
-        return {name: part.state_dict() for name, part in self._parts.items() if isinstance(part, Stateful)}
+    def _segments_beside(self, path: Path) -> ReplaySegments:
+        if self._segments is None or self._segments.directory != _segments_path(path):
+            self._segments = ReplaySegments(_segments_path(path))
+        return self._segments
 
-    def _state(self) -> dict[str, Any]:
-        states = self._states()
+    def _states(self, segments: ReplaySegments | None = None) -> dict[str, Any]:
+        """The parts' states; what an agent has stored goes into `segments`, if they are given."""
+        states = {}
+        for name, part in self._parts.items():
+            if segments is not None and getattr(part, "streams_replay", False):
+                states[name] = part.state_dict(replay=segments)
+            elif isinstance(part, Stateful):
+                states[name] = part.state_dict()
+        return states
+
+    def _state(self, segments: ReplaySegments) -> dict[str, Any]:
+        states = self._states(segments)
         return {"kinds": {name: type(self._parts[name]).__name__ for name in states}, **states}
+
+
+def _segments_path(path: Path) -> Path:
+    """Where the transitions lie that a state file refers to."""
+    return path.with_suffix(".replay")

@@ -300,7 +300,7 @@ class LivePipeline(BasePipeline):
             raise NonFiniteError(f"reward ({reward}) from data source {self._name}, step {self.total_steps}")
         row.reward, row.terminated, row.truncated, row.info = reward, terminated, truncated, info
         if is_over:
-            row.final_observation = observation
+            row.final_observation, row.final_mask = observation, mask_of(observation, info)
         self._window.rows.append(row)
         self._account(row)
         n_rows, elapsed = len(self._window.rows), self._window.elapsed()
@@ -334,16 +334,22 @@ class LivePipeline(BasePipeline):
 
     def _lose_track(self) -> bool:
         """Cut what is going on: the next observation begins an episode. Whether the window is full."""
-        last = self._open.observation if self._open is not None else self._shown and self._shown[0]
+        last, mask = self._latest()
         self._open = self._shown = None
         self._running_return, self._running_length = 0.0, 0
         if last is None:
             return False  # between two episodes
-        self._window.cut(last)
+        self._window.cut(last, mask)
         return not self.span_episodes
 
+    def _latest(self) -> tuple[Tree, Any]:
+        """The observation that came last, with its action mask; None between two episodes."""
+        if self._open is not None:
+            return self._open.observation, self._open.mask
+        return (None, None) if self._shown is None else (self._shown[0], mask_of(*self._shown[:2]))
+
     def _close_window(self) -> EpisodeData:
-        following = self._open.observation if self._open is not None else self._shown and self._shown[0]
+        following, next_mask = self._latest()
         window, self._window = self._window, LiveWindow()
         if self._open is not None:
             self._window.began = time.monotonic()
@@ -353,6 +359,7 @@ class LivePipeline(BasePipeline):
             self._windows,
             following,
             self._episode_finished,
+            next_mask,
         )
         self._windows += 1
         return data

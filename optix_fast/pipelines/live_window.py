@@ -24,6 +24,7 @@ class LiveRow:
         columns: the agent's own, such as log_probs, one entry each.
         mask: the actions that were allowed, if the source said so.
         final_observation: set where terminated or truncated.
+        final_mask: the actions that were allowed there, if the source said so.
     """
 
     observation: Tree
@@ -35,6 +36,7 @@ class LiveRow:
     truncated: bool = False
     info: Mapping[str, Any] = field(default_factory=dict)
     final_observation: Tree = None
+    final_mask: Any = None
 
     @property
     def is_over(self) -> bool:
@@ -71,12 +73,12 @@ class LiveWindow:
         """Seconds since the first action."""
         return 0.0 if self.began is None else time.monotonic() - self.began
 
-    def cut(self, last_observation: Tree) -> None:
-        """The connection was lost after `last_observation`."""
+    def cut(self, last_observation: Tree, mask: Any = None) -> None:
+        """The connection was lost after `last_observation`, which had that action mask."""
         self.disconnects += 1
         if self.rows and not self.rows[-1].is_over:  # else the lost episode has no row yet
             self.rows[-1].truncated = True
-            self.rows[-1].final_observation = last_observation
+            self.rows[-1].final_observation, self.rows[-1].final_mask = last_observation, mask
 
     def to_episode_data(
         self,
@@ -85,9 +87,10 @@ class LiveWindow:
         episode_id: int,
         next_observation: Tree,
         episodic: bool,
+        next_mask: Any = None,
     ) -> EpisodeData:
         """The rows as one window [T = len(rows), N = 1]. `next_observation` may be None when the last
-        row ended an episode."""
+        row ended an episode; `next_mask` is its action mask."""
         columns = WindowRows(len(self.rows), 1, observation_space, action_space)
         for t, row in enumerate(self.rows):
             _fill(columns, t, row)
@@ -101,7 +104,8 @@ class LiveWindow:
             "lag_seconds": self.lag,
         }
         following = tree_map(lambda leaf: np.asarray(leaf)[None], next_observation)
-        data = columns.to_episode_data(episode_id, following, metadata, batched_infos=False)
+        masks = None if next_mask is None else np.asarray(next_mask, np.bool_)[None]
+        data = columns.to_episode_data(episode_id, following, metadata, batched_infos=False, next_masks=masks)
         add_single_environment_fields(data)
         return data
 
@@ -121,7 +125,7 @@ def _fill(columns: WindowRows, t: int, row: LiveRow) -> None:
             columns.action_masks = np.ones((columns.n_steps, 1, *row.mask.shape), np.bool_)
         columns.action_masks[at] = row.mask
     if row.is_over:
-        columns.add_final(t, 0, row.final_observation)
+        columns.add_final(t, 0, row.final_observation, row.final_mask)
 
 
 def space_like(value: Tree) -> spaces.Space[Any]:

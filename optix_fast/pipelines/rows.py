@@ -191,6 +191,7 @@ class WindowRows:
         self.columns: dict[str, Array] = {}
         self.final_rows: list[int] = []
         self.final_observations: list[Tree] = []
+        self.final_masks: list[Array | None] = []
         self.infos: list[Mapping[str, Any]] = []
         self._observation_space = observation_space
 
@@ -204,15 +205,23 @@ class WindowRows:
             found = self.columns[name] = np.zeros((self.n_steps, self.n_envs, *shape), dtype)
         return found
 
-    def add_final(self, t: int, env: int, observation: Tree) -> None:
-        """Note the true last observation of an episode that ended in row t of environment `env`."""
+    def add_final(self, t: int, env: int, observation: Tree, mask: Any = None) -> None:
+        """Note the true last observation of an episode that ended in row t of environment `env`, and the
+        action mask that came with it."""
         self.final_rows.append(t * self.n_envs + env)
         self.final_observations.append(tree_map(np.array, observation))
+        self.final_masks.append(None if mask is None else np.array(mask, np.bool_))
 
     def to_episode_data(
-        self, episode_id: int, next_observations: Tree, metadata: dict[str, Any], batched_infos: bool
+        self,
+        episode_id: int,
+        next_observations: Tree,
+        metadata: dict[str, Any],
+        batched_infos: bool,
+        next_masks: Array | None = None,
     ) -> EpisodeData:
-        """The window; its flat fields are views of the columns when every row is valid."""
+        """The window; its flat fields are views of the columns when every row is valid. `next_masks` [N, K]
+        are those of `next_observations`."""
         all_valid = bool(self.valid.all())
         n_rows = self.n_steps * self.n_envs
 
@@ -227,6 +236,12 @@ class WindowRows:
         fields = {name: flat(column) for name, column in self.columns.items()}
         if self.action_masks is not None:
             fields["action_masks"] = flat(self.action_masks)
+        known = [mask for mask in self.final_masks if mask is not None]
+        if known:
+            allowed = np.ones_like(known[0])
+            fields["final_action_masks"] = np.stack([allowed if m is None else m for m in self.final_masks])
+        if next_masks is not None:
+            fields["next_action_masks"] = np.array(next_masks, np.bool_)
         return EpisodeData(
             observations=flat(self.observations),
             actions=flat(self.actions),

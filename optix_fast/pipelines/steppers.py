@@ -61,7 +61,7 @@ class SingleStepper:
         if terminated or truncated:
             rows.terminated[t, 0] = terminated
             rows.truncated[t, 0] = truncated
-            rows.add_final(t, 0, observation)
+            rows.add_final(t, 0, observation, mask_of(observation, info))
             observation, info = self.env.reset()
         self._show(observation, info)
 
@@ -152,7 +152,8 @@ class VectorStepper:
             rows.truncated[t, self.pending] = False
         done = np.logical_or(rows.terminated[t], rows.truncated[t])
         for i in np.flatnonzero(done):
-            rows.add_final(t, int(i), self._final_observation(observations, info, int(i)))
+            final = self._final_observation(observations, info, int(i))
+            rows.add_final(t, int(i), final, self._final_mask(final, info, int(i)))
         self._show(observations, info)
         if self.mode is AutoresetMode.NEXT_STEP:
             self._await_reset(done)
@@ -175,6 +176,14 @@ class VectorStepper:
                 "ended, but it is missing"
             )
         return _index(info["final_obs"], i, self.observation_space)
+
+    def _final_mask(self, final: Tree, info: Mapping[str, Any], i: int) -> Any:
+        # A same-step reset has put the reset's info in the place of the step's.
+        told = info.get("final_info", {}) if self.mode is AutoresetMode.SAME_STEP else info
+        if told.get("action_mask") is None:
+            return mask_of(final, {})
+        known = told.get("_action_mask")
+        return told["action_mask"][i] if known is None or known[i] else None
 
     def _show(self, observations: Tree, info: Mapping[str, Any]) -> None:
         write(self.observations, slice(None), observations)

@@ -240,6 +240,7 @@ class WindowPipeline(BasePipeline):
             tree_map(np.array, stepper.observations),
             self._account(rows),
             stepper.batched_infos,
+            stepper.action_masks,
         )
         self._check_observations(data)
         self.total_steps += data.length

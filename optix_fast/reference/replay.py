@@ -23,6 +23,8 @@ class Replay:
         free: int64 [E], a stack of the unused extra rows.
         pending: int64 [N], how many rows had come before the last one of each environment, or −1.
         counts: int64 [2], rows that ever came, free extra rows.
+        successor: int64 [E], the row that goes on from the one whose o′ is that extra row, or −1.
+        n_compared: how many of the leaves, the first ones, say whether a row begins where another ended.
     """
 
     def __init__(
@@ -38,8 +40,11 @@ class Replay:
         free: npt.NDArray[np.int64],
         pending: npt.NDArray[np.int64],
         counts: npt.NDArray[np.int64],
+        successor: npt.NDArray[np.int64],
+        n_compared: int,
     ) -> None:
         self._capacity = capacity
+        self._successor, self._n_compared = successor, n_compared
         self._rows, self._extra = rows, extra
         self._actions, self._rewards = actions, rewards
         self._terminated, self._truncated = terminated, truncated
@@ -55,8 +60,11 @@ class Replay:
         rewards: npt.NDArray[np.float32],
         terminated: npt.NDArray[np.bool_],
         truncated: npt.NDArray[np.bool_],
+        joins: npt.NDArray[np.uint8],
     ) -> None:
-        """Appends rows; o′ of row r is observation following[r], or ~following[r] of the others."""
+        """Appends rows; o′ of row r is observation following[r], or ~following[r] of the others. A row begins
+        anew (joins 0), goes on from its environment's previous one (1), or does so if it begins with the
+        bytes of that row's o′ (2)."""
         faults = np.flatnonzero(~np.isfinite(rewards))
         if len(faults):
             at = int(faults[0])
@@ -66,9 +74,12 @@ class Replay:
             slot = number % self._capacity
             if number >= self._capacity and self._next[slot] < 0:
                 self._release(~self._next[slot])
-            self._link(int(self._pending[envs[r]]), number, slot, [leaf[r] for leaf in observations])
+            if joins[r] != 0:
+                pending, observation = int(self._pending[envs[r]]), [leaf[r] for leaf in observations]
+                self._link(pending, number, slot, observation, anyway=joins[r] == 1)
             self._counts[1] -= 1
             extra = self._free[self._counts[1]]
+            self._successor[extra] = -1
             source = observations if following[r] >= 0 else others
             at = following[r] if following[r] >= 0 else ~following[r]
             for own, own_extra, leaf, after in zip(
@@ -82,15 +93,17 @@ class Replay:
             self._pending[envs[r]] = -1 if terminated[r] or truncated[r] else number
             self._counts[0] += 1
 
-    def _link(self, pending: int, number: int, slot: int, observation: list[Array]) -> None:
+    def _link(self, pending: int, number: int, slot: int, observation: list[Array], anyway: bool) -> None:
         if pending < 0 or pending <= number - self._capacity:
             return
         previous = pending % self._capacity
         extra = ~self._next[previous]
-        pairs = zip(self._extra, observation, strict=True)
+        pairs = list(zip(self._extra, observation, strict=True))[: self._n_compared]
         if all(leaf[extra].tobytes() == part.tobytes() for leaf, part in pairs):
             self._next[previous] = slot
             self._release(extra)
+        elif anyway:
+            self._successor[extra] = slot
 
     def _release(self, extra: int) -> None:
         self._free[self._counts[1]] = extra
@@ -119,7 +132,7 @@ class Replay:
             )
         chain = (self._next, self._rewards, self._terminated, self._truncated)
         after, rewards[:], discounts[:], terminated[:], n_steps[:] = replay_follow(
-            *chain, indices, n_step, gamma
+            *chain, indices, n_step, gamma, self._successor
         )
         actions[:] = self._actions[indices]
         for i, leaf in enumerate(self._rows):
@@ -135,6 +148,7 @@ def replay_follow(
     indices: npt.NDArray[np.int64],
     n_step: int,
     gamma: float,
+    successor: npt.NDArray[np.int64] | None = None,
 ) -> tuple[Any, Any, Any, Any, Any]:
     """(where o′ lies, Σ γ^k·r, γ^m·(1 − terminated), terminated, m) of the chain from each row; float64."""
     row = indices.copy()
@@ -142,11 +156,15 @@ def replay_follow(
     power = np.full(len(row), gamma, np.float64)
     steps = np.ones(len(row), np.int32)
     for _ in range(n_step - 1):
-        goes_on = ~terminated[row] & ~truncated[row] & (next[row] >= 0) & (steps < n_step)
+        leads_to = next[row]
+        if successor is not None:
+            apart = leads_to < 0
+            leads_to[apart] = successor[~leads_to[apart]]
+        goes_on = ~terminated[row] & ~truncated[row] & (leads_to >= 0) & (steps < n_step)
         going = np.flatnonzero(goes_on)
         if len(going) == 0:
             break
-        row[going] = next[row[going]]
+        row[going] = leads_to[going]
         total[going] += power[going] * rewards[row[going]]
         power[going] *= gamma
         steps[going] += 1

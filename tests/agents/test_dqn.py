@@ -110,6 +110,34 @@ def test_epsilon_falls_once_for_each_finished_episode() -> None:
     assert seen == [0.8, 0.2, 0.15]
 
 
+def test_epsilon_falls_for_each_window_where_episodes_never_end() -> None:
+    params = {"epsilon": 0.8, "epsilon_decay": 0.5, "epsilon_min": 0.15}
+    endless = {"metadata": {"episodic": False}}
+    agent = agent_of(params)
+    assert [agent.learn(window_of(8, **endless))["epsilon"] for _ in range(3)] == [0.4, 0.2, 0.15]
+    # A pipeline that knows of a time limit says that episodes end, however long they are.
+    agent = agent_of(params)
+    assert [agent.learn(window_of(8, metadata={"episodic": True}))["epsilon"] for _ in range(3)] == [0.8] * 3
+    # A hand-made window says nothing; a second one without an end counts.
+    agent = agent_of(params)
+    assert [agent.learn(window_of(8))["epsilon"] for _ in range(3)] == [0.8, 0.4, 0.2]
+
+
+def test_once_an_episode_has_ended_only_episodes_count_also_after_a_resume() -> None:
+    params = {"epsilon": 0.8, "epsilon_decay": 0.5, "epsilon_min": 0.01}
+    agent, other = agent_of(params), agent_of(params)
+    endless = window_of(8, metadata={"episodic": False})
+    ended = window_of(8, ends=(1,), metadata={"episodic": False})
+    assert [agent.learn(w)["epsilon"] for w in (endless, ended, endless)] == [0.4, 0.2, 0.2]
+    other.load_state_dict(agent.state_dict())
+    assert other.learn(endless)["epsilon"] == 0.2
+    # Where nothing has ended yet, a resumed agent goes on counting windows.
+    agent, other = agent_of(params), agent_of(params)
+    agent.learn(endless)
+    other.load_state_dict(agent.state_dict())
+    assert other.learn(endless)["epsilon"] == 0.2
+
+
 def test_an_epsilon_below_its_minimum_stays() -> None:
     agent = agent_of({"epsilon": 0.01, "epsilon_min": 0.05})
     assert agent.learn(window_of(8, ends=(3,)))["epsilon"] == 0.01

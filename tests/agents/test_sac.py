@@ -509,3 +509,36 @@ def test_average_is_the_mean_and_perturbation_scales(tmp_path: Path) -> None:
     agent.perturb_weights(0.1)
     factor = agent.state_dict()["model"]["networks"]["target1"]["0.weight"] / weights[2] - 1
     assert 0.05 < factor.std() < 0.2
+
+
+# --- what each optimizer may train --------------------------------------------------------------
+
+
+def sac_of(actor: nn.Module, critics: list[nn.Module], by_actor: Any, by_critic: Any) -> TorchSACAgent:
+    template = adam([nn.Parameter(torch.zeros(()))])
+    return TorchSACAgent(actor, *critics, 1, by_actor, by_critic, template, HyperparamSet({}), "cpu", seed=0)  # type: ignore[misc]
+
+
+def test_one_optimizer_over_actor_and_critics_is_refused() -> None:
+    actor, critics = nn.Linear(3, 2), [nn.Linear(4, 1), nn.Linear(4, 1)]
+    parameters = [p for net in (actor, *critics) for p in net.parameters()]
+    of_critics = [p for net in critics for p in net.parameters()]
+    both = adam(parameters)
+    with pytest.raises(ValueError, match=r"actor_optimizer must not train.*give each its own optimizer"):
+        sac_of(actor, critics, both, both)
+    with pytest.raises(ValueError, match=r"holds critic1\.weight \(of 4\)"):
+        sac_of(actor, critics, both, adam(of_critics))
+    with pytest.raises(ValueError, match=r"critic_optimizer must not train.*holds actor\.weight"):
+        sac_of(actor, critics, adam([nn.Parameter(torch.zeros(1))]), both)
+    sac_of(actor, critics, adam(actor.parameters()), adam(of_critics))
+
+
+def test_a_shared_encoder_is_the_critics_to_train() -> None:
+    encoder = nn.Linear(3, 3)
+    actor = nn.Sequential(encoder, nn.Linear(3, 2))
+    critics = [nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1)) for _ in range(2)]
+    critics[0].add_module("shared", encoder)
+    of_critics = [p for net in critics for p in net.parameters()]
+    with pytest.raises(ValueError, match="layers that actor and critics share belong to critic_optimizer"):
+        sac_of(actor, critics, adam(actor.parameters()), adam(of_critics))
+    sac_of(actor, critics, adam(actor[1].parameters()), adam(of_critics))

@@ -17,7 +17,7 @@ WIDTHS = [0, 1, 3, 4, 17, 376]
 
 
 def random_rows(rng, n, width, action_width, observations=None):
-    """Three of four rows go on from what the environment showed last."""
+    """Three of four rows begin with the bytes that the environment showed last."""
     start = rng.normal(size=(n, width)).astype(np.float32)
     if observations is not None and len(observations) == n:
         goes_on = rng.random(n) < 0.75
@@ -117,6 +117,7 @@ def test_what_the_learners_gather(batch, n_step, action_width, width, dtype, mon
             indices,
             n_step,
             0.97,
+            view.successor.numpy(),
         )
         np.testing.assert_allclose(rewards.numpy(), total, rtol=1e-14, atol=1e-15)
         np.testing.assert_allclose(discounts.numpy(), power, rtol=1e-14)

@@ -101,13 +101,51 @@ def test_parameters_change_what_is_already_stored():
     assert batch.discounts.tolist() == [0.0625, 0.0625, 0.25]
 
 
-def test_out_of_order_rows_are_not_linked():
-    buffer = ReplayBuffer(8, n_step=2, gamma=1.0)
-    push_states(buffer, [0, 1], [1])
-    push_states(buffer, [5, 6], [10])  # does not begin where the last one ended
-    batch = buffer.batch(np.array([0, 1]))
-    assert batch.rewards.tolist() == [1, 10]
-    assert batch.next_observations[:, 0].tolist() == [1, 6]
+def test_a_trajectory_goes_on_whatever_its_observations_look_like():
+    # Each observation is normalized when it is seen, so the same state never has the same bytes twice.
+    buffer = ReplayBuffer(8, n_step=3, gamma=0.5)
+    for t in range(4):
+        buffer.push(np.array([t + 0.25]), 0, 2.0**t, np.array([t + 1.5]), t == 3)
+    batch = buffer.batch(np.arange(4))
+    assert batch.rewards.tolist() == [1 + 2 / 2 + 4 / 4, 2 + 4 / 2 + 8 / 4, 4 + 8 / 2, 8]
+    # What followed is what was pushed with the row, not what the next row begins with.
+    assert batch.next_observations[:, 0].tolist() == [3.5, 4.5, 4.5, 4.5]
+    assert batch.discounts.tolist() == [0.125, 0, 0, 0]
+    buffer.set_params(n_step=1)
+    assert buffer.batch(np.arange(4)).next_observations[:, 0].tolist() == [1.5, 2.5, 3.5, 4.5]
+
+
+def test_interleaved_environments_go_on_apart():
+    buffer = ReplayBuffer(16, n_step=3, gamma=1.0)
+    for t in range(3):
+        for env in (0, 2):
+            # Both show the same states; only the number tells them apart.
+            buffer.push(
+                np.array([t]), env, 10.0**t * (env + 1), np.array([t + 1]), False, t == 2 and env == 2, env
+            )
+    batch = buffer.batch(np.arange(6))
+    assert batch.rewards.tolist() == [111, 333, 110, 330, 100, 300]
+    assert batch.n_steps.tolist() == [3, 3, 2, 2, 1, 1]
+    buffer.push(np.array([3]), 0, 1000.0, np.array([4]), False, env=2)  # after the truncation: anew
+    buffer.push(np.array([3]), 0, 1000.0, np.array([4]), False)
+    assert buffer.batch(np.array([5, 4])).rewards.tolist() == [300, 1100]
+
+
+def test_a_link_between_rows_of_other_bytes_ends_with_the_older_row():
+    buffer = ReplayBuffer(3, n_step=3, gamma=1.0)
+    for t in range(50):
+        buffer.push(np.array([t + 0.25]), 0, 2.0 ** (t % 8), np.array([t + 0.5]), False)
+        newest = [2.0 ** (k % 8) for k in range(max(0, t - 2), t + 1)]
+        at = buffer.batch(np.array([(t - len(newest) + 1) % 3]))
+        assert at.rewards.tolist() == [sum(newest)]
+        assert at.next_observations.tolist() == [[t + 0.5]]
+    assert len(buffer._ring._free) == 3  # no more extra rows than rows
+
+
+@pytest.mark.parametrize(("env", "error"), [(-1, ValueError), (0.5, TypeError), (True, TypeError)])
+def test_a_number_that_is_no_environments_is_refused(env, error):
+    with pytest.raises(error, match="env must be"):
+        ReplayBuffer(3).push(np.zeros(1), 0, 1.0, np.zeros(1), False, env=env)
 
 
 def test_flush_episode_cuts_and_drops_nothing():
@@ -374,6 +412,29 @@ def test_hand_made_window_leaves_out_what_it_does_not_know():
     assert batch.discounts.tolist() == [0.5, 0]
     assert buffer.push_window(old_window(final_obs=np.array([9.0]))) == 3
     assert buffer.batch(np.array([4])).next_observations.tolist() == [[9]]
+
+
+def test_final_obs_is_what_follows_a_cut_last_row():
+    buffer = ReplayBuffer(8)
+    flags = {"terminated": [False] * 4, "truncated": [False, False, False, True]}
+    assert buffer.push_window(old_window(**flags)) == 3  # what followed row 3 is not known
+    assert buffer.push_window(old_window(**flags, final_obs=np.array([9.0]))) == 4
+    batch = buffer.batch(np.array([6]))
+    assert batch.next_observations.tolist() == [[9]]
+    assert batch.discounts.tolist() == pytest.approx([0.99])
+    # The reset's observation, which such a window may show beside, is not it.
+    buffer = ReplayBuffer(8)
+    buffer.push_window(old_window(**flags, final_obs=np.array([9.0]), next_observations=np.array([[0.0]])))
+    assert buffer.batch(np.array([3])).next_observations.tolist() == [[9]]
+
+
+def test_rows_on_both_sides_of_one_that_is_left_out_are_not_linked():
+    # Every state looks alike, so that their bytes cannot tell that row 1 is missing.
+    buffer = ReplayBuffer(8, n_step=3, gamma=1.0)
+    flags = {"terminated": [False] * 4, "truncated": [False, True, False, False]}
+    window = old_window(observations=np.zeros((4, 1)), **flags, final_obs=np.zeros(1))
+    assert buffer.push_window(window) == 3
+    assert buffer.batch(np.arange(3)).rewards.tolist() == [1, 12, 8]
 
 
 def test_window_actions_can_be_the_agents_own():

@@ -23,9 +23,7 @@ class Transition:
     next_observation: Any
     terminated: bool
     truncated: bool
-    successor: Transition | None = (
-        None  # the same environment's next one, where it begins where this one ended
-    )
+    successor: Transition | None = None  # the same environment's next one
 
 
 class NaiveBuffer:
@@ -39,7 +37,7 @@ class NaiveBuffer:
     def push(self, env: int, *fields: Any) -> None:
         new = Transition(*fields)
         before = self.last.pop(env, None)
-        if before is not None and same(before.next_observation, new.observation):
+        if before is not None:
             before.successor = new
         if not (new.terminated or new.truncated):
             self.last[env] = new

@@ -318,7 +318,7 @@ def test_target_kl_ends_the_updates_of_a_window() -> None:
     assert diagnostics["n_updates"] < 100
 
 
-def test_learning_rate_and_clip_are_annealed_over_the_given_steps() -> None:
+def test_learning_rate_is_annealed_over_the_given_steps() -> None:
     agent = discrete_agent(params={"learning_rate": 1e-3, "anneal_steps": 128})
     first = agent.learn(cartpole_window(agent))
     second = agent.learn(cartpole_window(agent))

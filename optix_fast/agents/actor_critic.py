@@ -49,12 +49,13 @@ class ActorCriticPolicy(ActorPolicy):
     @torch.no_grad()
     def values(self, prepared: Tree) -> Array:
         """V of prepared observations, [B]."""
-        values: Array = self.critic(prepared).reshape(-1).cpu().numpy()
+        values: Array = shared.outputs_of(self.critic, prepared).reshape(-1).float().cpu().numpy()
         return values
 
-    def evaluate(self, prepared: Tree) -> tuple[Tensor, Tensor]:
-        """Distribution parameters and values [B], with gradients."""
-        return self.head.params(self.actor(prepared)), self.critic(prepared).reshape(-1)
+    def evaluate(self, prepared: Tree, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Distribution parameters and values [B] of the dtype, with gradients."""
+        values = shared.outputs_of(self.critic, prepared).reshape(-1).to(dtype)
+        return self.params(prepared, dtype), values
 
     def put(self, array: Array) -> Tensor:
         """An array as a tensor on the device."""

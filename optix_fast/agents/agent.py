@@ -4,7 +4,7 @@ optimizer, optimizer state."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any, TypeVar
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from optix_fast._native import backend as process_backend
+from optix_fast.locks import exclusive
 from optix_fast.names import unknown_name
 from optix_fast.networks.heads import CategoricalHead
 from optix_fast.types import Array, NonFiniteError, Stateful, Tree, tree_map
@@ -109,6 +110,12 @@ def to_numpy(leaf: Any) -> Array:
     return leaf.detach().cpu().numpy() if isinstance(leaf, Tensor) else np.asarray(leaf)
 
 
+def outputs_of(module: nn.Module, observations: Tree) -> Any:
+    """module(observations), floats in the dtype of the module's own parameters."""
+    own = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
+    return module(tree_map(lambda leaf: leaf.to(own) if leaf.is_floating_point() else leaf, observations))
+
+
 def action_indices(head: CategoricalHead, actions: Any, n_rows: int, n_actions: int) -> Array:
     """Which of the network's outputs the actions of a window are, int64 [n_rows].
 
@@ -145,6 +152,18 @@ def explained_variance(values: Tensor, returns: Tensor) -> float:
     if variance < 1e-8:
         return math.nan
     return 1.0 - float((returns - values).var(correction=0)) / variance
+
+
+# --- learning -------------------------------------------------------------------------------------
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def as_in_training(method: Method) -> Method:
+    """The method under the agent's lock, with gradients and ordinary tensors also where the caller has
+    switched them off (no_grad, inference_mode)."""
+    with_gradients = torch.inference_mode(False)(torch.enable_grad()(method))
+    return exclusive(with_gradients)
 
 
 # --- one step of an optimizer ---------------------------------------------------------------------
@@ -186,8 +205,18 @@ def restored_on_error(agent: Stateful) -> Iterator[None]:
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """optimizer.state_dict() with copied tensors and string keys."""
-    state = optimizer.state_dict()
+    """optimizer.state_dict() with copied tensors and string keys.
+
+    What the optimizer knows of parameters that it no longer holds, a replaced layer's, is left out; torch
+    raises KeyError there.
+    """
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    others = [p for p in optimizer.state if isinstance(p, Tensor) and id(p) not in held]
+    aside = {p: optimizer.state.pop(p) for p in others}
+    try:
+        state = optimizer.state_dict()
+    finally:
+        optimizer.state.update(aside)
     return {
         "state": {
             str(i): {k: v.clone() if isinstance(v, Tensor) else v for k, v in entry.items()}

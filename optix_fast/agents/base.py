@@ -511,7 +511,7 @@ class Agent(BaseAgent):
 
     # --- state ------------------------------------------------------------------------------------
 
-    @exclusive
+    @shared.as_in_training
     def state_dict(self, replay: bool | ReplaySegments = True) -> dict[str, Any]:
         """Everything that training goes on from: networks, optimizers, normalizers, hyperparameters, random
         streams, counters, stored transitions.
@@ -528,7 +528,7 @@ class Agent(BaseAgent):
             "env_steps": self.env_steps,
         }
 
-    @exclusive
+    @shared.as_in_training
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what state_dict gave, for an agent of the same architecture.
 

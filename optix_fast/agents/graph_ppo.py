@@ -183,7 +183,7 @@ class _Recorded:
 
     def _minibatch(self, rows: Batch, at: int) -> None:
         config = self._config
-        params, values = self._policy.evaluate(rows.observations)
+        params, values = self._policy.evaluate(rows.observations, rows.returns.dtype)
         result = self._ops.ppo_loss(
             self._policy.head.dist, params, rows.actions, rows.log_probs, rows.advantages, values,
             rows.returns, rows.values if config.value_clip is not None else None,

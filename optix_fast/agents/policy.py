@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from optix_fast.agents import agent as shared
 from optix_fast.envs.normalizers import ObsNormalizer
@@ -42,6 +42,10 @@ class ActorPolicy:
             observations = self.obs_normalizer.normalize(observations)
         return shared.to_tensors(observations, self.device)
 
+    def params(self, prepared: Tree, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The distribution's parameters for prepared observations, whatever dtype the network computes in."""
+        return self.head.params(shared.outputs_of(self.actor, prepared)).to(dtype)
+
     @torch.no_grad()
     def draw(
         self,
@@ -55,7 +59,7 @@ class ActorPolicy:
         Raises:
             NonFiniteError: the actor returned NaN or infinite values.
         """
-        draw = self.head.draw(self.head.params(self.actor(prepared)), stream, deterministic, action_masks)
+        draw = self.head.draw(self.params(prepared), stream, deterministic, action_masks)
         # A free log_std keeps the log-probability finite when the mean is not.
         if not (np.isfinite(draw.log_probs).all() and np.isfinite(draw.raw).all()):
             raise NonFiniteError("policy output while acting")
@@ -64,6 +68,5 @@ class ActorPolicy:
     @torch.no_grad()
     def probabilities(self, prepared: Tree) -> Array:
         """Probabilities of a categorical policy's actions, [B, K], for prepared observations."""
-        logits = self.head.params(self.actor(prepared))
-        probs: Array = torch.softmax(logits, dim=-1).cpu().numpy()
+        probs: Array = torch.softmax(self.params(prepared), dim=-1).cpu().numpy()
         return probs

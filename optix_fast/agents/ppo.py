@@ -165,7 +165,7 @@ class PPOAgent(Agent):
 
     # --- learning -------------------------------------------------------------------------------
 
-    @exclusive
+    @shared.as_in_training
     def learn(self, episode_data: EpisodeData) -> dict[str, Any]:
         """Update actor and critic from one window: GAE, then n_epochs of shuffled minibatches of
         clipped surrogate + vf_coef·value loss − entropy_coef·entropy.
@@ -218,7 +218,7 @@ class PPOAgent(Agent):
         return Updated(named, len(collected))
 
     def _minibatch_step(self, batch: Batch, config: PPOConfig) -> list[float]:
-        params, values = self._policy.evaluate(batch.observations)
+        params, values = self._policy.evaluate(batch.observations, batch.returns.dtype)
         result = self._ops.ppo_loss(
             self._policy.head.dist,
             params,

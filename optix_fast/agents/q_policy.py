@@ -33,7 +33,7 @@ class QPolicy(ActorPolicy):
         Raises:
             NonFiniteError: the network returned NaN or infinite values.
         """
-        values = self.head.params(self.actor(prepared))
+        values = self.params(prepared)
         if not bool(torch.isfinite(values).all()):
             raise NonFiniteError("policy output while acting")
         return values

@@ -156,14 +156,14 @@ class TorchAgent(Agent):
         )
 
     def _logits(self, observations: Tree) -> Tensor:
-        return self._policy.head.params(self.model(self._prepare(observations)))
+        return self._policy.params(self._prepare(observations))
 
     def _acts_its_own_way(self) -> bool:
         return type(self).act is not TorchAgent.act
 
     # --- learning -------------------------------------------------------------------------------
 
-    @exclusive
+    @shared.as_in_training
     def learn(self, episode_data: EpisodeData) -> dict[str, Any]:
         """One step of the optimizer from one window.
 

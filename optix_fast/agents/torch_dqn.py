@@ -123,7 +123,7 @@ class TorchDQNAgent(Agent):
 
     # --- learning -------------------------------------------------------------------------------
 
-    @exclusive
+    @shared.as_in_training
     def learn(self, episode_data: EpisodeData) -> dict[str, Any]:
         """Store a window and do the updates that its transitions have earned; lower epsilon for each episode
         that it finished, or once for the window where episodes never end.

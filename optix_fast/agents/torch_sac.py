@@ -223,7 +223,7 @@ class TorchSACAgent(Agent):
 
     # --- learning -------------------------------------------------------------------------------
 
-    @exclusive
+    @shared.as_in_training
     def learn(self, episode_data: EpisodeData) -> dict[str, Any]:
         """Store a window and do the updates that its transitions have earned.
 

@@ -23,6 +23,7 @@ from optix_fast.random import RandomStream
 from optix_fast.types import HyperparamSet, NonFiniteError, no_recording
 
 pytestmark = pytest.mark.native
+EVERY_PATH = pytest.mark.usefixtures("every_simd_path")
 
 FEATURES = 5
 BOX = spaces.Box(np.array([-2.0, -np.inf, 0.0], np.float32), np.array([1.0, np.inf, 0.5], np.float32))
@@ -94,6 +95,7 @@ def assert_columns(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
         np.testing.assert_allclose(column, theirs[name], rtol=2e-5, atol=2e-6, err_msg=name)
 
 
+@EVERY_PATH
 @pytest.mark.parametrize("n_envs", [1, 3, 7, 8, 40])
 @pytest.mark.parametrize("kind", SPACES)
 @pytest.mark.parametrize("normalize", [False, True], ids=["plain", "normalized"])
@@ -104,6 +106,7 @@ def test_windows_are_the_same(kind: str, n_envs: int, normalize: bool) -> None:
     assert native.state_dict()["streams"] == in_torch.state_dict()["streams"]
 
 
+@EVERY_PATH
 @pytest.mark.parametrize("kind", ["discrete", "box"])
 @pytest.mark.parametrize("n_envs", [2, 16])
 def test_a_shared_trunk(kind: str, n_envs: int) -> None:
@@ -111,6 +114,7 @@ def test_a_shared_trunk(kind: str, n_envs: int) -> None:
     assert_columns(filled(native, window(kind, n_envs)), filled(in_torch, window(kind, n_envs)))
 
 
+@EVERY_PATH
 @pytest.mark.parametrize("n_envs", [1, 12])
 def test_masked_actions_are_never_taken(n_envs: int) -> None:
     native, in_torch = agent("discrete from 7", "native"), agent("discrete from 7", "torch")
@@ -126,6 +130,7 @@ def test_masked_actions_are_never_taken(n_envs: int) -> None:
         native.act_rows(windows[0].observations[3], windows[0], 3)
 
 
+@EVERY_PATH
 @pytest.mark.parametrize("n_envs", [1, 12])
 def test_masked_components_are_never_taken(n_envs: int) -> None:
     native, in_torch = agent("multi-discrete", "native"), agent("multi-discrete", "torch")
@@ -142,6 +147,7 @@ def test_masked_components_are_never_taken(n_envs: int) -> None:
         native.act_rows(windows[0].observations[3], windows[0], 3)
 
 
+@EVERY_PATH
 @pytest.mark.parametrize("kind", SPACES)
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_batches_and_single_actions(kind: str, deterministic: bool) -> None:

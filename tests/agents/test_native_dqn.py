@@ -34,11 +34,13 @@ from optix_fast.random import RandomStream
 from optix_fast.types import NonFiniteError
 
 pytestmark = pytest.mark.native
+EVERY_PATH = pytest.mark.usefixtures("every_simd_path")
 
 
 BACKENDS = pytest.mark.parametrize("update", [core_update, torch_update], ids=["core", "torch"])
 
 
+@EVERY_PATH
 @BACKENDS
 def test_hand_computed_update(update: Callable[..., Updated]) -> None:
     # Q(o) = w·o with w = (1, −2), target network v = (3, 4). Rows: o = 2, a = 0, r = 0.5, o′ = 1.
@@ -62,6 +64,7 @@ def test_hand_computed_update(update: Callable[..., Updated]) -> None:
     assert network.weight[0].item() == pytest.approx(1.125)
 
 
+@EVERY_PATH
 @BACKENDS
 def test_double_q_lets_the_network_choose_and_the_target_value(update: Callable[..., Updated]) -> None:
     network = nn.Linear(1, 2, bias=False)
@@ -122,6 +125,7 @@ def assert_parity(
     return ours, expected
 
 
+@EVERY_PATH
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("activation", ["tanh", "elu", "silu", "gelu", "relu", "leaky_relu"])
 def test_ten_updates(variant: str, activation: str) -> None:
@@ -142,12 +146,14 @@ def test_two_hundred_updates_in_double(variant: str, activation: str) -> None:
     assert_parity(model, config_of(**VARIANTS[variant]), bound, updates=200)
 
 
+@EVERY_PATH
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_option_of_the_optimizer(name: str) -> None:
     model = model_of(make_optimizer=OPTIMIZERS[name], dtype=torch.float64)
     assert_parity(model, config_of(), 1e-9, updates=20)
 
 
+@EVERY_PATH
 @pytest.mark.parametrize("hidden", [(), (1,), (7,), (256, 256), (33, 65, 16)], ids=str)
 @pytest.mark.parametrize(("features", "outputs"), [(1, 1), (16, 8), (21, 9), (5, 18)])
 def test_every_width(hidden: tuple[int, ...], features: int, outputs: int) -> None:
@@ -155,6 +161,7 @@ def test_every_width(hidden: tuple[int, ...], features: int, outputs: int) -> No
     assert_parity(model, config_of(), AFTER_10, features=features, outputs=outputs)
 
 
+@EVERY_PATH
 @pytest.mark.parametrize("batch_size", [1, 2, 17, 200])
 def test_every_batch_size(batch_size: int) -> None:
     assert_parity(model_of(), config_of(batch_size=batch_size, per_alpha=0.5), AFTER_10)

@@ -27,6 +27,7 @@ from optix_fast.networks.heads import CategoricalHead
 from optix_fast.types import NonFiniteError
 
 pytestmark = pytest.mark.native
+EVERY_PATH = pytest.mark.usefixtures("every_simd_path")
 
 
 def assert_parity(
@@ -98,6 +99,7 @@ OPTIMIZERS: dict[str, Callable[[list[Any]], torch.optim.Optimizer]] = {
 AFTER_10, AFTER_200 = 1e-5, 1e-4
 
 
+@EVERY_PATH
 @pytest.mark.parametrize("dist", ["categorical", "multi_discrete", "state", "free"])
 @pytest.mark.parametrize("shared", [False, True], ids=["separate", "shared"])
 @pytest.mark.parametrize("activation", [*SMOOTH, "relu", "leaky_relu"])
@@ -119,27 +121,32 @@ def test_two_hundred_minibatches_in_double(dist: str, shared: bool, activation: 
     assert_parity(it, PPOConfig(), 1e-9, n_minibatches=200)
 
 
+@EVERY_PATH
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("dist", ["categorical", "multi_discrete", "state"])
 def test_every_option_of_the_loss(variant: str, dist: str) -> None:
     assert_parity(learner(dist=dist), PPOConfig(**VARIANTS[variant]), AFTER_10)
 
 
+@EVERY_PATH
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_option_of_the_optimizer(name: str) -> None:
     it = learner(make_optimizer=OPTIMIZERS[name], dtype=torch.float64)
     assert_parity(it, PPOConfig(), 1e-6, n_minibatches=20)  # fused Adam computes some factors in float
 
 
+@EVERY_PATH
 @pytest.mark.parametrize("outputs", [2, 8, 9, 18])
 def test_masked_actions(outputs: int) -> None:
     assert_parity(learner(outputs), PPOConfig(entropy_coef=0.05), AFTER_10, masks=True)
 
 
+@EVERY_PATH
 def test_masked_actions_of_several_components() -> None:
     assert_parity(learner(dist="multi_discrete"), PPOConfig(entropy_coef=0.05), AFTER_10, masks=True)
 
 
+@EVERY_PATH
 @pytest.mark.parametrize("hidden", [(), (1,), (7,), (256, 256), (33, 65, 16)], ids=str)
 @pytest.mark.parametrize("features", [1, 16, 21])
 def test_every_width(hidden: tuple[int, ...], features: int) -> None:
@@ -147,6 +154,7 @@ def test_every_width(hidden: tuple[int, ...], features: int) -> None:
     assert_parity(it, PPOConfig(), AFTER_10, features=features)
 
 
+@EVERY_PATH
 @pytest.mark.parametrize("dist", ["state", "free"])
 @pytest.mark.parametrize("log_std", [-7.0, 3.0])
 def test_clamped_log_std_has_no_gradient(dist: str, log_std: float) -> None:
@@ -175,6 +183,7 @@ def test_a_kl_stop_ends_on_the_same_minibatch() -> None:
     assert distance(it, theirs) < AFTER_200
 
 
+@EVERY_PATH
 def test_a_last_small_minibatch_and_one_of_a_single_row() -> None:
     for n in (100, 97):
         it = learner()

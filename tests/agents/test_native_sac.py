@@ -32,6 +32,7 @@ from optix_fast.random import RandomStream
 from optix_fast.types import NonFiniteError
 
 pytestmark = pytest.mark.native
+EVERY_PATH = pytest.mark.usefixtures("every_simd_path")
 
 FEATURES, WIDTH = 5, 2
 # Bounds of the design, §4.
@@ -104,6 +105,7 @@ def assert_parity(ours: SACModel, config: SACConfig, tolerance: float, updates: 
 # --- numbers by hand ----------------------------------------------------------------------------
 
 
+@EVERY_PATH
 def test_one_update_of_the_smallest_networks() -> None:
     """As in test_sac_step.py, where every number is computed by hand; γ takes the place of the discount."""
     model, config = smallest_model(), SACConfig(tau=0.5, gamma=0.9, batch_size=1, replay_capacity=1)
@@ -142,6 +144,7 @@ OPTIMIZERS: dict[str, Callable[[list[Any]], torch.optim.Optimizer]] = {
 }
 
 
+@EVERY_PATH
 @pytest.mark.parametrize("activation", ["tanh", "elu", "silu", "gelu", "relu", "leaky_relu"])
 def test_ten_updates(activation: str) -> None:
     assert_parity(model_of(activation=activation), config_of(), AFTER_10)
@@ -157,6 +160,7 @@ def test_two_hundred_updates_in_double(activation: str) -> None:
     assert_parity(model_of(activation=activation, dtype=torch.float64), config_of(), 1e-9, updates=200)
 
 
+@EVERY_PATH
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_option(variant: str) -> None:
     assert_parity(model_of(), config_of(**VARIANTS[variant]), AFTER_10)
@@ -166,6 +170,7 @@ def test_two_hundred_prioritized_updates_in_double() -> None:
     assert_parity(model_of(dtype=torch.float64), config_of(per_alpha=0.6, n_step=3), 1e-6, updates=200)
 
 
+@EVERY_PATH
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_option_of_the_optimizer(name: str) -> None:
     model = model_of(make_optimizer=OPTIMIZERS[name], dtype=torch.float64)

@@ -68,6 +68,9 @@ def learner(
         outputs = outputs if dist == "free" else 2 * outputs
     actor = mlp([features, *hidden, outputs], activation, 0.5, generator).to(dtype)
     critic = mlp([features, *hidden, 1], activation, 1.0, generator).to(dtype)
+    for p in (*actor.parameters(), *critic.parameters()):
+        if p.ndim == 1:  # not zero: relative to what a few steps of Adam make of zero, rounding is large
+            p.data = 0.1 * torch.randn(p.shape, generator=generator, dtype=dtype)
     if shared:
         trunk = actor[:-1]
         actor, critic = nn.Sequential(trunk, actor[-1]), nn.Sequential(trunk, critic[-1])

@@ -260,10 +260,11 @@ class Experience:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what state_dict gave; without transitions in it, the stored ones stay."""
-        if "buffer" in state:
-            self.buffer.load_state_dict(state["buffer"])
+        # Transitions last: an agent whose state fails to load puts everything else back from a copy.
         self._credit, self.stored = float(state["credit"]), int(state["stored"])
         self._stream.load_state_dict(state["stream"])
+        if "buffer" in state:
+            self.buffer.load_state_dict(state["buffer"])
 
 
 def _check_finite(window: EpisodeData, actions: Array | None) -> None:

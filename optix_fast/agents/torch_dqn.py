@@ -56,7 +56,7 @@ class TorchDQNAgent(Agent):
     config_type = DQNConfig
     _policy: QPolicy
     _native: NativeDQN
-    _own_state = ("q_network", "target", "optimizer", "epsilon", "experience", "updates")
+    _own_state = ("q_network", "target", "optimizer", "epsilon", "experience", "updates", "episodes")
 
     def __init__(
         self,
@@ -247,7 +247,7 @@ class TorchDQNAgent(Agent):
         shared.load_optimizer_state(self._model.optimizer, state["optimizer"])
         self._policy.head.epsilon = float(state["epsilon"])
         self.updates = int(state["updates"])
-        self._episodes = int(state.get("episodes", 0))
+        self._episodes = int(state["episodes"])
         # Last: the stored transitions are not kept aside while the state is being loaded.
         self._experience.load_state_dict(state["experience"])
 

@@ -331,3 +331,14 @@ def test_evaluation_goes_on_with_the_same_numbers_after_a_resume(backend: str) -
         np.testing.assert_array_equal(
             [agent.act(observation) for _ in range(5)], [resumed.act(observation) for _ in range(5)]
         )
+
+
+def test_an_experience_without_its_counters_leaves_the_stored_transitions() -> None:
+    agent, other = dqn(), dqn()
+    for each in (agent, other, other):
+        each.learn(window_of(each))
+    state, before = other.state_dict(), agent.state_dict()
+    del state["experience"]["credit"]
+    with pytest.raises(KeyError, match="credit"):
+        agent.load_state_dict(state)
+    assert_same(agent.state_dict(), before)

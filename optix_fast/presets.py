@@ -60,6 +60,7 @@ _ENVIRONMENTS: dict[str, Preset] = {
         "n_envs": 16,
         "n_steps": 64,
         "normalize_observations": True,
+        "normalize_rewards": True,
         "hyperparams": {
             "learning_rate": 1e-3,
             "minibatch_size": 64,

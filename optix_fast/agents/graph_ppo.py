@@ -7,6 +7,8 @@ fused step leaves everything alone where it is told that a gradient is infinite.
 
 from __future__ import annotations
 
+import itertools
+import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as nn_module
 from torch.optim.adam import adam
 
 from optix_fast.agents.native_nets import UnsupportedError, check_adam, note_step
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
     from optix_fast.agents.actor_critic import ActorCriticPolicy
 
 Record = Callable[[Callable[[], None]], Callable[[], Any]]
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_GLOBAL_HOOKS = tuple(f"_global{name}" for name in _HOOKS)
+_LOG = logging.getLogger(__name__)
 _KL = STATISTICS.index("approx_kl")
 
 
@@ -48,9 +54,10 @@ def record_on_cuda(work: Callable[[], None]) -> Callable[[], Any]:
 class GraphPPO:
     """Replays the updates of one agent.
 
-    A graph is recorded anew when the size of the window, a hyperparameter other than the learning rate, or
-    the memory of a parameter has changed. Where annealing changes the clip ratio at every window, there is
-    nothing to replay, and torch does the work as usual.
+    A graph is recorded anew when the size of the window, a hyperparameter other than the learning rate, a
+    module, its settings or hooks, or the memory of a parameter has changed. Where annealing changes the clip
+    ratio at every window, there is nothing to replay, and torch does the work as usual. `reason` says why
+    torch did the last update; it is empty where the graph did.
 
     Args:
         policy, optimizer: of the agent.
@@ -68,6 +75,9 @@ class GraphPPO:
         self._policy, self._optimizer, self._ops, self._record = policy, optimizer, ops, record
         self._made_for: Any = None
         self._recorded: _Recorded | None = None
+        self.reason = ""
+        # What could not be captured, as in `_made_for`, and why.
+        self._failed_for: Any = None
         self._failed = ""
 
     def update(self, batch: Batch, config: PPOConfig, stream: RandomStream) -> Updated | None:
@@ -80,8 +90,10 @@ class GraphPPO:
         parameters = [p for p in self._policy.parameters() if p.requires_grad]
         try:
             recorded = self._current(batch, config, parameters)
-        except UnsupportedError:
+        except UnsupportedError as error:
+            self.reason = str(error)
             return None
+        self.reason = ""
         n_rows = len(batch.returns)
         order = np.empty((config.n_epochs, n_rows), np.int64)
         states = []
@@ -107,6 +119,7 @@ class GraphPPO:
             replace(config, learning_rate=0.0),
             [None if t is None else (t.shape, t.dtype) for t in batch],
             [(p.data_ptr(), p.shape) for p in parameters],
+            _computed_by(self._policy),
             [
                 {k: v for k, v in group.items() if k not in ("lr", "params")}
                 for group in self._optimizer.param_groups
@@ -115,17 +128,34 @@ class GraphPPO:
         if self._recorded is not None and wanted == self._made_for:
             return self._recorded
         self._recorded, self._made_for = None, None
-        if self._failed:
+        if self._failed and wanted == self._failed_for:
             raise UnsupportedError(self._failed)
         recorded = _Recorded(self._policy, self._optimizer, self._ops, batch, config, parameters)
         try:
             recorded.replay = self._record(recorded.work)
         except RuntimeError as error:
             # A module that asks the device for a number while it runs, for example.
+            first = not self._failed
             self._failed = f"the update cannot be captured in a CUDA graph: {error}"
+            self._failed_for = wanted
+            if first:
+                _LOG.warning("PPO updates run in torch: %s", self._failed)
             raise UnsupportedError(self._failed) from error
         self._recorded, self._made_for = recorded, wanted
         return recorded
+
+
+def _computed_by(policy: ActorCriticPolicy) -> list[Any]:
+    """The modules in their order, with everything of them that a recording has seen: training or not, plain
+    settings such as an activation's slope, hooks. Modules and hooks themselves, not their addresses: a new
+    one may lie where an old one was."""
+    found: list[Any] = [dict(getattr(nn_module, name)) for name in _GLOBAL_HOOKS]
+    for module in itertools.chain(policy.actor.modules(), policy.critic.modules()):
+        own = vars(module)
+        hooks = [dict(own[name]) for name in _HOOKS if own.get(name)]
+        settings = {k: v for k, v in own.items() if isinstance(v, bool | int | float | str)}
+        found.append((module, hooks, settings, own.get("forward")))
+    return found
 
 
 class _Recorded:

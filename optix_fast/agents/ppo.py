@@ -19,6 +19,7 @@ from optix_fast.agents.act_queue import ActQueue
 from optix_fast.agents.actor_critic import ActorCriticPolicy
 from optix_fast.agents.base import Agent
 from optix_fast.agents.graph_ppo import GraphPPO
+from optix_fast.agents.native_learner import Backend
 from optix_fast.agents.native_ppo import STATISTICS, NativePPO, Updated
 from optix_fast.agents.ppo_batch import Batch, make_batch
 from optix_fast.agents.ppo_config import PPOConfig
@@ -124,6 +125,14 @@ class PPOAgent(Agent):
     def obs_normalizer(self) -> ObsNormalizer | None:
         """The policy's observation normalizer."""
         return self._policy.obs_normalizer
+
+    @property
+    def backend(self) -> Backend:
+        """See Agent. On CUDA the reason also says why the last update was not replayed as a CUDA graph."""
+        chosen = super().backend
+        if self._graph is None or not self._graph.reason:
+            return chosen
+        return Backend(chosen, f"{chosen.reason}; {self._graph.reason}")
 
     @property
     def _ops(self) -> ModuleType:

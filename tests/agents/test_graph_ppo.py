@@ -6,15 +6,19 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import gymnasium as gym
 import pytest
 import torch
 from ppo_learners import Learner, distance, learner, permutations, rows_for, torch_update
+from torch import nn
 
 from optix_fast import ops, reference
+from optix_fast.agents import make_agent
 from optix_fast.agents.actor_critic import ActorCriticPolicy
 from optix_fast.agents.graph_ppo import GraphPPO, record_on_cuda
 from optix_fast.agents.ppo_batch import Batch
 from optix_fast.agents.ppo_config import PPOConfig
+from optix_fast.pipelines import VectorBatchPipeline
 from optix_fast.random import RandomStream
 from optix_fast.types import NonFiniteError
 
@@ -128,6 +132,73 @@ def test_a_new_learning_rate_needs_no_new_recording_and_other_changes_do() -> No
     assert record.recordings == 3
     it.actor[0].weight = torch.nn.Parameter(it.actor[0].weight.detach().clone())
     assert graph.update(batch, CONFIG, Given()) is None  # the optimizer does not hold it
+
+
+CHANGES: dict[str, Callable[[Learner], Any]] = {
+    "another activation": lambda it: it.actor.__setitem__(1, nn.ReLU()),
+    "another slope": lambda it: setattr(it.critic[1], "alpha", 0.3),
+    "a hook": lambda it: it.actor.register_forward_hook(lambda m, i, o: 0.5 * o),
+    "a pre-hook": lambda it: it.critic.register_forward_pre_hook(lambda m, i: (2.0 * i[0],)),
+    "a forward of its own": lambda it: setattr(it.actor[1], "forward", torch.sin),
+    "evaluation mode": lambda it: it.actor.eval(),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_changed_network_is_recorded_anew(what: str) -> None:
+    it = learner(activation="elu")
+    record = Recorder()
+    graph, (batch, rows) = graph_for(it, record), batch_for(it)
+    graph.update(batch, CONFIG, Given())
+    graph.update(batch, CONFIG, Given())
+    assert record.recordings == 1
+    CHANGES[what](it)
+    theirs = it.twin()
+    graph.update(batch, CONFIG, Given())
+    assert record.recordings == 2
+    torch_update(theirs, rows, permutations(2, 320), CONFIG)
+    assert distance(it, theirs) < 1e-5
+
+
+def test_a_hook_that_another_replaces_is_recorded_anew() -> None:
+    it, record = learner(), Recorder()
+    graph, (batch, _) = graph_for(it, record), batch_for(it)
+    for recordings in (1, 2, 3):
+        handle = it.actor.register_forward_hook(lambda m, i, o: None)
+        graph.update(batch, CONFIG, Given())
+        handle.remove()
+        assert record.recordings == recordings
+
+
+def test_a_failed_capture_is_logged_once_and_named_by_the_agent(caplog: pytest.LogCaptureFixture) -> None:
+    def refuse(work: Any) -> Any:
+        attempts.append(work)
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    attempts: list[Any] = []
+    agent = make_agent("ppo", gym.make("CartPole-v1"), (8,), {"n_epochs": 1}, seed=0, device="cpu")
+    handle = agent.actor.register_forward_hook(lambda *_: None)  # not the core's
+    agent._graph = GraphPPO(agent._policy, agent._optimizer, reference, record=refuse)
+    pipeline = VectorBatchPipeline([lambda: gym.make("CartPole-v1")] * 2, agent, window_size=16, seed=0)
+    windows = [data for data, _ in zip(pipeline.episodes(), range(4), strict=False)]
+    for data in windows[:3]:
+        agent.learn(data)
+        assert agent.backend == "torch"
+        assert agent.backend.reason == (
+            "actor: Sequential has a hook; the update cannot be captured in a CUDA graph: "
+            "operation not permitted when stream is capturing"
+        )
+    assert [record.getMessage() for record in caplog.records if "CUDA graph" in record.getMessage()] == [
+        "PPO updates run in torch: the update cannot be captured in a CUDA graph: "
+        "operation not permitted when stream is capturing"
+    ]
+    assert len(attempts) == 1
+    # Another network may be capturable.
+    handle.remove()
+    agent.actor.register_forward_hook(lambda m, i, o: o)
+    agent._graph._record = lambda work: work
+    agent.learn(windows[3])
+    assert agent.backend.reason == "actor: Sequential has a hook"
 
 
 def test_restored_optimizer_state_is_used() -> None:

@@ -12,7 +12,7 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
-from optix_fast.agents import PPOAgent, TorchGaussianPPOAgent, TorchPPOAgent, make_agent
+from optix_fast.agents import PPOAgent, TorchDQNAgent, TorchGaussianPPOAgent, TorchPPOAgent, make_agent
 from optix_fast.agents.native_act import NativeActor
 from optix_fast.envs.normalizers import ObsNormalizer
 from optix_fast.networks import GreedyHead, mlp
@@ -184,6 +184,74 @@ def test_sampled_actions_follow_the_softmax() -> None:
     p = it.action_probs(observation)  # type: ignore[attr-defined]
     # Four standard errors.
     assert (np.abs(counts - p) < 4 * np.sqrt(p * (1 - p) / 20_000)).all()
+
+
+# --- borders -------------------------------------------------------------------------------------
+
+# The first of four uniform numbers at this block of the stream of seed 0 is exactly zero.
+ZERO_AT = 1_685_756
+
+
+def at_zero(it: Any) -> Any:
+    """The agent with a uniform number of zero as its next."""
+    stream = RandomStream(0)
+    stream.advance(ZERO_AT)
+    other = RandomStream(0)
+    other.load_state_dict(stream.state_dict())
+    assert other.uniform() == 0.0
+    it._streams = dict.fromkeys(it._streams, stream)
+    return it
+
+
+@EVERY_PATH
+@pytest.mark.parametrize("backend", ["native", "torch"])
+def test_a_uniform_number_of_zero_takes_no_forbidden_action(backend: str) -> None:
+    it = at_zero(agent("discrete", backend))
+    masks = np.array([[False, False, True, True]])
+    assert it.act_batch(np.zeros((1, FEATURES), np.float32), False, masks).tolist() == [2]
+
+
+def network_of_values(*values: float) -> nn.Linear:
+    network = nn.Linear(FEATURES, len(values))
+    with torch.no_grad():
+        network.weight.zero_()
+        network.bias.copy_(torch.tensor(values))
+    return network
+
+
+def greedy_agent(backend: str, epsilon: float, *values: float) -> TorchDQNAgent:
+    network = network_of_values(*values)
+    optimizer = torch.optim.Adam(network.parameters())
+    hyperparams = HyperparamSet({"epsilon": epsilon})
+    return TorchDQNAgent(network, len(values), optimizer, hyperparams, "cpu", seed=1, backend=backend)
+
+
+@EVERY_PATH
+@pytest.mark.parametrize("backend", ["native", "torch"])
+def test_epsilon_zero_never_explores(backend: str) -> None:
+    # A second number chooses among the four actions: with n = 1 it lies in the same block as the zero.
+    chosen = int(
+        np.floor(4 * at_zero(greedy_agent(backend, 0.0, 0, 0, 0, 0))._streams["rollout"].uniform(2)[1])
+    )
+    values = [float(k == (chosen + 1) % 4) for k in range(4)]
+    it = at_zero(greedy_agent(backend, 0.0, *values))
+    assert it.act_batch(np.zeros((1, FEATURES), np.float32)).tolist() == [(chosen + 1) % 4]
+    # With any epsilon above zero it is the other one.
+    it = at_zero(greedy_agent(backend, 1e-6, *values))
+    assert it.act_batch(np.zeros((1, FEATURES), np.float32)).tolist() == [chosen]
+
+
+@EVERY_PATH
+@pytest.mark.parametrize("backend", ["native", "torch"])
+def test_the_first_of_equals_is_taken(backend: str) -> None:
+    observations = np.zeros((3, FEATURES), np.float32)
+    it = greedy_agent(backend, 0.0, 1.0, 2.0, 2.0, 2.0)
+    assert it.act_batch(observations).tolist() == [1, 1, 1]
+    assert it.act_batch(observations, True, np.tile([True, False, True, True], (3, 1))).tolist() == [2, 2, 2]
+    actor, critic = network_of_values(0.5, 1.5, 1.5), network_of_values(0.0)
+    optimizer = torch.optim.Adam([*actor.parameters(), *critic.parameters()])
+    policy = TorchPPOAgent(actor, critic, optimizer, HyperparamSet({}), "cpu", seed=1, backend=backend)
+    assert policy.act_batch(observations, True).tolist() == [1, 1, 1]
 
 
 # --- what happens in the middle of a window -----------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -79,6 +80,35 @@ def test_double_q_lets_the_network_choose_and_the_target_value(update: Callable[
     updated = update(model, experience, Draws(np.zeros((1, 1), np.int64)), config, 0)
     # The network prefers action 0, which the target values 3: y = 7; Huber of −5 is 4.5.
     assert updated == Updated(1, 0, pytest.approx(4.5), pytest.approx(5.0), pytest.approx(2.0))
+
+
+@BACKENDS
+def test_of_equal_values_double_q_takes_the_first_action(update: Callable[..., Updated]) -> None:
+    network = nn.Linear(1, 3, bias=False)
+    with torch.no_grad():
+        network.weight.copy_(torch.tensor([[1.0], [2.0], [2.0]]))
+    model = DQNModel(network, copy.deepcopy(network), torch.optim.Adam(network.parameters(), lr=0.125))
+    with torch.no_grad():
+        model.target.weight.copy_(torch.tensor([[7.0], [3.0], [5.0]]))
+    config = config_of(batch_size=1, gamma=0.5, loss="mse", max_grad_norm=None)
+    experience = Experience(config, RandomStream(0))
+    experience.buffer.push(np.array([1.0], np.float32), 0, 0.0, np.array([1.0], np.float32), False)
+    updated = update(model, experience, Draws(np.zeros((1, 1), np.int64)), config, 0)
+    # Actions 1 and 2 are worth 2 each; the target values action 1 at 3: y = 1.5, Q = 1.
+    assert updated.td_error == pytest.approx(0.5)
+
+
+@BACKENDS
+def test_a_scheduler_changes_the_rate_without_a_warning(update: Callable[..., Updated]) -> None:
+    model, config = model_of(), config_of()
+    experience = experience_of(config)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(model.optimizer, 0.5)
+    for turn in range(2):
+        update(model, experience, draws_of(experience, config, 1), config, turn)
+        with warnings.catch_warnings():  # of a rate that changes before the first step
+            warnings.simplefilter("error")
+            scheduler.step()
+    assert model.optimizer.param_groups[0]["lr"] == pytest.approx(7.5e-5)
 
 
 # --- parity -------------------------------------------------------------------------------------
@@ -317,14 +347,33 @@ def test_what_the_core_does_not_serve_is_refused_with_the_reason(
 # --- failures -----------------------------------------------------------------------------------
 
 
-def fails(
+def bad_sixth_row(experience: Experience, config: DQNConfig) -> Draws:
+    """Ten updates, of which the sixth alone draws the newest row."""
+    n = len(experience)
+    if config.per_alpha == 0.0:
+        indices = np.random.default_rng(0).integers(0, n - 1, (10, config.batch_size))
+        indices[5, 3] = n - 1
+        return Draws(indices)
+    uniforms = np.random.default_rng(0).random((10, config.batch_size))
+    uniforms[:, -1] = 0.0  # the beginning of the last part, which the newest row's leaf ends
+    uniforms[5, -1] = 1.0 - 2.0**-40
+    return Draws(None, uniforms, np.full(10, 0.5))
+
+
+def fails_at_the_sixth(
     model: DQNModel, experience: Experience, config: DQNConfig, quantity: str, update: Callable[..., Updated]
 ) -> None:
-    """After 5 good updates the bad one is met; all is as it was before them."""
-    before = [t.clone() for t in tensors_of(model)]
-    leaves, greatest = leaves_of(experience), experience.buffer.max_priority
+    """Five good updates pass by themselves; together with the bad one all is as it was before them."""
+    draws = bad_sixth_row(experience, config)
+    first = Draws(*(None if part is None else part[:5] for part in draws))
+    before, leaves = [t.clone() for t in tensors_of(model)], leaves_of(experience)
+    greatest, stored = experience.buffer.max_priority, copy.deepcopy(experience.buffer.state_dict())
+    other = twin(model)
+    assert update(other, experience, first, config, 0).n_updates == 5
+    assert not all(torch.equal(a, b) for a, b in zip(tensors_of(other), before, strict=True))
+    experience.buffer.load_state_dict(stored)
     with pytest.raises(NonFiniteError) as caught:
-        update(model, experience, draws_of(experience, config, 200), config, 0)
+        update(model, experience, draws, config, 0)
     assert caught.value.quantity == quantity
     assert all(torch.equal(a, b) for a, b in zip(tensors_of(model), before, strict=True))
     assert torch.equal(leaves_of(experience), leaves)
@@ -349,22 +398,27 @@ def test_a_non_finite_target_leaves_everything_as_it_was(
 
 
 @BACKENDS
-def test_the_quantity_that_is_not_finite_is_named(update: Callable[..., Updated]) -> None:
-    config = config_of(per_alpha=0.6, loss="mse")
-    for quantity in ("target", "loss", "gradient"):
-        model = model_of(activation="relu")
-        experience = experience_of(config)
-        update(model, experience, draws_of(experience, config, 3), config, 0)
+@pytest.mark.parametrize("params", [{}, {"per_alpha": 0.6}], ids=str)
+@pytest.mark.parametrize("quantity", ["target", "loss", "gradient"])
+def test_the_quantity_that_is_not_finite_is_named(
+    update: Callable[..., Updated], quantity: str, params: dict[str, Any]
+) -> None:
+    config = config_of(loss="mse", **params)
+    model = model_of(activation="relu", make_optimizer=lambda p: torch.optim.Adam(p, lr=1e-12))
+    if quantity == "gradient":
+        # The newest row's loss is finite; the square of its gradient by the first layer is not.
         with torch.no_grad():
-            if quantity == "target":
-                model.target[0].weight[0, 0] = math.inf  # type: ignore[index, operator, union-attr]
-            elif quantity == "loss":
-                model.q_network[0].weight.mul_(1e21)  # type: ignore[index, operator, union-attr]
-            else:
-                # The square of the values is finite, their gradient by the first layer is not.
-                model.q_network[0].weight.mul_(1e-3)  # type: ignore[index, operator, union-attr]
-                model.q_network[4].weight.mul_(1e19)  # type: ignore[index, operator, union-attr]
-        fails(model, experience, config, quantity, update)
+            model.q_network[0].weight.mul_(1e-8)  # type: ignore[index, operator, union-attr]
+    experience = experience_of(config)
+    update(model, experience, draws_of(experience, config, 3), config, 0)
+    observation, following = np.ones(FEATURES, np.float32), np.ones(FEATURES, np.float32)
+    reward = 1e30 if quantity == "loss" else 0.0
+    if quantity == "target":
+        following *= math.inf
+    elif quantity == "gradient":
+        observation *= 1e16
+    experience.buffer.push(observation, 0, reward, following, False)
+    fails_at_the_sixth(model, experience, config, quantity, update)
 
 
 def test_impossible_actions_are_named_and_nothing_changes() -> None:

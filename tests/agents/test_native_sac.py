@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -183,11 +184,35 @@ def test_every_width(hidden: tuple[int, ...], features: int, width: int) -> None
     assert_parity(model_of(hidden, features=features, width=width), config_of(), AFTER_10)
 
 
-def test_equal_critics_share_the_gradient() -> None:
-    ours = model_of()
-    ours.critics[1].load_state_dict(ours.critics[0].state_dict())
-    ours.copy_targets()
-    assert_parity(ours, config_of(), AFTER_10)
+@pytest.mark.parametrize("update", [sac_update, reference_update], ids=["core", "torch"])
+def test_critics_of_equal_value_share_the_gradient(update: Callable[..., Any]) -> None:
+    # At s = 0 and â = 0 both critics are worth 0, and ∂Q_1/∂a = 2, ∂Q_2/∂a = 0; they do not move.
+    model = smallest_model()
+    actor = nn.Linear(1, 2)
+    for p in actor.parameters():
+        nn.init.zeros_(p)
+    model = make_model(actor, model.critics)
+    model.critic_optimizer.param_groups[0]["lr"] = 0.0
+    config = SACConfig(gamma=0.9, batch_size=1, replay_capacity=1, max_grad_norm=None, learn_alpha=False)
+    experience = Experience(config, RandomStream(0))
+    experience.buffer.push(np.zeros(1), np.array([0.5], np.float32), 1.0, np.array([2.0]), False)
+    update(model, experience, Draws(np.zeros((1, 1), np.int64)), torch.zeros(1, 2, 1, 1), config, -1.0)
+    assert model.critics[0].weight.flatten().tolist() == [1.0, 2.0]
+    # By the mean: −½·2 − ½·0 = −1; by log σ: −α = −1. Adam's moment is a tenth of it.
+    moment = model.actor_optimizer.state[actor.bias]["exp_avg"]
+    assert moment.tolist() == pytest.approx([-0.1, -0.1])
+
+
+@pytest.mark.parametrize("update", [sac_update, reference_update], ids=["core", "torch"])
+def test_schedulers_change_the_rates_without_a_warning(update: Callable[..., Any]) -> None:
+    model, config = model_of(), config_of()
+    experience = random_experience(config)
+    schedulers = [torch.optim.lr_scheduler.ExponentialLR(o, 0.5) for o in model.optimizers().values()]
+    update(model, experience, *random_draws(1, config, experience), config, -2.0)
+    with warnings.catch_warnings():  # of a rate that changes before the first step
+        warnings.simplefilter("error")
+        for scheduler in schedulers:
+            scheduler.step()
 
 
 @pytest.mark.parametrize("log_std", [-7.0, 3.0])

@@ -44,7 +44,13 @@ def fsync_directory(path: str | os.PathLike[str]) -> None:
         os.close(handle)
 
 
-def _atomically(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
+def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
+    """Replace a file by what `write` writes to another path, or leave it as it was: temporary name, fsync,
+    rename, fsync.
+
+    Raises:
+        What `write` raises; nothing is left behind. OSError: the file cannot be written.
+    """
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
@@ -67,7 +73,7 @@ def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     Raises:
         OSError: the file cannot be written (full disk, missing directory); nothing is left behind.
     """
-    _atomically(path, lambda temporary: temporary.write_bytes(data))
+    write_atomically(path, lambda temporary: temporary.write_bytes(data))
 
 
 def atomic_write_json(path: str | os.PathLike[str], value: Any) -> None:
@@ -117,7 +123,7 @@ def save_state(path: str | os.PathLike[str], state: Any) -> None:
         except SafetensorError as error:
             raise OSError(f"{path} could not be written: {error}") from error
 
-    _atomically(path, write)
+    write_atomically(path, write)
 
 
 def can_save(value: Any) -> bool:

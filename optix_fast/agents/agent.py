@@ -4,6 +4,8 @@ optimizer, optimizer state."""
 from __future__ import annotations
 
 import math
+import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
@@ -73,6 +75,14 @@ def unknown_keys(params: Mapping[str, Any], config: type[Any]) -> dict[str, str]
     """The keys that `config` does not have, each with one sentence about it."""
     known = [f.name for f in fields(config)]
     return {key: unknown_name("hyperparameter", key, known) for key in params if key not in known}
+
+
+def warn_caller(message: str) -> None:
+    """A UserWarning at the line outside of this package that led here."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("optix_fast."):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, UserWarning, stacklevel=level)
 
 
 def check_whole_counts(params: Mapping[str, Any], config: type[Any]) -> None:
@@ -222,7 +232,11 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
             str(i): {k: v.clone() if isinstance(v, Tensor) else v for k, v in entry.items()}
             for i, entry in state["state"].items()
         },
-        "param_groups": [dict(group) for group in state["param_groups"]],
+        # A learning rate may be a tensor, which the optimizer changes in place.
+        "param_groups": [
+            {k: v.clone() if isinstance(v, Tensor) else v for k, v in group.items()}
+            for group in state["param_groups"]
+        ],
     }
 
 

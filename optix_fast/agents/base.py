@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -18,14 +17,15 @@ from optix_fast.agents import cards
 from optix_fast.agents.agent_card import card_of, check_algorithm, check_card
 from optix_fast.agents.learning_rates import LearningRates
 from optix_fast.agents.native_learner import Backend, NativeLearner
-from optix_fast.agents.observations import check_observations, has_batch_axis
+from optix_fast.agents.observations import fit_observations, has_batch_axis
 from optix_fast.agents.policy import ActorPolicy
 from optix_fast.agents.weight_files import check_matches, mean_of, read_module_file, save_module
 from optix_fast.buffers import ReplaySegments
 from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer
 from optix_fast.locks import CallLock, exclusive
-from optix_fast.networks.heads import CategoricalHead, Draw, NormalHead
+from optix_fast.networks.heads import CategoricalHead, Draw
 from optix_fast.pipelines.acting import batched
+from optix_fast.pipelines.masks import mask_of
 from optix_fast.random import RandomStream
 from optix_fast.serialization import load_state, save_state
 from optix_fast.types import (
@@ -102,7 +102,7 @@ class Agent(BaseAgent):
         shared.read_config(self.config_type, hyperparams.params)
         self._hyperparams = hyperparams.copy()
         self._warned: set[str] = set()
-        self._warn_of_unknown(hyperparams, stacklevel=5)
+        self._warn_of_unknown(hyperparams)
         self._observation_space: Any = None
         self._rates = LearningRates()
         self._root = RandomStream(seed)
@@ -279,22 +279,32 @@ class Agent(BaseAgent):
         """Probabilities of the actions, [K], for one observation.
 
         Raises:
-            ValueError: the policy is over something else than the actions of a Discrete space.
+            ValueError: the actions are not those of a Discrete space.
         """
-        if not isinstance(self._policy.head, CategoricalHead):
-            kind = "Gaussian" if isinstance(self._policy.head, NormalHead) else "MultiDiscrete"
-            raise ValueError(f"a {kind} policy has no action_probs: they are of a Discrete action space")
+        head = self._policy.head
+        if not isinstance(head, CategoricalHead):
+            got = "" if head.space is None else f", got {head.space}"
+            raise ValueError(f"action_probs needs a Discrete action space{got}")
         batch, _ = self._batch_of_one(tree_map(shared.to_numpy, observation))
         probs: Array = self._policy.probabilities(self._prepare(batch))[0]
         return probs
 
     def _draw(self, observations: Tree, deterministic: bool, masks: Array | None) -> Draw:
-        return self._policy.draw(self._prepare(observations), self._stream(), deterministic, masks)
+        prepared = self._prepare_to_act(observations)
+        if masks is None:
+            masks = mask_of(observations, {})
+        return self._policy.draw(prepared, self._stream(), deterministic, masks)
 
     def _prepare(self, observations: Tree) -> Tree:
         """Observations [B, …], checked, as the networks read them."""
-        check_observations(observations, self._observation_space, self._policy.actor)
-        return self._policy.prepare(observations)
+        fitted = fit_observations(observations, self._observation_space, self._policy.actor)
+        return self._policy.prepare(fitted)
+
+    def _prepare_to_act(self, observations: Tree) -> Tree:
+        """The same for acting in torch; RuntimeError where the agent must be native."""
+        prepared = self._prepare(observations)
+        self._native.require_acting()
+        return prepared
 
     def _stream(self) -> RandomStream:
         return self._streams["rollout" if is_recording() else "evaluation"]
@@ -303,7 +313,7 @@ class Agent(BaseAgent):
     def _batch_of_one(observation: Tree) -> tuple[Tree, Array | None]:
         """Observation and mask with a batch axis."""
         batch = tree_map(lambda leaf: leaf[None], observation)
-        return batch, batch.get("action_mask") if isinstance(batch, Mapping) else None
+        return batch, mask_of(batch, {})
 
     @staticmethod
     def _mask_of(rows: Any, t: int) -> Array | None:
@@ -337,7 +347,7 @@ class Agent(BaseAgent):
             raise TypeError(f"hyperparams must be a HyperparamSet, got {type(hyperparams).__name__}")
         config = shared.read_config(self.config_type, hyperparams.params)
         self._check_config(config)
-        self._warn_of_unknown(hyperparams, stacklevel=3)
+        self._warn_of_unknown(hyperparams)
         # What merely repeats a default stays unsaid: a set that was read and written back is the same.
         plain, said = asdict(self.config_type()), self._hyperparams.params
         unsaid = [k for k, v in hyperparams.params.items() if k in plain and k not in said and v == plain[k]]
@@ -366,11 +376,11 @@ class Agent(BaseAgent):
     def _groups(self) -> list[dict[str, Any]]:
         return [group for optimizer in self._optimizers().values() for group in optimizer.param_groups]
 
-    def _warn_of_unknown(self, hyperparams: HyperparamSet, stacklevel: int) -> None:
+    def _warn_of_unknown(self, hyperparams: HyperparamSet) -> None:
         for key, message in shared.unknown_keys(hyperparams.params, self.config_type).items():
             if key not in self._warned:
                 self._warned.add(key)
-                warnings.warn(message, UserWarning, stacklevel=stacklevel)
+                shared.warn_caller(message)
 
     # --- weights ----------------------------------------------------------------------------------
 
@@ -464,15 +474,17 @@ class Agent(BaseAgent):
         self._copy_targets()
 
     def _load_mean(self, paths: Sequence[str]) -> None:
-        networks, found = self._networks(), [cards.read(path) for path in paths]
+        networks = self._networks()
+        found = [cards.read(path, networks) or cards.read(path) for path in paths]
         for card in found:
             check_algorithm(card, self)
+        own = card_of(self)
         states = [{name: self._read_network(path, name) for name in networks} for path in paths]
         for state, card in zip(states, found, strict=True):
             for name, module in networks.items():
                 check_matches(module, state[name], name)
             if card is not None:
-                check_card(card, card_of(self))
+                check_card(card, own)
         extras = self._read_extras(paths[0])
         for name, module in networks.items():
             module.load_state_dict(mean_of([state[name] for state in states]))
@@ -539,14 +551,17 @@ class Agent(BaseAgent):
         missing = [repr(key) for key in (*self._own_state, *_COMMON_STATE) if key not in state]
         if missing:
             raise ValueError(f"the state of a {type(self).__name__} must hold {', '.join(missing)}")
-        self._check_state(state)
-        shared.read_config(self.config_type, state["hyperparams"])
-        before = self.state_dict(replay=False)
         try:
-            self._restore(state)
-        except BaseException:
-            self._restore(before)
-            raise
+            self._check_state(state)
+            shared.read_config(self.config_type, state["hyperparams"])
+            before = self.state_dict(replay=False)
+            try:
+                self._restore(state)
+            except BaseException:
+                self._restore(before)
+                raise
+        except KeyError as error:
+            raise ValueError(f"the state of a {type(self).__name__} must hold {error}") from error
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         for name, stream in self._streams.items():

@@ -57,23 +57,36 @@ def write(card: Card) -> dict[str, str]:
     return {_KEY: json.dumps(card, allow_nan=False)}
 
 
-def read(directory: str) -> Card | None:
+def read(directory: str, names: Iterable[str] | None = None) -> Card | None:
     """The card of a weight directory; None where an older version wrote it.
 
+    Args:
+        names: of the files to look at; None: all.
+
     Raises:
-        ValueError: the card is damaged.
+        ValueError: the files are those of several algorithms.
     """
-    for path in sorted(Path(directory).glob("*.safetensors")):
-        try:
-            with safe_open(str(path), framework="np") as file:
-                text = (file.metadata() or {}).get(_KEY)
-            if text is not None:
-                card: Card = json.loads(text)
-                return card
-        except Exception:
-            # A damaged file is named by whoever reads its tensors.
-            continue
-    return None
+    place = Path(directory)
+    files = (
+        sorted(place.glob("*.safetensors")) if names is None else [place / f"{n}.safetensors" for n in names]
+    )
+    found = {card["algorithm"]: card for path in reversed(files) if (card := _card_in(path)) is not None}
+    if len(found) > 1:
+        raise ValueError(
+            f"{directory} holds the files of several agents ({', '.join(sorted(found))}); keep those of one"
+        )
+    return next(iter(found.values()), None)
+
+
+def _card_in(path: Path) -> Card | None:
+    try:
+        with safe_open(str(path), framework="np") as file:
+            text = (file.metadata() or {}).get(_KEY)
+        card: Card | None = None if text is None else json.loads(text)
+        return card
+    except Exception:
+        # A missing or damaged file is named by whoever reads its tensors.
+        return None
 
 
 # --- networks -----------------------------------------------------------------------------------

@@ -58,28 +58,23 @@ class NativeLearner(ABC):
     def act(self, observation: Any, deterministic: bool, value: bool, stream: RandomStream) -> Acted | None:
         if self.wanted == "torch":
             return None
-        acted = self._actor.act(observation, deterministic, value, stream)
-        if acted is None:
-            self.require(self._actor.reason or _NOT_ARRAYS)
-        return acted
+        return self._actor.act(observation, deterministic, value, stream)
 
     def act_batch(
         self, observations: Any, deterministic: bool, masks: Array | None, stream: RandomStream
     ) -> Array | None:
         if self.wanted == "torch":
             return None
-        actions = self._actor.act_batch(observations, deterministic, masks, stream)
-        if actions is None:
-            self.require(self._actor.reason or _NOT_ARRAYS)
-        return actions
+        return self._actor.act_batch(observations, deterministic, masks, stream)
 
     def act_rows(self, observations: Any, rows: Any, t: int, stream: RandomStream) -> bool:
         if self.wanted == "torch":
             return False
-        served = self._actor.act_rows(observations, rows, t, stream)
-        if not served:
-            self.require(self._actor.reason or _NOT_ARRAYS)
-        return served
+        return self._actor.act_rows(observations, rows, t, stream)
+
+    def require_acting(self) -> None:
+        """Raise where torch is about to act, because the core did not, for an agent that must be native."""
+        self.require(self._actor.reason or _NOT_ARRAYS)
 
     def require(self, reason: str) -> None:
         """Raise where the agent was told to be native and there is a reason why not."""

@@ -1,4 +1,4 @@
-"""Whether observations are what an agent's networks read."""
+"""Observations as an agent's networks read them."""
 
 from __future__ import annotations
 
@@ -9,55 +9,64 @@ import numpy as np
 from gymnasium import spaces
 from torch import nn
 
-from optix_fast.types import Tree
+from optix_fast.types import Array, Tree
 
 
-def check_observations(observations: Tree, space: Any, network: nn.Module) -> None:
-    """Raise ValueError or TypeError unless this is a batch of observations for the agent.
+def fit_observations(observations: Tree, space: Any, network: nn.Module) -> Tree:
+    """A batch of observations for the agent, checked; integers as float32 where floats are read.
 
     Args:
         observations: [N, …], or a tree of such arrays.
         space: of one observation; None where nobody has told the agent, and then the network's first layer
             decides.
         network: what reads them.
+
+    Raises:
+        ValueError: another shape, or a part is missing. TypeError: another kind of thing.
     """
-    if space is None:
-        width = _width(network)
-        shape = np.shape(observations) if not isinstance(observations, Mapping | tuple) else None
-        if width is not None and shape is not None and shape[-1:] != (width,):
-            raise ValueError(
-                f"observation must have shape [{width}], or [N, {width}] in a batch, got {list(shape[1:])}"
-            )
-        return
-    _check(observations, space, "observation")
+    if space is not None:
+        return _fit(observations, space, "observation")
+    width = _width(network)
+    if width is None or isinstance(observations, Mapping | tuple):
+        return observations
+    array = np.asarray(observations)
+    if array.shape[-1:] != (width,):
+        raise _shape_error("observation", (width,), array)
+    return array if array.dtype.kind == "f" else array.astype(np.float32)
 
 
-def _check(batch: Tree, space: Any, name: str) -> None:
+def _fit(batch: Tree, space: Any, name: str) -> Tree:
     if isinstance(space, spaces.Dict):
         if not isinstance(batch, Mapping):
             raise TypeError(f"{name} must be a dict of {', '.join(space.spaces)}, got {_said(batch)}")
         missing = [key for key in space.spaces if key not in batch and key != "action_mask"]
         if missing:
             raise ValueError(f"{name} must hold {', '.join(map(repr, missing))}; it has {', '.join(batch)}")
-        for key, sub in space.spaces.items():
-            if key in batch:
-                _check(batch[key], sub, f"{name}[{key!r}]")
-    elif isinstance(space, spaces.Tuple):
+        known = space.spaces
+        return {k: _fit(v, known[k], f"{name}[{k!r}]") if k in known else v for k, v in batch.items()}
+    if isinstance(space, spaces.Tuple):
         if not isinstance(batch, tuple) or len(batch) != len(space.spaces):
             raise TypeError(f"{name} must be a tuple of {len(space.spaces)} parts, got {_said(batch)}")
-        for i, sub in enumerate(space.spaces):
-            _check(batch[i], sub, f"{name}[{i}]")
-    elif space.shape is not None:
-        if isinstance(batch, Mapping | tuple):
-            raise TypeError(f"{name} must be one array, got {_said(batch)}")
-        array = np.asarray(batch)
-        if array.dtype.kind not in "biuf":
-            raise TypeError(f"{name} must be numbers, got {array.dtype}")
-        if array.shape[1:] != space.shape:
-            raise ValueError(
-                f"{name} must have shape {list(space.shape)}, with or without a batch axis in front as the "
-                f"method wants it; got {list(array.shape[1:])}"
-            )
+        parts = zip(batch, space.spaces, strict=True)
+        return tuple(_fit(part, sub, f"{name}[{i}]") for i, (part, sub) in enumerate(parts))
+    if space.shape is None:
+        return batch
+    if isinstance(batch, Mapping | tuple):
+        raise TypeError(f"{name} must be one array, got {_said(batch)}")
+    array = np.asarray(batch)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{name} must be numbers, got {array.dtype}")
+    if array.shape[1:] != space.shape:
+        raise _shape_error(name, space.shape, array)
+    is_float = array.dtype.kind == "f" or np.dtype(space.dtype).kind != "f"
+    return array if is_float else array.astype(np.float32)
+
+
+def _shape_error(name: str, shape: tuple[int, ...], batch: Array) -> ValueError:
+    many = ", ".join(map(str, ("N", *shape)))
+    return ValueError(
+        f"{name} must have shape {list(shape)}, or [{many}] in a batch, got {list(batch.shape[1:])}"
+    )
 
 
 def has_batch_axis(observation: Tree, space: Any, network: nn.Module) -> bool:

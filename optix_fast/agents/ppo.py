@@ -149,7 +149,7 @@ class PPOAgent(Agent):
                 self._queue.push(observation, acted.action, acted.log_prob, acted.value, acted.raw)
             return acted.action
         batch, mask = self._batch_of_one(observation)
-        prepared = self._prepare(batch)
+        prepared = self._prepare_to_act(batch)
         draw = self._policy.draw(prepared, self._stream(), deterministic, mask)
         if recording:
             value = float(self._policy.values(prepared)[0])
@@ -158,7 +158,7 @@ class PPOAgent(Agent):
         return self._scalar(draw.actions[0])
 
     def _act_rows(self, observations: Tree, rows: Any, t: int) -> None:
-        prepared = self._prepare(observations)
+        prepared = self._prepare_to_act(observations)
         draw = self._policy.draw(prepared, self._stream(), False, self._mask_of(rows, t))
         rows.actions[t][...] = draw.actions
         rows.column("log_probs")[t] = draw.log_probs

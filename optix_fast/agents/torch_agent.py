@@ -155,6 +155,9 @@ class TorchAgent(Agent):
             observations, not is_recording() if deterministic is None else deterministic, masks
         )
 
+    def _prepare_to_act(self, observations: Tree) -> Tree:
+        return self._prepare(observations)
+
     def _logits(self, observations: Tree) -> Tensor:
         return self._policy.params(self._prepare(observations))
 

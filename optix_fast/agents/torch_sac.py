@@ -317,7 +317,7 @@ class TorchSACAgent(Agent):
 
     def _read_network(self, path: str, name: str) -> dict[str, torch.Tensor]:
         older = Path(path) / "log_alpha.npy"
-        if name != _ALPHA or not older.exists():
+        if name != _ALPHA or not older.exists() or older.with_suffix(".safetensors").exists():
             return super()._read_network(path, name)
         try:
             value = np.load(older, allow_pickle=False)

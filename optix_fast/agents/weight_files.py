@@ -9,16 +9,22 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from optix_fast.serialization import write_atomically
+
 State = dict[str, Tensor]
 
 
 def save_module(
     module: nn.Module, directory: str, name: str, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write a module's state dict to <directory>/<name>.safetensors, with text under `metadata`."""
+    """Write a module's state dict to <directory>/<name>.safetensors, atomically, with text under
+    `metadata`."""
     Path(directory).mkdir(parents=True, exist_ok=True)
     tensors = {key: value.detach().cpu().clone().contiguous() for key, value in module.state_dict().items()}
-    save_file(tensors, str(Path(directory) / f"{name}.safetensors"), dict(metadata or {}) or None)
+    write_atomically(
+        Path(directory) / f"{name}.safetensors",
+        lambda temporary: save_file(tensors, str(temporary), dict(metadata or {}) or None),
+    )
 
 
 def read_module_file(directory: str, name: str) -> State:

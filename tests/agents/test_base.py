@@ -302,7 +302,7 @@ def test_a_state_that_breaks_anywhere_changes_nothing(make: Make) -> None:
         incomplete = {k: v for k, v in state.items() if k != key}
         wrong = {"gamma": "much"} if key == "hyperparams" else {"nothing": "here"}
         for broken in (incomplete, {**state, key: wrong}):
-            with pytest.raises((ValueError, TypeError, KeyError, RuntimeError)):
+            with pytest.raises((ValueError, TypeError, RuntimeError)):
                 agent.load_state_dict(broken)
             assert_same(agent.state_dict(), before, key)
 
@@ -339,6 +339,25 @@ def test_an_experience_without_its_counters_leaves_the_stored_transitions() -> N
         each.learn(window_of(each))
     state, before = other.state_dict(), agent.state_dict()
     del state["experience"]["credit"]
-    with pytest.raises(KeyError, match="credit"):
+    with pytest.raises(ValueError, match="the state of a TorchDQNAgent must hold 'credit'"):
         agent.load_state_dict(state)
     assert_same(agent.state_dict(), before)
+
+
+@ALL
+def test_a_warning_of_a_typo_points_to_the_line_that_holds_it(make: Make) -> None:
+    with pytest.warns(UserWarning, match="gama") as constructed:
+        agent = make({"gama": 0.9})
+    with pytest.warns(UserWarning, match="taau") as replaced:
+        agent.set_hyperparams(HyperparamSet({"taau": 0.9}))
+    assert [one.filename for caught in (constructed, replaced) for one in caught] == [__file__] * 2
+
+
+def test_a_state_holds_a_learning_rate_that_is_a_tensor() -> None:
+    model = net(4, 2)
+    optimizer = torch.optim.Adam(model.parameters(), lr=torch.tensor(1e-3))
+    agent = TorchAgent(model, optimizer, HyperparamSet({}), device="cpu", seed=0)
+    state = agent.state_dict()
+    agent.set_hyperparams(HyperparamSet({"learning_rate": 1e-2}))
+    agent.load_state_dict(state)
+    assert agent.get_hyperparams().params["learning_rate"] == pytest.approx(1e-3)

@@ -382,7 +382,7 @@ def test_observations_of_another_kind_go_to_torch() -> None:
     assert it.act([0.0] * FEATURES) in range(4)
     strided = np.zeros((3, 2 * FEATURES), np.float32)[:, ::2]
     assert it.act_batch(strided).shape == (3,)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ValueError, match=r"observation must have shape \[5\]"):
         it.act_batch(np.zeros((3, FEATURES + 1), np.float32))
 
 

@@ -378,7 +378,7 @@ def test_spaces_that_do_not_fit_are_named() -> None:
         agent.learn(window_of(4, width=2))
     with pytest.raises(ValueError, match="at least one row"):
         agent.learn(window_of(0))
-    with pytest.raises(ValueError, match="no action_probs"):
+    with pytest.raises(ValueError, match="action_probs needs a Discrete action space"):
         agent.action_probs(np.zeros(3, np.float32))
 
 

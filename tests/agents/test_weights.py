@@ -44,6 +44,13 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
+class Spaces(gym.Env[Any, Any]):
+    """An environment that is nothing but its spaces."""
+
+    def __init__(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
+        self.observation_space, self.action_space = observation_space, action_space
+
+
 def trained(name: str, windows: int = 1) -> tuple[Agent, Any]:
     """An agent that has learned something, and the windows that follow."""
     algo, env_id, options = CASES[name]
@@ -299,6 +306,25 @@ def test_copies_go_on_alike_and_apart(name: str, how: Any) -> None:
     assert other.backend == agent.backend
 
 
+def test_the_files_of_several_agents_in_one_directory_are_told_apart(tmp_path: Path) -> None:
+    ppo, dqn = trained("ppo")[0], trained("dqn")[0]
+    for agent in (ppo, dqn):
+        agent.save_weights(str(tmp_path))
+    fresh = trained("dqn", 0)[0]
+    fresh.load_weights(str(tmp_path))
+    assert_same(fresh.q_network.state_dict(), dqn.q_network.state_dict())  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match=r"several agents \(dqn, ppo\); keep those of one"):
+        Agent.load(str(tmp_path))
+
+
+def test_a_new_temperature_counts_beside_an_older_one(tmp_path: Path) -> None:
+    agent = trained("sac", 0)[0]
+    np.save(tmp_path / "log_alpha.npy", np.float32(3.0))
+    agent.save_weights(str(tmp_path))
+    agent.load_weights(str(tmp_path))
+    assert agent.alpha == pytest.approx(1.0)  # type: ignore[attr-defined]
+
+
 # --- predict and public networks --------------------------------------------------------------------
 
 
@@ -338,13 +364,38 @@ def test_networks_are_public() -> None:
         assert isinstance(network, nn.Module)
 
 
-@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_predict_takes_the_mask_out_of_the_observations() -> None:
+    space = spaces.Dict({"seen": spaces.Box(-1, 1, (3,)), "action_mask": spaces.MultiBinary(4)})
+    agent = make_agent("ppo", Spaces(space, spaces.Discrete(4)), seed=0)
+    mask = np.array([0, 0, 1, 0], np.int8)
+    many = {"seen": np.zeros((20, 3), np.float32), "action_mask": np.tile(mask, (20, 1))}
+    one = {"seen": np.zeros(3, np.float32), "action_mask": mask}
+    assert agent.predict(one, deterministic=False)[0] == 2
+    assert agent.predict(many, deterministic=False)[0].tolist() == [2] * 20
+    assert agent.act_batch(many).tolist() == [2] * 20
+
+
+@pytest.mark.parametrize(
+    "space", [spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(3), spaces.Box(-1, 1, (2,))]
+)
+def test_probabilities_are_of_discrete_actions_only(space: spaces.Space[Any]) -> None:
+    agent = make_agent("ppo", Spaces(spaces.Box(-1, 1, (3,)), space), seed=0)
+    with pytest.raises(ValueError, match=f"needs a Discrete action space, got {type(space).__name__}"):
+        agent.action_probs(np.zeros(3, np.float32))  # type: ignore[attr-defined]
+
+
+BACKENDS = ["auto", "torch", pytest.param("native", marks=pytest.mark.native)]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("bound", [True, False])
 def test_observations_of_another_shape_are_named(backend: str, bound: bool) -> None:
     agent = discrete_agent(backend=backend, reward_normalizer=RewardNormalizer())
     if bound:
         agent.bind_spaces(gym.make("CartPole-v1").observation_space, spaces.Discrete(2))
     assert agent.act(OBS.tolist()) in (0, 1)
+    if backend != "native":
+        assert agent.act([0, 1, 0, -1]) in (0, 1)
     for wrong, shape in ((OBS[:3], r"\[3\]"), (np.stack([OBS] * 2), r"\[2, 4\]" if bound else "")):
         if shape:
             with pytest.raises(ValueError, match=rf"observation must have shape \[4\].* got {shape}"):
@@ -352,4 +403,6 @@ def test_observations_of_another_shape_are_named(backend: str, bound: bool) -> N
     if bound:
         with pytest.raises(TypeError, match="observation must be one array, got a dict"):
             agent.act({"x": OBS})
+        with pytest.raises(ValueError, match=r"observation must have shape \[4\].* got \[3\]"):
+            agent.act_batch(np.zeros((2, 3), np.float32))
     assert agent.learn(cartpole_window(agent))["n_updates"] > 0

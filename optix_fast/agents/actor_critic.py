@@ -52,7 +52,7 @@ class ActorCriticPolicy(ActorPolicy):
         values: Array = shared.outputs_of(self.critic, prepared).reshape(-1).float().cpu().numpy()
         return values
 
-    def evaluate(self, prepared: Tree, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def evaluate(self, prepared: Tree, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
         """Distribution parameters and values [B] of the dtype, with gradients."""
         values = shared.outputs_of(self.critic, prepared).reshape(-1).to(dtype)
         return self.params(prepared, dtype), values

@@ -267,15 +267,6 @@ def test_a_changed_learning_rate_is_seen() -> None:
     assert both_learn(model, twin(model)) < AFTER_10
 
 
-def test_a_scheduler_knows_that_updates_were_made() -> None:
-    model, config = model_of(), config_of()
-    scheduler = torch.optim.lr_scheduler.StepLR(model.optimizer, 1, 0.5)
-    experience = experience_of(config)
-    core_update(model, experience, draws_of(experience, config, 1), config, 0)
-    scheduler.step()  # which warns when nothing was learned before; warnings are errors here
-    assert model.optimizer.param_groups[0]["lr"] == pytest.approx(1.5e-4)
-
-
 @pytest.mark.parametrize("params", [{}, {"tau": 0.02}], ids=str)
 def test_frozen_parameters_stay_and_their_targets_follow(params: dict[str, Any]) -> None:
     model, config = model_of(), config_of(target_update_freq=100, **params)

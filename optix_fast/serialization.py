@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, TensorSpec, safe_open, serialize_file
 
+from optix_fast.leftovers import owner_mark
+
 _FORMAT = "optix_fast.state/1"
 _SAFE_INTEGER = 2**53  # larger ones go as hexadecimal text, whatever reads the JSON
 _PLAIN = (bool, type(None))
@@ -52,7 +54,7 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], objec
         What `write` raises; nothing is left behind. OSError: the file cannot be written.
     """
     target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    temporary = target.with_name(f".{target.name}.{owner_mark()}-{secrets.token_hex(4)}.tmp")
     try:
         temporary.touch()
         mode = temporary.stat().st_mode  # as the umask wants it; safetensors makes private files

@@ -227,3 +227,10 @@ def require_memory(capacity: int, n_bytes: int) -> None:
             f"ReplayBuffer: capacity {capacity} needs up to {n_bytes / 1e9:.3g} GB, "
             f"{available / 1e9:.3g} GB are available; choose a smaller capacity"
         )
+
+
+def entry_of(state: Mapping[str, Any], key: str) -> Any:
+    """state[key], or a ValueError that names it."""
+    if key not in state:
+        raise ValueError(f"ReplayBuffer: the state has no {key!r}")
+    return state[key]

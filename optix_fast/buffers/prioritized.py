@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 from collections.abc import Mapping
@@ -14,8 +13,9 @@ import numpy.typing as npt
 import torch
 from gymnasium import spaces
 
+from optix_fast.buffers.layout import entry_of
 from optix_fast.buffers.replay import ReplayBuffer
-from optix_fast.buffers.ring import ReplayBatch, entry_of
+from optix_fast.buffers.ring import ReplayBatch
 from optix_fast.buffers.segments import ReplaySegments
 from optix_fast.ops import SumTree
 from optix_fast.serialization import load_state, save_state
@@ -339,8 +339,7 @@ class PrioritizedReplayBuffer:
         fresh.max_priority = entry_of(state, "max_priority")
         fresh._leaf_alpha = _in_range("leaf_alpha", entry_of(state, "leaf_alpha"), above_zero=True)
         fresh._batches = int(entry_of(state, "batches"))
-        fresh.replay = copy.copy(self.replay)
-        fresh.replay.load_state_dict(entry_of(state, "replay"))
+        fresh.replay = self.replay.loaded(entry_of(state, "replay"))
         leaves, size = torch.as_tensor(entry_of(state, "leaves")), len(fresh)
         if leaves.shape != (size,) or not bool((leaves > 0).all()):
             raise ValueError(f"PrioritizedReplayBuffer: the state's leaves must be {size} positive numbers")

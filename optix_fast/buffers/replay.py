@@ -16,13 +16,14 @@ from gymnasium import spaces
 from optix_fast.buffers.layout import (
     Column,
     Layout,
+    entry_of,
     fit_vector,
     layout_of_rows,
     layout_of_spaces,
     require_memory,
 )
-from optix_fast.buffers.ring import GOES_ON, ReplayBatch, ReplayView, Ring, entry_of
-from optix_fast.buffers.segments import ReplaySegments
+from optix_fast.buffers.ring import GOES_ON, ReplayBatch, ReplayView, Ring
+from optix_fast.buffers.segments import ReplaySegments, StoredRows
 from optix_fast.buffers.window_rows import complete_masks, rows_of_window
 from optix_fast.random import RandomStream
 from optix_fast.serialization import load_state, save_state
@@ -349,6 +350,10 @@ class ReplayBuffer:
         Raises:
             ValueError: not such a state, or one of another capacity or of other observations and actions.
         """
+        self.__dict__.update(self.loaded(state).__dict__)
+
+    def loaded(self, state: Mapping[str, Any]) -> ReplayBuffer:
+        """The buffer that `load_state_dict` makes of this one, which stays as it is."""
         if entry_of(state, "capacity") != self.capacity:
             raise ValueError(
                 f"ReplayBuffer: the state is of capacity {state['capacity']}, the buffer's is {self.capacity}"
@@ -359,10 +364,13 @@ class ReplayBuffer:
         fresh._stream.load_state_dict(entry_of(state, "stream"))
         rows, layout = entry_of(state, "rows"), None if self._ring is None else self._ring.layout
         if rows is not None:
-            fresh._ring = Ring.from_state(self.capacity, rows, layout)
+            if isinstance(rows, StoredRows):
+                fresh._ring = rows.load(self.capacity, layout)
+            else:
+                fresh._ring = Ring.from_state(self.capacity, rows, layout)
         elif layout is not None:
             fresh._ring = Ring(self.capacity, layout)
-        self.__dict__.update(fresh.__dict__)
+        return fresh
 
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Writes `state_dict()` to <directory>/replay.safetensors, atomically."""

@@ -20,10 +20,12 @@ from optix_fast.buffers.layout import (
     TRUNCATED,
     Column,
     Layout,
+    entry_of,
     fit_vector,
     layout_of_rows,
     require_memory,
 )
+from optix_fast.buffers.links import Links
 from optix_fast.reference import replay as _reference
 from optix_fast.types import Array, Tree
 
@@ -327,66 +329,64 @@ class Ring:
         Raises:
             ValueError: something is missing, of another layout than expected, or leads nowhere.
         """
+        own_masks, extra_masks = None, None
+        masks = rows.get("masks")  # states of older versions have neither masks nor successors
+        if masks is not None:
+            own_masks, extra_masks = masks["own"], masks["extra"]
+        ring = cls.empty_for(capacity, {**rows, "masks": own_masks}, expected)
+        links = Links.of(rows, capacity)
+        ring.put(np.arange(len(links.following)), {**rows, "masks": own_masks})
+        ring.link(links, entry_of(rows, "extra"), extra_masks)
+        return ring
+
+    @classmethod
+    def empty_for(cls, capacity: int, rows: Mapping[str, Any], expected: Layout | None) -> Ring:
+        """A ring for rows like these: observations, actions, masks or None.
+
+        Raises:
+            ValueError: something is missing, or of another layout than expected.
+        """
         layout = layout_of_rows(entry_of(rows, "observations"), entry_of(rows, "actions"))
         if expected is not None and layout != replace(expected, masks=None):
             raise ValueError(f"ReplayBuffer: the state holds {layout}, the buffer {expected}")
-        masks = rows.get("masks")  # states of older versions have neither masks nor successors
-        if masks is not None:
-            layout = layout.with_masks(np.shape(masks["own"])[-1])
-        own_masks, extra_masks = (None, None) if masks is None else (masks["own"], masks["extra"])
-        pushed = int(entry_of(rows, "pushed"))
-        size = min(pushed, capacity)
-        following = fit_vector("next", entry_of(rows, "next"), _LINK, size)
-        pending = np.array(entry_of(rows, "pending"), np.int64)
-        n_extra = int((following < 0).sum())
-        if (
-            size < 1
-            or not np.array_equal(np.sort(~following[following < 0]), np.arange(n_extra))
-            or following.max() >= size
-            or pending.ndim != 1
-            or not ((pending >= -1) & (pending < pushed)).all()
-        ):
-            raise ValueError("ReplayBuffer: the state's links lead nowhere")
-        oldest = pushed % capacity if pushed > capacity else 0
-        age = (np.arange(size) - oldest) % size
-        linked = np.flatnonzero(following >= 0)
-        live = pending[pending >= max(0, pushed - capacity)] % capacity
-        if not (following[live] < 0).all() or not (age[following[linked]] > age[linked]).all():
-            raise ValueError("ReplayBuffer: the state's links lead nowhere")
-        successor = fit_vector("successor", rows.get("successor", np.full(n_extra, -1)), _LINK, n_extra)
-        joined = np.flatnonzero(following < 0)
-        joined = joined[successor[~following[joined]] >= 0]
-        heirs = successor[~following[joined]]
-        if not (heirs < size).all() or not (age[heirs] > age[joined]).all():
-            raise ValueError("ReplayBuffer: the state's links lead nowhere")
-        observations = layout.fit(rows["observations"], size)
-        extra = layout.fit(entry_of(rows, "extra"), n_extra, "extra")
+        if rows["masks"] is not None:
+            layout = layout.with_masks(np.shape(rows["masks"])[-1])
+        return cls(capacity, layout)
+
+    def put(self, slots: npt.NDArray[np.int64], rows: Mapping[str, Any]) -> None:
+        """Fill positions with the columns of rows, as many as there are; `link` is still to come."""
+        n, layout = len(slots), self.layout
+        leaves = layout.fit(rows["observations"], n)
         if layout.masks is not None:
-            observations.append(layout.masks.fit(own_masks, size))
-            extra.append(layout.masks.fit(extra_masks, n_extra))
+            leaves.append(layout.masks.fit(rows["masks"], n))
         columns = (
-            layout.actions.fit(rows["actions"], size),
-            fit_vector("rewards", entry_of(rows, "rewards"), _REWARD, size),
-            fit_vector("terminated", entry_of(rows, "terminated"), _FLAG, size),
-            fit_vector("truncated", entry_of(rows, "truncated"), _FLAG, size),
-            following,
+            layout.actions.fit(rows["actions"], n),
+            fit_vector("rewards", entry_of(rows, "rewards"), _REWARD, n),
+            fit_vector("terminated", entry_of(rows, "terminated"), _FLAG, n),
+            fit_vector("truncated", entry_of(rows, "truncated"), _FLAG, n),
         )
-        ring = cls(capacity, layout, max(1, n_extra))
-        own = (ring._actions, ring._rewards, ring._terminated, ring._truncated, ring._next)
-        for target, source in (
-            *zip(ring._rows, observations, strict=True),
-            *zip(own, columns, strict=True),
-        ):
-            target[:size] = source
-        for target, source in zip(ring._extra, extra, strict=True):
+        own = (self._actions, self._rewards, self._terminated, self._truncated)
+        for target, source in zip((*self._rows, *own), (*leaves, *columns), strict=True):
+            target[slots] = source
+
+    def link(self, links: Links, extra: Tree, extra_masks: Any) -> None:
+        """Link the rows that were put in, and take in what lies beside them."""
+        n_extra, layout = len(links.successor), self.layout
+        leaves = layout.fit(extra, n_extra, "extra")
+        if layout.masks is not None:
+            leaves.append(layout.masks.fit(extra_masks, n_extra))
+        room = max(1, n_extra)
+        self._extra = [np.zeros((room, *column.shape), column.dtype) for column in self._leaves]
+        for target, source in zip(self._extra, leaves, strict=True):
             target[:n_extra] = source
-        ring._successor[:n_extra] = successor
-        ring._pending = pending
-        n_free = len(ring._free) - n_extra
-        ring._free[:n_free] = np.arange(n_extra, len(ring._free))
-        ring._counts[:] = pushed, n_free
-        ring._connect()
-        return ring
+        self._next[: len(links.following)] = links.following
+        self._successor = np.full(room, -1, np.int64)
+        self._successor[:n_extra] = links.successor
+        self._pending = links.pending
+        self._free = np.zeros(room, np.int64)
+        self._free[: room - n_extra] = np.arange(n_extra, room)
+        self._counts[:] = links.pushed, room - n_extra
+        self._connect()
 
     # --- memory ---------------------------------------------------------------------------------
 
@@ -442,10 +442,3 @@ class Ring:
             fresh = np.full(n_envs - len(self._pending), -1, np.int64)
             self._pending = np.concatenate([self._pending, fresh])
         self._connect()
-
-
-def entry_of(state: Mapping[str, Any], key: str) -> Any:
-    """state[key], or a ValueError that names it."""
-    if key not in state:
-        raise ValueError(f"ReplayBuffer: the state has no {key!r}")
-    return state[key]

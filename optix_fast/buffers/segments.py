@@ -17,11 +17,15 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 
+from optix_fast.buffers.layout import Layout
+from optix_fast.buffers.links import Links
 from optix_fast.buffers.ring import Ring
+from optix_fast.leftovers import owner_mark
 from optix_fast.serialization import load_state, save_state
-from optix_fast.types import Array, tree_map
+from optix_fast.types import Array, Tree, tree_map
 
 _FORMAT = "optix_fast.replay/1"
+_COLUMNS = ("observations", "actions", "rewards", "terminated", "truncated", "masks")
 _SEGMENT_BYTES = 1 << 23  # what a write holds in memory beside the replay, about
 
 
@@ -60,7 +64,7 @@ class ReplaySegments:
         written = self._written.get(ring)
         if written is None or written.layout != ring.layout:
             written = self._written[ring] = _Written(ring.layout)
-        rows = max(1, self._segment_bytes // ring.layout.bytes_for(1))
+        rows = self._block_rows(ring)
         oldest, pushed = ring.pushed - ring.size, ring.pushed
         for number in [number for number in written.blocks if (number + 1) * rows <= oldest]:
             del written.blocks[number], written.open_rows[number]
@@ -85,9 +89,25 @@ class ReplaySegments:
             "open_links": ring.links_of(open_rows),
         }
 
+    def adopt(self, ring: Ring, manifest: Mapping[str, Any]) -> None:
+        """Take what is on disk for written: `manifest` refers to it, and the ring was read from it."""
+        self._durable.update(block[0] for block in manifest["segments"])
+        rows, open_rows = self._block_rows(ring), np.array(manifest["open_rows"], np.int64)
+        written = _Written(ring.layout)
+        for name, key, first, end in manifest["segments"]:
+            number = first // rows
+            if number in written.blocks or (end - 1) // rows != number:
+                return  # of segments of another size: all is written anew
+            written.blocks[number] = name, key, first, end
+            written.open_rows[number] = open_rows[(open_rows >= first) & (open_rows < end)]
+        self._written[ring] = written
+
+    def _block_rows(self, ring: Ring) -> int:
+        return max(1, self._segment_bytes // ring.layout.bytes_for(1))
+
     def _write(self, ring: Ring, first: int, end: int) -> tuple[str, str, int, int]:
         key = secrets.token_hex(8)
-        name = f"rows-{first}-{end}-{key}.safetensors"
+        name = f"rows-{first}-{end}-{key}{owner_mark()}.safetensors"
         save_state(self.directory / name, {"key": key, "rows": ring.rows_between(first, end)})
         return name, key, first, end
 
@@ -110,92 +130,78 @@ class ReplaySegments:
                     path.unlink(missing_ok=True)
 
 
-def with_rows(state: Any, directory: Path) -> Any:
-    """The state with the rows in the place of what `ReplaySegments.save` gave.
+@dataclass(frozen=True)
+class StoredRows:
+    """Rows on disk that a state refers to: read when a buffer loads the state, one segment at a time.
 
-    Raises:
-        ValueError: a segment is missing or damaged.
+    Args:
+        manifest: what `ReplaySegments.save` gave.
+        segments: where they lie. It writes those of them that are still right no second time.
     """
+
+    manifest: Mapping[str, Any]
+    segments: ReplaySegments
+
+    def load(self, capacity: int, expected: Layout | None) -> Ring:
+        """The ring that was saved.
+
+        Raises:
+            ValueError: a segment is missing or damaged, or the rows are of another layout than expected.
+        """
+        manifest, directory = self.manifest, self.segments.directory
+        pushed = int(manifest["pushed"])
+        size = min(pushed, capacity)
+        oldest = pushed - size
+        ring: Ring | None = None
+        links, beside = np.full(size, -1, np.int64), np.ones(size, np.bool_)
+        extra_parts: list[tuple[Array, Any]] = []
+        reached = oldest
+        for name, key, first, end in manifest["segments"]:
+            rows = _read(directory / name, key)
+            if first > reached or end <= reached or len(rows["links"]) != end - first:
+                raise ValueError(f"{directory / name} does not hold the rows from {reached} on")
+            if ring is None:
+                ring = Ring.empty_for(capacity, rows, expected)
+            skipped, slots = reached - first, np.arange(reached, end) % capacity
+            columns = {name: rows[name] for name in _COLUMNS if rows[name] is not None}
+            ring.put(slots, tree_map(lambda leaf, skipped=skipped: leaf[skipped:], columns))
+            links[slots], beside[slots] = rows["links"][skipped:], rows["beside"][skipped:]
+            numbers = np.flatnonzero(rows["beside"]) + first
+            there = numbers >= oldest
+            masks = () if rows["extra_masks"] is None else rows["extra_masks"]
+            extra = tree_map(lambda leaf, there=there: leaf[there], (rows["extra"], masks))
+            extra_parts.append((numbers[there] % capacity, extra))
+            reached = end
+        if ring is None or reached != pushed:
+            raise ValueError(f"{directory}: the segments end at row {reached}, the state at {pushed}")
+        slots = np.asarray(manifest["open_rows"], np.int64) % capacity
+        links[slots], beside[slots] = manifest["open_links"]
+        own = np.flatnonzero(beside)
+        heirs = np.where(links >= 0, links % capacity, -1)
+        following = heirs.copy()
+        following[own] = ~np.arange(len(own))
+        found = {"next": following, "successor": heirs[own], "pending": manifest["pending"], "pushed": pushed}
+        ring.link(Links.of(found, capacity), *_extra(extra_parts, beside))
+        self.segments.adopt(ring, manifest)
+        return ring
+
+
+def with_rows(state: Any, segments: ReplaySegments) -> Any:
+    """The state with `StoredRows` in the place of what `ReplaySegments.save` gave."""
     if not isinstance(state, Mapping):
         return state
     if state.get("format") == _FORMAT:
-        return _load(state, directory)
-    return {key: with_rows(value, directory) for key, value in state.items()}
+        return StoredRows(state, segments)
+    return {key: with_rows(value, segments) for key, value in state.items()}
 
 
-def _load(manifest: Mapping[str, Any], directory: Path) -> dict[str, Any]:
-    """As Ring.state_dict would have given it."""
-    capacity, pushed = int(manifest["capacity"]), int(manifest["pushed"])
-    size = min(pushed, capacity)
-    oldest = pushed - size
-    out: dict[str, Any] = {}
-    links, beside = np.full(size, -1, np.int64), np.ones(size, np.bool_)
-    extra_parts: list[tuple[Array, Any]] = []
-    reached = oldest
-    for name, key, first, end in manifest["segments"]:
-        rows = _read(directory / name, key)
-        if first > reached or end <= reached or len(rows["links"]) != end - first:
-            raise ValueError(f"{directory / name} does not hold the rows from {reached} on")
-        skipped, slots = reached - first, np.arange(reached, end) % capacity
-        for column in ("observations", "actions", "rewards", "terminated", "truncated", "masks"):
-            _put(out, column, slots, rows[column], skipped, size)
-        links[slots], beside[slots] = rows["links"][skipped:], rows["beside"][skipped:]
-        numbers = np.flatnonzero(rows["beside"]) + first
-        there = numbers >= oldest
-        masks = () if rows["extra_masks"] is None else rows["extra_masks"]
-        extra = tree_map(lambda leaf, there=there: leaf[there], (rows["extra"], masks))
-        extra_parts.append((numbers[there] % capacity, extra))
-        reached = end
-    if reached != pushed:
-        raise ValueError(f"{directory}: the segments end at row {reached}, the state at {pushed}")
-    slots = np.asarray(manifest["open_rows"], np.int64) % capacity
-    links[slots], beside[slots] = manifest["open_links"]
-    return _assembled(out, links, beside, extra_parts, manifest, capacity)
-
-
-def _assembled(
-    out: dict[str, Any],
-    links: npt.NDArray[np.int64],
-    beside: npt.NDArray[np.bool_],
-    extra_parts: list[tuple[Array, Any]],
-    manifest: Mapping[str, Any],
-    capacity: int,
-) -> dict[str, Any]:
-    slots = np.concatenate([part[0] for part in extra_parts])
-    extra, extra_masks = tree_map(lambda *leaves: np.concatenate(leaves), *(part[1] for part in extra_parts))
+def _extra(parts: list[tuple[Array, Any]], beside: npt.NDArray[np.bool_]) -> tuple[Tree, Any]:
+    """What followed the rows that have it beside the ring, and its masks, in the order of those rows."""
+    slots = np.concatenate([part[0] for part in parts])
     order = np.argsort(slots)
     order = order[beside[slots[order]]]  # the others were linked after their segment had been written
-    own = np.flatnonzero(beside)
-    heirs = np.where(links >= 0, links % capacity, -1)
-    following = heirs.copy()
-    following[own] = ~np.arange(len(own))
-    masks = out.pop("masks")
-    return {
-        "observations": out["observations"],
-        "extra": tree_map(lambda leaf: leaf[order], extra),
-        "successor": heirs[own],
-        "masks": None if masks is None else {"own": masks, "extra": extra_masks[order]},
-        "actions": out["actions"],
-        "rewards": out["rewards"],
-        "terminated": out["terminated"],
-        "truncated": out["truncated"],
-        "next": following,
-        "pending": np.array(manifest["pending"], np.int64),
-        "pushed": int(manifest["pushed"]),
-    }
-
-
-def _put(out: dict[str, Any], name: str, slots: Array, rows: Any, skipped: int, size: int) -> None:
-    if rows is None:
-        out[name] = None
-        return
-    if name not in out:
-        out[name] = tree_map(lambda leaf: np.empty((size, *leaf.shape[1:]), leaf.dtype), rows)
-
-    def put(target: Array, leaf: Array) -> None:
-        target[slots] = leaf[skipped:]
-
-    tree_map(put, out[name], rows)
+    joined = tree_map(lambda *leaves: np.concatenate(leaves)[order], *(part[1] for part in parts))
+    return joined[0], joined[1]
 
 
 def _read(path: Path, key: str) -> Any:

@@ -32,8 +32,8 @@ from optix_fast.cli.learning_curve import plot_learning_curve
 from optix_fast.cli.run_lock import RunLock
 from optix_fast.config import TrainConfig
 from optix_fast.loop import CheckpointRegistry
-from optix_fast.loop.resume import find_state
-from optix_fast.serialization import atomic_write_bytes, atomic_write_json, load_state
+from optix_fast.loop.resume import find_state, read_part
+from optix_fast.serialization import atomic_write_bytes, atomic_write_json
 from optix_fast.types import BaseAgent, Stateful
 
 # Ends that were not the run's own.
@@ -255,7 +255,7 @@ class RunDir:
             if registry.load_best(agent) is not None:
                 return "the run has no summary, so this is the best of its checkpoints"
         if self.can_resume and isinstance(agent, Stateful):
-            agent.load_state_dict(load_state(find_state(self.checkpoints, None))["agent"])
+            agent.load_state_dict(read_part(self.checkpoints, "agent"))
             return "no episode had ended in the run, so this is the policy of the state that it wrote last"
         raise ValueError(f"{self.path} holds no saved policy")
 

@@ -269,6 +269,7 @@ class LoopController:
         reason, failure, started = "failed", None, False
         try:
             self._log.open()
+            self._parts.clean()
             self.best_policy.begin()
             self.pipeline.setup()
             self.scorer.setup()

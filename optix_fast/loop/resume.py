@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from copy import deepcopy
@@ -15,13 +16,14 @@ import torch
 
 from optix_fast._native import backend, build_info
 from optix_fast.buffers import ReplaySegments, with_rows
+from optix_fast.leftovers import delete_temporary_files, delete_temporary_folders, is_leftover
 from optix_fast.loop.checkpoints import CheckpointRegistry
 from optix_fast.serialization import load_state, save_state
 from optix_fast.types import Stateful
 
 logger = logging.getLogger(__name__)
 
-_PREFIX, _SUFFIX = "run_state-", ".safetensors"
+_PREFIX, _SUFFIX, _SEGMENTS = "run_state-", ".safetensors", ".replay"
 _UNNAMED = "run_state.safetensors"  # as older versions called it, whatever the run
 
 # Seconds from the start to the first write: a run that is killed early is worth resuming too.
@@ -153,6 +155,10 @@ class RunParts:
         self._registry = registry
         self.file = RunStateFile(self.file.interval)
 
+    def clean(self) -> None:
+        """Delete what killed runs left behind, in the registry's directory and in the shared memory."""
+        delete_leftovers(Path(self._registry.checkpoint_dir))
+
     def write(self) -> None:
         """Write the state. A part that cannot be saved is named in a warning, and then nothing is written any
         more. A full disk is named in a warning and tried again when the next write is due; the older state
@@ -189,9 +195,13 @@ class RunParts:
         if run_id is None and state_path(directory, own).is_file():
             run_id = own
         path = find_state(directory, run_id)
-        states = with_rows(RunStateFile.read(path, run_id), _segments_path(path))
+        segments = ReplaySegments(_segments_path(path))
+        states = with_rows(RunStateFile.read(path, run_id), segments)
         kinds = states.pop("kinds", {})
-        before = deepcopy(self._states())
+        before = self._states()  # an agent's replay is copied once, and may be large
+        before = {
+            name: state if _streams(self._parts[name]) else deepcopy(state) for name, state in before.items()
+        }
         touched: list[str] = []
         try:
             for name, state in states.items():
@@ -202,6 +212,7 @@ class RunParts:
                 if name in before:
                     self._parts[name].load_state_dict(before[name])
             raise
+        self._segments = segments
         self._outdated = path if path.name == _UNNAMED else None
         loop: dict[str, Any] = states["loop"]
         return loop
@@ -231,7 +242,7 @@ class RunParts:
         """The parts' states; what an agent has stored goes into `segments`, if they are given."""
         states = {}
         for name, part in self._parts.items():
-            if segments is not None and getattr(part, "streams_replay", False):
+            if segments is not None and _streams(part):
                 states[name] = part.state_dict(replay=segments)
             elif isinstance(part, Stateful):
                 states[name] = part.state_dict()
@@ -242,6 +253,32 @@ class RunParts:
         return {"kinds": {name: type(self._parts[name]).__name__ for name in states}, **states}
 
 
+def read_part(directory: str | os.PathLike[str], name: str) -> Any:
+    """The state of one part of the only run in a directory, to be given to its `load_state_dict`.
+
+    Raises:
+        ValueError: there is no intact state, or there are several.
+    """
+    path = find_state(directory, None)
+    return with_rows(load_state(path)[name], ReplaySegments(_segments_path(path)))
+
+
+def delete_leftovers(directory: Path) -> None:
+    """Delete what ended processes left behind: their temporary folders, what they had half-written in a
+    directory of checkpoints, and transitions there that no state came to refer to."""
+    delete_temporary_folders()
+    delete_temporary_files(directory)
+    for folder in directory.glob(f"*{_SEGMENTS}"):
+        delete_temporary_files(folder)
+        names = [path.name for path in folder.iterdir()]
+        if not folder.with_suffix(_SUFFIX).exists() and names and all(map(is_leftover, names)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _streams(part: Any) -> bool:
+    return bool(getattr(part, "streams_replay", False))
+
+
 def _segments_path(path: Path) -> Path:
     """Where the transitions lie that a state file refers to."""
-    return path.with_suffix(".replay")
+    return path.with_suffix(_SEGMENTS)

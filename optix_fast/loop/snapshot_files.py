@@ -16,7 +16,6 @@ import math
 import os
 import reprlib
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePath
@@ -25,6 +24,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, deserialize
 
+from optix_fast.leftovers import owner_mark, temporary_folder
 from optix_fast.serialization import atomic_write_json, fsync_directory
 from optix_fast.types import NonFiniteError
 
@@ -55,18 +55,6 @@ class DamagedSnapshotError(ValueError):
 # --- agent ↔ bytes ------------------------------------------------------------------------------
 
 
-# A file system in memory: passing weights through it costs a tenth of what a disk takes.
-_MEMORY = Path("/dev/shm")
-
-
-def _temporary_folder(size: int | None) -> tempfile.TemporaryDirectory[str]:
-    """A private folder for about `size` bytes, in memory where there is plenty of room."""
-    fits = False
-    if size is not None and os.access(_MEMORY, os.W_OK | os.X_OK):
-        fits = shutil.disk_usage(_MEMORY).free > 4 * size + 2**24
-    return tempfile.TemporaryDirectory(prefix="optix_fast-", dir=_MEMORY if fits else None)
-
-
 def weights_of(agent: Any, expected_size: int | None = None) -> Files:
     """What `agent.save_weights` writes, as bytes.
 
@@ -77,7 +65,7 @@ def weights_of(agent: Any, expected_size: int | None = None) -> Files:
         agent: whose weights.
         expected_size: about how many bytes there will be, if that is known.
     """
-    with _temporary_folder(expected_size) as folder:
+    with temporary_folder(expected_size) as folder:
         path = Path(folder) / WEIGHTS
         try:
             agent.save_weights(str(path))
@@ -91,7 +79,7 @@ def weights_of(agent: Any, expected_size: int | None = None) -> Files:
 
 def load_weights(agent: Any, files: Mapping[str, bytes]) -> None:
     """Let `agent.load_weights` read `files`."""
-    with _temporary_folder(size_of(files)) as folder:
+    with temporary_folder(size_of(files)) as folder:
         for name, content in files.items():
             target = Path(folder) / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -158,7 +146,7 @@ def write_snapshot(directory: Path, entry: Entry, metadata: Mapping[str, Any], f
     described = entry | dict(metadata) | {"sha256": sums}
     text = json.dumps(described, indent=2, allow_nan=False).encode("utf-8")
     final = directory / folder_name(entry["snapshot_id"])
-    temporary = directory / f".tmp_{final.name}_{os.getpid()}"
+    temporary = directory / f".tmp_{final.name}_{owner_mark()}"
     try:
         temporary.mkdir(parents=True)
         if not files:

@@ -35,6 +35,13 @@ def push_some(buffer: Any, rng: np.random.Generator, masks: bool = False, tree: 
         buffer.flush_episode()
 
 
+def loaded(state: dict[str, Any], segments: ReplaySegments | Path, capacity: int = 50) -> ReplayBuffer:
+    buffer = ReplayBuffer(capacity, seed=1)
+    stored = ReplaySegments(segments) if isinstance(segments, Path) else segments
+    buffer.load_state_dict(with_rows(state, stored))
+    return buffer
+
+
 def save(buffer: Any, segments: ReplaySegments) -> dict[str, Any]:
     segments.forget()
     state: dict[str, Any] = buffer.state_dict(segments)
@@ -54,12 +61,14 @@ def test_what_comes_back_is_what_the_state_holds(
         push_some(buffer, rng, masks and i > 20, tree)
         if i % 4:
             continue
-        restored = with_rows(save(buffer, segments), tmp_path / "rows")
+        state = save(buffer, segments)
         segments.clean()
-        assert_same_state(_plain(restored), _plain(buffer.state_dict()))
-        fresh = ReplayBuffer(capacity, seed=1)
-        fresh.load_state_dict(restored)
+        # Goes on in the place of the old one, now and then, and writes what is new.
+        other = ReplaySegments(tmp_path / "rows", segment_bytes)
+        fresh = loaded(state, other, capacity)
         assert_same_state(_plain(fresh.state_dict()), _plain(buffer.state_dict()))
+        if i % 3 == 0:
+            buffer, segments = fresh, other
 
 
 def _plain(state: dict[str, Any]) -> dict[str, Any]:
@@ -96,14 +105,14 @@ def test_until_the_next_state_is_written_the_last_one_can_be_read(tmp_path: Path
         for _ in range(30):
             push_some(buffer, rng)
         save(buffer, segments)
-        assert_same_state(_plain(with_rows(state, tmp_path)), _plain(wanted))
+        assert_same_state(_plain(loaded(state, tmp_path).state_dict()), _plain(wanted))
     # The next process knows of none of this; once its own state is there, the rest goes.
     other = ReplaySegments(tmp_path, 900)
     (tmp_path / ".rows-0-9-abc.safetensors.1-2.tmp").touch()
     state = save(buffer, other)
     other.clean()
     assert {path.name for path in tmp_path.iterdir()} == {segment[0] for segment in state["rows"]["segments"]}
-    assert_same_state(_plain(with_rows(state, tmp_path)), _plain(buffer.state_dict()))
+    assert_same_state(_plain(loaded(state, tmp_path).state_dict()), _plain(buffer.state_dict()))
 
 
 def test_a_write_that_fails_leaves_no_orphans_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,10 +130,10 @@ def test_a_write_that_fails_leaves_no_orphans_behind(tmp_path: Path, monkeypatch
     with pytest.raises(OSError, match="full"):
         save(buffer, segments)
     monkeypatch.undo()
-    assert_same_state(_plain(with_rows(state, tmp_path)), _plain(wanted))
+    assert_same_state(_plain(loaded(state, tmp_path).state_dict()), _plain(wanted))
     state = save(buffer, segments)
     segments.clean()
-    assert_same_state(_plain(with_rows(state, tmp_path)), _plain(buffer.state_dict()))
+    assert_same_state(_plain(loaded(state, tmp_path).state_dict()), _plain(buffer.state_dict()))
 
 
 def _no_space(path: Path, state: Any) -> None:
@@ -142,13 +151,24 @@ def test_missing_damaged_and_exchanged_segments_are_named(tmp_path: Path) -> Non
     intact = first.read_bytes()
     first.write_bytes((tmp_path / "b" / other["rows"]["segments"][0][0]).read_bytes())
     with pytest.raises(ValueError, match=r"rows-0-.* is not the segment that the state refers to"):
-        with_rows(state, tmp_path / "a")
+        loaded(state, tmp_path / "a")
     first.write_bytes(intact[:-5])
     with pytest.raises(ValueError, match=r"rows-0-.* is not an intact state file"):
-        with_rows(state, tmp_path / "a")
+        loaded(state, tmp_path / "a")
     first.unlink()
     with pytest.raises(ValueError, match=r"rows-0-.* is missing: the state refers to it"):
-        with_rows(state, tmp_path / "a")
+        loaded(state, tmp_path / "a")
+
+
+def large_buffer() -> PrioritizedReplayBuffer:
+    """Full, of 40 000 rows of some 300 bytes."""
+    buffer = PrioritizedReplayBuffer(40_000, seed=0)
+    observations = np.zeros((1000, 64), np.float32)
+    for _ in range(40):
+        buffer.push_rows(
+            observations, np.zeros(1000, np.int64), np.zeros(1000), observations, np.zeros(1000, bool)
+        )
+    return buffer
 
 
 def test_a_write_takes_a_bounded_amount_of_memory_beside_the_replay(tmp_path: Path) -> None:
@@ -174,7 +194,76 @@ def test_priorities_come_back_with_the_rows(tmp_path: Path) -> None:
         push_some(buffer.replay, rng)
     buffer.update_priorities(np.arange(30), rng.normal(size=30))
     fresh = PrioritizedReplayBuffer(30, alpha=0.6, seed=1)
-    fresh.load_state_dict(with_rows(buffer.state_dict(segments), tmp_path))
+    fresh.load_state_dict(with_rows(buffer.state_dict(segments), segments))
     for one, other in zip(fresh.sample(16), buffer.sample(16), strict=True):
         np.testing.assert_array_equal(one, other)
     assert fresh.max_priority == buffer.max_priority > 1
+
+
+@pytest.mark.parametrize("passed", [0, 130], ids=["", "wrapped"])
+def test_what_was_read_is_not_written_again(passed: int, tmp_path: Path) -> None:
+    buffer, segments = ReplayBuffer(100, seed=0), ReplaySegments(tmp_path, 700)
+    rng = np.random.default_rng(0)
+    for _ in range(20 + passed):
+        push_some(buffer, rng)
+    state = save(buffer, segments)
+    segments.clean()
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    resumed = ReplaySegments(tmp_path, 700)
+    fresh = loaded(state, resumed, 100)
+    push_some(fresh, rng)
+    state = save(fresh, resumed)
+    assert all(path.exists() for path in written)  # the state that refers to them is still the last one
+    resumed.clean()
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert len(written) > 3
+    assert len(kept.keys() - written.keys()) <= 2  # the newest was longer by a row or two
+    assert len(written.keys() - kept.keys()) <= 2
+    assert_same_state(_plain(loaded(state, tmp_path, 100).state_dict()), _plain(fresh.state_dict()))
+
+
+def test_segments_of_another_size_are_written_anew(tmp_path: Path) -> None:
+    buffer, segments = ReplayBuffer(100, seed=0), ReplaySegments(tmp_path, 1500)
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        push_some(buffer, rng)
+    state = save(buffer, segments)
+    segments.clean()
+    for size in (700, 5000):
+        resumed = ReplaySegments(tmp_path, size)
+        fresh = loaded(state, resumed, 100)
+        state = save(fresh, resumed)
+        resumed.clean()
+        assert_same_state(_plain(loaded(state, tmp_path, 100).state_dict()), _plain(fresh.state_dict()))
+
+
+def test_a_read_holds_one_segment_beside_the_replay(tmp_path: Path) -> None:
+    buffer, segments = large_buffer(), ReplaySegments(tmp_path, 1 << 20)
+    state = save(buffer, segments)
+    whole = 40_000 * buffer.replay._ring._records.shape[1]  # type: ignore[union-attr]
+    del buffer
+    fresh = PrioritizedReplayBuffer(40_000, seed=1)
+    tracemalloc.start()
+    try:
+        fresh.load_state_dict(with_rows(state, segments))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(fresh) == 40_000
+    assert peak < 1.7 * whole
+
+
+def test_loading_a_state_does_not_copy_the_rows_that_it_replaces() -> None:
+    buffer = large_buffer()
+    small = PrioritizedReplayBuffer(40_000, seed=1)
+    small.push_rows(np.zeros((1, 64), np.float32), [0], [0.0], np.zeros((1, 64), np.float32), [True])
+    state = small.state_dict()
+    whole = 40_000 * buffer.replay._ring._records.shape[1]  # type: ignore[union-attr]
+    tracemalloc.start()
+    try:
+        buffer.load_state_dict(state)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(buffer) == 1
+    assert peak < 1.7 * whole  # the new memory alone

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from command_line import Command, cli
 from safetensors.numpy import load_file
+from same_state import assert_same
 
 from optix_fast.cli.train import resume
 from optix_fast.loop.resume import find_state
@@ -128,24 +129,6 @@ def test_interrupted_run_resumed_gives_the_same_bits(tmp_path: Path) -> None:
     assert weights_in(cut / "best") == weights_in(whole / "best")
     with pytest.raises(ValueError, match="has finished"):
         resume(cut)
-
-
-def assert_same(one: Any, other: Any, where: str) -> None:
-    assert type(one) is type(other), where
-    if isinstance(one, dict):
-        assert one.keys() == other.keys(), where
-        for key in one:
-            assert_same(one[key], other[key], f"{where}.{key}")
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other), where
-        for i, (a, b) in enumerate(zip(one, other, strict=True)):
-            assert_same(a, b, f"{where}[{i}]")
-    elif hasattr(one, "tobytes"):
-        assert one.tobytes() == other.tobytes(), where
-    elif hasattr(one, "numpy"):
-        assert one.numpy().tobytes() == other.numpy().tobytes(), where
-    else:
-        assert one == other or one != one, where
 
 
 def test_what_cannot_be_resumed_is_said(tmp_path: Path) -> None:

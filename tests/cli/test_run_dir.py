@@ -114,10 +114,12 @@ def test_what_a_killed_process_left_half_written_is_deleted(tmp_path: Path) -> N
     assert left in ([], [".lock"])
 
 
-@pytest.mark.parametrize("is_killed", [False, True])
-def test_run_in_which_no_episode_ended_keeps_its_last_policy(tmp_path: Path, is_killed: bool) -> None:
+@pytest.mark.parametrize(("is_killed", "algo"), [(False, "ppo"), (True, "ppo"), (True, "sac")])
+def test_run_in_which_no_episode_ended_keeps_its_last_policy(
+    tmp_path: Path, is_killed: bool, algo: str
+) -> None:
     run = tmp_path / "run"
-    settings = config(env_id="Pendulum-v1", steps=128, target_score=None)
+    settings = config(env_id="Pendulum-v1", algo=algo, steps=128, target_score=None)
     result = train(settings, run, show_progress=False)
     assert math.isnan(result.best_score)
     summary = json.loads((run / "summary.json").read_text())

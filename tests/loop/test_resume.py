@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import pytest
+from same_state import assert_same
 
 from optix_fast import BatchPipeline, RLOptimizer, make_agent
+from optix_fast.leftovers import owner_mark
 from optix_fast.loop import CheckpointRegistry, resume
 from optix_fast.loop.resume import RunStateFile, state_path
+from optix_fast.serialization import load_state
 from optix_fast.types import EvalMetrics
+
+KILLABLE = str(Path(__file__).parents[1] / "helpers" / "killable_run.py")
 
 
 def optimizer(directory: Path, windows: int, seed: int = 0, **options: Any) -> RLOptimizer:
@@ -238,6 +247,57 @@ def test_part_that_fails_after_others_were_loaded_takes_them_back(
         run.resume(tmp_path / "old")
     assert weights(run, tmp_path / "after") == before
     assert (run.windows, run.controller.scheduler.total_episodes) == (0, 0)
+
+
+def test_off_policy_run_killed_at_random_moments_ends_with_the_same_bits(tmp_path: Path) -> None:
+    runs = subprocess.run(
+        [sys.executable, KILLABLE, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert runs.returncode == 0, runs.stdout
+    wanted, found = (load_state(tmp_path / name / "final.safetensors") for name in ("whole", "killed"))
+    assert_same(found, wanted, "last")
+    assert wanted["experience"]["buffer"]["replay"]["rows"]["pushed"] > 300
+    assert {path.name for path in (tmp_path / "killed").glob("*.replay/*")} == segments_of(
+        tmp_path / "killed"
+    )
+
+
+def segments_of(directory: Path) -> set[str]:
+    """The names of the segments that the state in a directory refers to."""
+    (path,) = directory.glob("run_state-*.safetensors")
+    rows = load_state(path)["agent"]["experience"]["buffer"]["replay"]["rows"]
+    return {segment[0] for segment in rows["segments"]}
+
+
+# --- what killed runs left ----------------------------------------------------------------------
+
+
+def ended_mark() -> str:
+    """The mark of a process that has ended, in the names of its files."""
+    process = subprocess.Popen([sys.executable, "-S", "-c", ""])
+    process.wait()
+    return owner_mark().replace(f"-{os.getpid()}", f"-{process.pid}")
+
+
+def test_next_run_in_a_directory_deletes_what_killed_ones_left_half_written(tmp_path: Path) -> None:
+    mark, mine = ended_mark(), owner_mark()
+    memory = Path(tempfile.gettempdir()) / f"optix_fast-{mark}-x"
+    (memory / "weights").mkdir(parents=True)
+    for who in (mark, mine):
+        (tmp_path / f".tmp_snapshot_1_{who}" / "weights").mkdir(parents=True)
+        (tmp_path / f".run_state-old.safetensors.{who}-12.tmp").touch()
+        (tmp_path / f"run_state-none{who}.replay").mkdir()  # transitions that no state refers to
+        (tmp_path / f"run_state-none{who}.replay" / f"rows-0-9-12{who}.safetensors").touch()
+    of_state = tmp_path / "run_state-old.replay"
+    of_state.mkdir()
+    (tmp_path / "run_state-old.safetensors").touch()
+    for name in (f"rows-0-9-12{mark}.safetensors", f".rows-9-12-1{mark}.safetensors.{mark}-1.tmp"):
+        (of_state / name).touch()
+    optimizer(tmp_path, 1, run_id="new").run()
+    assert not memory.exists()
+    assert not [path for path in tmp_path.rglob("*") if mark in path.name and path.parent != of_state]
+    assert [path.name for path in of_state.iterdir()] == [f"rows-0-9-12{mark}.safetensors"]
+    assert len([path for path in tmp_path.rglob("*") if mine in path.name]) == 4
 
 
 # --- snapshots ----------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ LAYERS = [
     {"_native", "reference"},
     {"config", "presets"},
     {"serialization"},
-    {"types", "names", "locks"},
+    {"types", "names", "locks", "leftovers"},
     {"_C", "_build_mode"},
 ]
 RANK = {part: len(LAYERS) - i for i, layer in enumerate(LAYERS) for part in layer}

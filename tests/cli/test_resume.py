@@ -13,11 +13,9 @@ from typing import Any
 import pytest
 from command_line import Command, cli
 from safetensors.numpy import load_file
-from same_state import assert_same
+from same_state import assert_same, part_with_rows
 
 from optix_fast.cli.train import resume
-from optix_fast.loop.resume import find_state
-from optix_fast.serialization import load_state
 
 SETTINGS = """\
 env_id: {env_id}
@@ -55,8 +53,7 @@ def weights_in(folder: Path) -> dict[str, dict[str, bytes]]:
 
 
 def last_state(where: Path) -> dict[str, Any]:
-    state = load_state(find_state(where / "checkpoints", None))
-    return {part: state[part] for part in ("agent", "pipeline")}
+    return {part: part_with_rows(where / "checkpoints", part) for part in ("agent", "pipeline")}
 
 
 def kill_after(process: Command, where: Path, rows: int, how: signal.Signals = signal.SIGKILL) -> int:

@@ -6,14 +6,18 @@ import csv
 import json
 import math
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from optix_fast.buffers import ReplaySegments
+from optix_fast.buffers.ring import Ring
 from optix_fast.cli.run_dir import RunDir
 from optix_fast.cli.train import TrainResult, make_env_fn, make_run_agent, resume, train
 from optix_fast.config import TrainConfig
+from optix_fast.loop import resume as state_of_run
 
 
 def config(**changes: Any) -> TrainConfig:
@@ -112,6 +116,31 @@ def test_what_a_killed_process_left_half_written_is_deleted(tmp_path: Path) -> N
     resume(run, show_progress=False)
     left = [p.name for p in (*run.iterdir(), *(run / "checkpoints").iterdir()) if p.name.startswith(".")]
     assert left in ([], [".lock"])
+
+
+def test_no_part_of_a_run_copies_its_whole_replay_or_writes_it_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied: list[int] = []
+    written: list[int] = []
+    rows_between = Ring.rows_between
+
+    def noted(ring: Ring, first: int, end: int) -> dict[str, Any]:
+        written.append(end - first)
+        return rows_between(ring, first, end)
+
+    monkeypatch.setattr(Ring, "state_dict", lambda ring: copied.append(ring.size))
+    monkeypatch.setattr(Ring, "rows_between", noted)
+    monkeypatch.setattr(state_of_run, "ReplaySegments", partial(ReplaySegments, segment_bytes=10_000))
+    options = {"algo": "dqn", "hyperparams": {"learning_starts": 2_000}, "state_interval": 0.0}
+    windows = quick(tmp_path / "run", steps=2_560, **options).windows
+    assert windows == 20
+    # With a window's rows, a write holds those that were in the newest segment already, some 100.
+    assert 2_560 <= sum(written) < 2 * 2_560
+    written.clear()
+    resume(tmp_path / "run", show_progress=False, steps=2_560 + 128)
+    assert 128 <= sum(written) < 3 * 128
+    assert not copied
 
 
 @pytest.mark.parametrize(("is_killed", "algo"), [(False, "ppo"), (True, "ppo"), (True, "sac")])

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from same_state import assert_same
 
 from optix_fast.types import EvalMetrics, LoopCallback, LoopState
 
@@ -386,5 +387,5 @@ def test_state_survives_serialization(script: Any, tmp_path: Any) -> None:
     loaded = load_state(tmp_path / "loop")
     fresh = script([1.0])
     fresh.controller.load_state_dict(loaded)
-    assert fresh.controller.state_dict()["run"] == run.controller.state_dict()["run"]
+    assert_same(fresh.controller.state_dict()["run"], run.controller.state_dict()["run"], "run")
     assert fresh.controller.windows == 3

@@ -1,14 +1,11 @@
-"""What the agents share beside their base class: devices, arguments, hyperparameters, tensors, one step of an
-optimizer, optimizer state."""
+"""What the agents share beside their base class: devices, arguments, tensors, one step of an optimizer,
+optimizer state."""
 
 from __future__ import annotations
 
 import math
-import sys
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,11 +14,8 @@ from torch import Tensor, nn
 
 from optix_fast._native import backend as process_backend
 from optix_fast.locks import exclusive
-from optix_fast.names import unknown_name
 from optix_fast.networks.heads import CategoricalHead
 from optix_fast.types import Array, NonFiniteError, Stateful, Tree, tree_map
-
-Config = TypeVar("Config")
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -69,38 +63,6 @@ def check_backend(backend: Any) -> None:
         raise ValueError(f"backend must be 'auto', 'native' or 'torch', got {backend!r}")
     if backend == "native" and process_backend() != "native":
         raise RuntimeError("backend='native': the compiled core is not loaded (optix-fast doctor)")
-
-
-def unknown_keys(params: Mapping[str, Any], config: type[Any]) -> dict[str, str]:
-    """The keys that `config` does not have, each with one sentence about it."""
-    known = [f.name for f in fields(config)]
-    return {key: unknown_name("hyperparameter", key, known) for key in params if key not in known}
-
-
-def warn_caller(message: str) -> None:
-    """A UserWarning at the line outside of this package that led here."""
-    frame, level = sys._getframe(1), 2
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("optix_fast."):
-        frame, level = frame.f_back, level + 1
-    warnings.warn(message, UserWarning, stacklevel=level)
-
-
-def check_whole_counts(params: Mapping[str, Any], config: type[Any]) -> None:
-    """Raise ValueError where a user gives a count that is not a whole number.
-
-    Tuners work in floats and may hand over 63.7 rows, which the config rounds; from a user it is a mistake.
-    """
-    for name, _ in getattr(config, "COUNTS", ()):
-        value = params.get(name)
-        if isinstance(value, float) and math.isfinite(value) and not value.is_integer():
-            raise ValueError(f"{name} must be a whole number, got {value!r}")
-
-
-def read_config(config: type[Config], params: Mapping[str, Any]) -> Config:
-    """The config dataclass from a params dict; missing keys take their defaults, unknown ones are
-    left out. The dataclass checks its own values."""
-    known = {f.name for f in fields(config)}  # type: ignore[arg-type]
-    return config(**{key: value for key, value in params.items() if key in known})
 
 
 def to_tensors(tree: Tree, device: torch.device) -> Tree:

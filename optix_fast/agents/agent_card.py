@@ -3,15 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from torch import nn
 
 from optix_fast.agents import cards
 from optix_fast.agents.cards import Card
+from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer
+from optix_fast.types import HyperparamSet
 
 if TYPE_CHECKING:
     from optix_fast.agents.base import Agent
+
+
+class Parts(NamedTuple):
+    """What an agent is built from when its files say all of it.
+
+    networks, optimizers: by the names that `_networks` and `_optimizers` give them.
+    arguments: what `_arguments` gave. options: device, backend and seed.
+    """
+
+    networks: dict[str, nn.Module]
+    optimizers: dict[str, torch.optim.Optimizer]
+    hyperparams: HyperparamSet
+    action_space: Any
+    obs_normalizer: ObsNormalizer | None
+    reward_normalizer: RewardNormalizer | None
+    arguments: dict[str, Any]
+    options: dict[str, Any]
 
 
 def card_of(agent: Agent, state: bool = False) -> Card:

@@ -4,30 +4,30 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
 from torch import nn
 
 from optix_fast.agents import agent as shared
-from optix_fast.agents import cards
-from optix_fast.agents.agent_card import card_of, check_algorithm, check_card
+from optix_fast.agents.agent_card import Parts
+from optix_fast.agents.hyperparams import Hyperparams, read_config
 from optix_fast.agents.learning_rates import LearningRates
 from optix_fast.agents.native_learner import Backend, NativeLearner
 from optix_fast.agents.observations import fit_observations, has_batch_axis
 from optix_fast.agents.policy import ActorPolicy
-from optix_fast.agents.weight_files import check_matches, mean_of, read_module_file, save_module
+from optix_fast.agents.policy_files import STATE_FILE, load_policy, save_policy
+from optix_fast.agents.weight_files import read_module_file
 from optix_fast.buffers import ReplaySegments
-from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer
+from optix_fast.envs.normalizers import RewardNormalizer
 from optix_fast.locks import CallLock, exclusive
 from optix_fast.networks.heads import CategoricalHead, Draw
 from optix_fast.pipelines.acting import batched
 from optix_fast.pipelines.masks import mask_of
 from optix_fast.random import RandomStream
-from optix_fast.serialization import load_state, save_state
+from optix_fast.serialization import save_state
 from optix_fast.types import (
     Array,
     BaseAgent,
@@ -42,27 +42,8 @@ from optix_fast.types import (
 A = TypeVar("A", bound="Agent")
 # What an agent has of the core.
 _CONNECTIONS = ("_native", "_graph")
-# What save() writes beside the weights.
-STATE_FILE = "state.safetensors"
 # What every agent's state_dict holds.
 _COMMON_STATE = ("hyperparams", "learning_rates", "streams", "env_steps")
-
-
-class Parts(NamedTuple):
-    """What an agent is built from when its files say all of it.
-
-    networks, optimizers: by the names that `_networks` and `_optimizers` give them.
-    arguments: what `_arguments` gave. options: device, backend and seed.
-    """
-
-    networks: dict[str, nn.Module]
-    optimizers: dict[str, torch.optim.Optimizer]
-    hyperparams: HyperparamSet
-    action_space: Any
-    obs_normalizer: ObsNormalizer | None
-    reward_normalizer: RewardNormalizer | None
-    arguments: dict[str, Any]
-    options: dict[str, Any]
 
 
 class Agent(BaseAgent):
@@ -94,15 +75,9 @@ class Agent(BaseAgent):
     _own_state: ClassVar[tuple[str, ...]]
 
     def __init__(self, hyperparams: HyperparamSet, seed: int | None) -> None:
-        if not isinstance(hyperparams, HyperparamSet):
-            raise TypeError(f"hyperparams must be a HyperparamSet, got {type(hyperparams).__name__}")
+        self._hyperparams = Hyperparams(self.config_type, hyperparams)
         self._lock = CallLock()
         shared.check_seed(seed)
-        shared.check_whole_counts(hyperparams.params, self.config_type)
-        shared.read_config(self.config_type, hyperparams.params)
-        self._hyperparams = hyperparams.copy()
-        self._warned: set[str] = set()
-        self._warn_of_unknown(hyperparams)
         self._observation_space: Any = None
         self._rates = LearningRates()
         self._root = RandomStream(seed)
@@ -330,8 +305,7 @@ class Agent(BaseAgent):
     def get_hyperparams(self) -> HyperparamSet:
         """All hyperparameters in force, defaults included; learning_rate as the optimizer has it (while it
         is being annealed: as it was before). The set is a copy."""
-        hyperparams = self._hyperparams.copy()
-        hyperparams.params = {**asdict(self._config()), **hyperparams.params}
+        hyperparams = self._hyperparams.all()
         hyperparams.params["learning_rate"] = self._rates.rate(self._groups())
         return hyperparams
 
@@ -343,27 +317,15 @@ class Agent(BaseAgent):
         Raises:
             TypeError, ValueError: not a HyperparamSet, or a value out of its range; nothing changes.
         """
-        if not isinstance(hyperparams, HyperparamSet):
-            raise TypeError(f"hyperparams must be a HyperparamSet, got {type(hyperparams).__name__}")
-        config = shared.read_config(self.config_type, hyperparams.params)
+        config = self._hyperparams.read(hyperparams)
         self._check_config(config)
-        self._warn_of_unknown(hyperparams)
-        # What merely repeats a default stays unsaid: a set that was read and written back is the same.
-        plain, said = asdict(self.config_type()), self._hyperparams.params
-        unsaid = [k for k, v in hyperparams.params.items() if k in plain and k not in said and v == plain[k]]
-        self._hyperparams = hyperparams.copy()
-        for key in unsaid:
-            del self._hyperparams.params[key]
+        self._hyperparams.replace(hyperparams)
         self._apply(config, hyperparams.params)
 
     @property
     def chosen_hyperparams(self) -> frozenset[str]:
         """The hyperparameters that are not just at their defaults: tuners search among these."""
         return frozenset({*self._hyperparams.params, "learning_rate"})
-
-    def _config(self) -> Any:
-        """The hyperparameters as the config dataclass."""
-        return shared.read_config(self.config_type, self._hyperparams.params)
 
     def _check_config(self, config: Any) -> None:
         """Raise ValueError where a new config does not fit what the agent was made with."""
@@ -376,19 +338,13 @@ class Agent(BaseAgent):
     def _groups(self) -> list[dict[str, Any]]:
         return [group for optimizer in self._optimizers().values() for group in optimizer.param_groups]
 
-    def _warn_of_unknown(self, hyperparams: HyperparamSet) -> None:
-        for key, message in shared.unknown_keys(hyperparams.params, self.config_type).items():
-            if key not in self._warned:
-                self._warned.add(key)
-                shared.warn_caller(message)
-
     # --- weights ----------------------------------------------------------------------------------
 
     @exclusive
     def save_weights(self, path: str) -> None:
         """Write the policy into the directory `path`: one .safetensors for each network, and
         policy.safetensors for what else is the policy's (a free log_std, the observation normalizer)."""
-        self._save(path, state=False)
+        save_policy(self, path)
 
     @exclusive
     def save(self, path: str, replay: bool = False) -> None:
@@ -401,7 +357,7 @@ class Agent(BaseAgent):
         """
         Path(path).mkdir(parents=True, exist_ok=True)
         save_state(f"{path}/{STATE_FILE}", self.state_dict(replay))
-        self._save(path, state=True)
+        save_policy(self, path, state=True)
 
     @classmethod
     def load(
@@ -430,16 +386,6 @@ class Agent(BaseAgent):
 
         return load_agent(cls, str(path), device, backend, seed)
 
-    def _save(self, path: str, state: bool) -> None:
-        metadata = cards.write(card_of(self, state))
-        for name, module in self._networks().items():
-            save_module(module, path, name, metadata)
-        extras, file = self._get_extras(), Path(path) / "policy.safetensors"
-        if extras:
-            save_state(file, extras)
-        else:
-            file.unlink(missing_ok=True)
-
     def _unnamed(self) -> list[nn.Parameter]:
         """Trained parameters that are no network's: the constructor makes them."""
         return []
@@ -457,7 +403,7 @@ class Agent(BaseAgent):
             RuntimeError: the files belong to something else: another algorithm, other layers, activations
                 or shapes, other actions, with or without an observation normalizer. Nothing is loaded then.
         """
-        self._load_mean([path])
+        load_policy(self, [path])
 
     @exclusive
     def average_weights(self, paths: Sequence[str]) -> None:
@@ -465,7 +411,7 @@ class Agent(BaseAgent):
         taken from the first."""
         if not paths:
             raise ValueError("paths must name at least one directory")
-        self._load_mean(paths)
+        load_policy(self, paths)
 
     @exclusive
     def perturb_weights(self, noise_scale: float) -> None:
@@ -473,32 +419,8 @@ class Agent(BaseAgent):
         shared.perturb(self._perturbed(), noise_scale, self._streams["update"].normal)
         self._copy_targets()
 
-    def _load_mean(self, paths: Sequence[str]) -> None:
-        networks = self._networks()
-        found = [cards.read(path, networks) or cards.read(path) for path in paths]
-        for card in found:
-            check_algorithm(card, self)
-        own = card_of(self)
-        states = [{name: self._read_network(path, name) for name in networks} for path in paths]
-        for state, card in zip(states, found, strict=True):
-            for name, module in networks.items():
-                check_matches(module, state[name], name)
-            if card is not None:
-                check_card(card, own)
-        extras = self._read_extras(paths[0])
-        for name, module in networks.items():
-            module.load_state_dict(mean_of([state[name] for state in states]))
-        self._set_extras(extras)
-        self._copy_targets()
-
     def _read_network(self, path: str, name: str) -> dict[str, torch.Tensor]:
         return read_module_file(path, name)
-
-    def _read_extras(self, path: str) -> Any:
-        file = Path(path) / "policy.safetensors"
-        extras = load_state(file) if self._get_extras() or file.exists() else {}
-        self._check_extras(extras)
-        return extras
 
     def _get_extras(self) -> dict[str, Any]:
         """What belongs to the policy beside its networks, copied."""
@@ -553,7 +475,7 @@ class Agent(BaseAgent):
             raise ValueError(f"the state of a {type(self).__name__} must hold {', '.join(missing)}")
         try:
             self._check_state(state)
-            shared.read_config(self.config_type, state["hyperparams"])
+            read_config(self.config_type, state["hyperparams"])
             before = self.state_dict(replay=False)
             try:
                 self._restore(state)
@@ -567,6 +489,6 @@ class Agent(BaseAgent):
         for name, stream in self._streams.items():
             stream.load_state_dict(state["streams"][name])
         self._rates.load_state_dict(state["learning_rates"])
-        self._hyperparams = HyperparamSet(dict(state["hyperparams"]), self._hyperparams.episode_id)
+        self._hyperparams.restore(state["hyperparams"])
         self.env_steps = int(state["env_steps"])
         self._set_state(state)

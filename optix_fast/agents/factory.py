@@ -13,6 +13,7 @@ from torch import nn
 from optix_fast.agents import agent as shared
 from optix_fast.agents.base import Agent
 from optix_fast.agents.dqn_config import DQNConfig
+from optix_fast.agents.hyperparams import read_config, unknown_keys
 from optix_fast.agents.ppo import PPOAgent
 from optix_fast.agents.ppo_config import PPOConfig
 from optix_fast.agents.sac_config import SACConfig
@@ -116,7 +117,7 @@ def make_agent(
     _check_hidden_sizes(hidden_sizes)
     shared.check_seed(seed)
     params = dict(hyperparams.params if isinstance(hyperparams, HyperparamSet) else hyperparams or {})
-    wrong = shared.unknown_keys(params, ALGORITHMS[algo])
+    wrong = unknown_keys(params, ALGORITHMS[algo])
     if wrong:
         raise ValueError("; ".join(wrong.values()))
     stream = RandomStream(seed)
@@ -175,7 +176,7 @@ class _Parts(NamedTuple):
 def _ppo(
     parts: _Parts, normalize_observations: bool, normalize_rewards: bool, squash: bool, log_std: str
 ) -> PPOAgent:
-    config = shared.read_config(PPOConfig, parts.params)
+    config = read_config(PPOConfig, parts.params)
     outputs = _outputs(parts.action_space, log_std)
     actor, critic = parts.network(outputs, 0.01), parts.network(1, 1.0)
     optimizer = torch.optim.Adam(
@@ -199,7 +200,7 @@ def _ppo(
 
 
 def _dqn(parts: _Parts, dueling: bool) -> TorchDQNAgent:
-    config = shared.read_config(DQNConfig, parts.params)
+    config = read_config(DQNConfig, parts.params)
     n_actions = int(parts.action_space.n)
     network: nn.Module
     if dueling:
@@ -218,7 +219,7 @@ def _dqn(parts: _Parts, dueling: bool) -> TorchDQNAgent:
 
 
 def _sac(parts: _Parts) -> TorchSACAgent:
-    config, space = shared.read_config(SACConfig, parts.params), parts.action_space
+    config, space = read_config(SACConfig, parts.params), parts.action_space
     discrete = isinstance(space, spaces.Discrete)
     width = _outputs(space, "free")
     actor = parts.network(width if discrete else 2 * width, None)

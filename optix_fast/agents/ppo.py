@@ -89,7 +89,7 @@ class PPOAgent(Agent):
         self.reward_normalizer = reward_normalizer
         self._queue = ActQueue()
         self._connect(backend)
-        self._apply(self._config(), self._hyperparams.params)
+        self._apply(self._hyperparams.config(), self._hyperparams.params)
 
     def _connect(self, backend: str) -> None:
         self._native = NativePPO(self._policy, self._optimizer, backend)
@@ -190,7 +190,7 @@ class PPOAgent(Agent):
             RuntimeError: "Cache underflow…" when a window without log_probs does not match the
                 recorded act() calls.
         """
-        config: PPOConfig = self._config()
+        config: PPOConfig = self._hyperparams.config()
         with shared.restored_on_error(self):
             batch = make_batch(
                 self._policy, episode_data, config, self._ops, self._queue, self.reward_normalizer

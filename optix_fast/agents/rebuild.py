@@ -13,11 +13,12 @@ from gymnasium import spaces
 from torch import nn
 from torch.nn.utils import skip_init
 
-from optix_fast.agents import agent as shared
 from optix_fast.agents import cards
-from optix_fast.agents.agent_card import class_name
-from optix_fast.agents.base import STATE_FILE, Agent, Parts
+from optix_fast.agents.agent_card import Parts, class_name
+from optix_fast.agents.base import Agent
 from optix_fast.agents.cards import Card
+from optix_fast.agents.hyperparams import read_config
+from optix_fast.agents.policy_files import STATE_FILE
 from optix_fast.agents.torch_agent import TorchAgent
 from optix_fast.agents.torch_dqn import TorchDQNAgent
 from optix_fast.agents.torch_ppo import TorchGaussianPPOAgent, TorchPPOAgent
@@ -63,7 +64,7 @@ def _build(kind: type[A], path: str, card: Card, options: dict[str, Any]) -> A:
     named = {f"{name}.{key}": p for name, net in networks.items() for key, p in net.named_parameters()}
     for name in card["frozen"]:
         named[name].requires_grad_(False)
-    config = shared.read_config(kind.config_type, card["hyperparams"])
+    config = read_config(kind.config_type, card["hyperparams"])
     # A fraction of a count that a tuner left behind is rounded; the rate is the optimizers' own.
     whole = {k: v for k, v in asdict(config).items() if k in card["hyperparams"] and k != "learning_rate"}
     normalizer, rewards = card["obs_normalizer"], card["reward_normalizer"]
@@ -79,7 +80,7 @@ def _build(kind: type[A], path: str, card: Card, options: dict[str, Any]) -> A:
             options,
         )
     )
-    agent._hyperparams = HyperparamSet(dict(card["hyperparams"]))
+    agent._hyperparams.restore(card["hyperparams"])
     agent._observation_space = cards.make_space(card["observation_space"])
     agent.load_weights(path)
     if card["state"]:

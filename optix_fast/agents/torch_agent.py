@@ -11,7 +11,8 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from optix_fast.agents import agent as shared
-from optix_fast.agents.base import Agent, Parts
+from optix_fast.agents.agent_card import Parts
+from optix_fast.agents.base import Agent
 from optix_fast.agents.native_learner import Backend
 from optix_fast.agents.policy import ActorPolicy
 from optix_fast.agents.policy_gradient import TorchAgentConfig, make_targets
@@ -79,7 +80,7 @@ class TorchAgent(Agent):
         self._policy = ActorPolicy(model, self._head, shared.resolve_device(device))
         self.optimizer = optimizer
         self._compute_loss_fn = compute_loss_fn
-        self._apply(self._config(), self._hyperparams.params)
+        self._apply(self._hyperparams.config(), self._hyperparams.params)
 
     @classmethod
     def _from_parts(cls, parts: Parts) -> TorchAgent:
@@ -180,7 +181,7 @@ class TorchAgent(Agent):
             TypeError: compute_loss_fn returned something else than a scalar tensor with a gradient.
             After any error, that of compute_loss_fn too, the agent is as before the call.
         """
-        config: TorchAgentConfig = self._config()
+        config: TorchAgentConfig = self._hyperparams.config()
         made = make_targets(episode_data, config.gamma, self.device)
         with shared.restored_on_error(self):
             loss = self._loss(episode_data, made.targets)

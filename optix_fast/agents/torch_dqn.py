@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from optix_fast.agents import agent as shared
-from optix_fast.agents.base import Agent, Parts
+from optix_fast.agents.agent_card import Parts
+from optix_fast.agents.base import Agent
 from optix_fast.agents.dqn import DQNModel, Updated, dqn_update, target_of
 from optix_fast.agents.dqn_config import DQNConfig
 from optix_fast.agents.native_dqn import NativeDQN
@@ -75,7 +76,7 @@ class TorchDQNAgent(Agent):
         shared.require("optimizer", optimizer, torch.optim.Optimizer)
         super().__init__(hyperparams, seed)
         shared.check_backend(backend)
-        config: DQNConfig = self._config()
+        config: DQNConfig = self._hyperparams.config()
         self._n_actions = int(n_actions)
         head = GreedyHead(config.epsilon, self._n_actions)
         if action_space is not None:
@@ -141,7 +142,7 @@ class TorchDQNAgent(Agent):
         """
         if episode_data.length == 0:
             raise ValueError("episode_data must hold at least one row")
-        config: DQNConfig = self._config()
+        config: DQNConfig = self._hyperparams.config()
         actions = shared.action_indices(
             self._policy.head, episode_data.actions, episode_data.length, self._n_actions
         )

@@ -9,7 +9,7 @@ from gymnasium import spaces
 from torch import nn
 
 from optix_fast.agents import agent as shared
-from optix_fast.agents.base import Parts
+from optix_fast.agents.agent_card import Parts
 from optix_fast.agents.ppo import PPOAgent
 from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer
 from optix_fast.networks.heads import CategoricalHead, MultiDiscreteHead, NormalHead, component_sizes

@@ -12,7 +12,8 @@ from gymnasium import spaces
 from torch import nn
 
 from optix_fast.agents import agent as shared
-from optix_fast.agents.base import Agent, Parts
+from optix_fast.agents.agent_card import Parts
+from optix_fast.agents.base import Agent
 from optix_fast.agents.native_sac import NativeSAC
 from optix_fast.agents.off_policy import Experience
 from optix_fast.agents.sac import STATISTICS, SACModel, Updated, optimizer_like, sac_update, target_of
@@ -106,7 +107,7 @@ class TorchSACAgent(Agent):
         _check_disjoint(modules, actor_optimizer, critic_optimizer)
         super().__init__(hyperparams, seed)
         shared.check_backend(backend)
-        config: SACConfig = self._config()
+        config: SACConfig = self._hyperparams.config()
         where = shared.resolve_device(device)
         discrete = discrete or isinstance(action_space, spaces.Discrete)
         head = CategoricalHead() if discrete else SquashedHead(action_dim)
@@ -241,7 +242,7 @@ class TorchSACAgent(Agent):
         """
         if episode_data.length == 0:
             raise ValueError("episode_data must hold at least one row")
-        config: SACConfig = self._config()
+        config: SACConfig = self._hyperparams.config()
         due = self._experience.add(episode_data, config, self._raw(episode_data))
         self.env_steps += episode_data.length
         updated = self._update(due, config)

@@ -11,8 +11,8 @@ import gymnasium as gym
 import yaml
 
 from optix_fast.agents import choose_algo
-from optix_fast.agents.agent import check_whole_counts, unknown_keys
 from optix_fast.agents.factory import ALGORITHMS
+from optix_fast.agents.hyperparams import check_whole_counts, unknown_keys
 from optix_fast.config import TrainConfig, as_declared, check_keys, parse_yaml
 from optix_fast.names import unknown_name
 from optix_fast.presets import preset_for, reward_threshold

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +17,15 @@ ROW = "gae and 128x8 and (native or reference or tianshou or cuda)"
 def benchmarks(where: Path, what: str, *options: str) -> subprocess.CompletedProcess[str]:
     """Run elsewhere: the source tree would be imported in place of what is installed."""
     command = ["pytest", str(ROOT / what), "--benchmark-only", "--benchmark-max-time=0.01", *options]
+    # pytest-benchmark measures nothing in a worker, which it knows by these variables.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_XDIST")}
     return subprocess.run(
-        [sys.executable, "-m", *command], cwd=where, capture_output=True, text=True, check=False
+        [sys.executable, "-m", *command],
+        cwd=where,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 

@@ -225,6 +225,10 @@ class RunDir:
         with (self.path / "progress.csv").open(newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
 
+    def saw_episodes_end(self) -> bool:
+        """Whether an episode has ended in any of the windows so far."""
+        return any(row["episodes"] not in ("", "0") for row in self.rows())
+
     def save_policy(self, agent: BaseAgent, where: Path) -> None:
         """Write the agent's weights to `best` or `last`, replacing what is there at once."""
         fresh = Path(tempfile.mkdtemp(prefix=".policy-", dir=self.path))

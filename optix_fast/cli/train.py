@@ -301,6 +301,8 @@ class _Session:
             raise KeyboardInterrupt
         if self.optimizer.stop_reason == "solved":
             return "confirmed"
+        if not self.run.saw_episodes_end():
+            return self._fall_back()  # to play whole episodes may take longer than the run did
         self.interruption.is_winding_up = False
         assert self.recorder.last is not None
         return choose_policy(self.agent, self.optimizer, self.recorder.last, self.make_env)[0]

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,15 @@ def hear(number: signal.Signals) -> None:
     time.sleep(5.0)  # which the signal cuts short
 
 
+@pytest.fixture
+def heeds_interrupts() -> Iterator[None]:
+    """SIGINT as in a terminal: what a shell puts in the background starts with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_interrupts")
 def test_signal_is_noted_first_and_then_raised() -> None:
     with Interruption(show=False) as interruption:
         with interruption.deferred():

@@ -314,14 +314,38 @@ def test_unusable_action_space_and_nan_reward_are_named(
         "    def step(self, action):\n"
         "        return np.zeros(2, np.float32), self.reward, False, False, {}\n"
         "class Nan(Base):\n    reward = float('nan')\n"
-        "class Binary(Base):\n    reward = 0.0\n    action_space = gym.spaces.MultiBinary(3)\n"
-        "gym.register('Nan-v0', Nan)\ngym.register('Binary-v0', Binary)\n"
+        "class Words(Base):\n    reward = 0.0\n    action_space = gym.spaces.Text(3)\n"
+        "gym.register('Nan-v0', Nan)\ngym.register('Words-v0', Words)\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    for env_id, message in (("Nan-v0", "reward"), ("Binary-v0", "needs a Discrete, MultiDiscrete or Box")):
+    for env_id, message in (("Nan-v0", "reward"), ("Words-v0", "needs a Discrete, MultiDiscrete")):
         done = cli("train", f"broken_envs:{env_id}", "--run-dir", "run", "--quiet", cwd=tmp_path)
         assert message in error_of(done)
         assert not (tmp_path / "run").exists()
+
+
+def test_environment_whose_episodes_never_end_is_trained_and_nothing_is_played_afterwards(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "endless_envs.py").write_text(
+        "import gymnasium as gym, numpy as np\n"
+        "class Endless(gym.Env):\n"
+        "    observation_space = gym.spaces.Box(-1, 1, (2,))\n"
+        "    action_space = gym.spaces.MultiBinary(3)\n"
+        "    steps = 0\n"
+        "    def reset(self, seed=None, options=None):\n"
+        "        super().reset(seed=seed); return np.zeros(2, np.float32), {}\n"
+        "    def step(self, action):\n"
+        "        self.steps += 1\n"
+        "        assert self.steps < 2000, 'played after the training'\n"
+        "        return np.zeros(2, np.float32), float(action.sum()), False, False, {}\n"
+        "gym.register('Endless-v0', Endless)\n"
+    )
+    quick = ("--steps", "2048", "--n-envs", "2", "--quiet", "--run-dir", "run")
+    done = cli("train", "endless_envs:Endless-v0", *quick, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["env_steps"] == 2048
+    assert (tmp_path / "run" / "best" / "actor.safetensors").is_file()
 
 
 def test_existing_run_directory_is_not_touched(finished: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from command_line import Done, cli
 from interruptible import heed_interrupts
+from same_state import part_with_rows
 
 from optix_fast import __version__
 from optix_fast.config import TrainConfig
@@ -392,9 +393,9 @@ def test_dqn_trains_is_evaluated_and_saves_what_it_goes_on_from(tmp_path: Path) 
     done = cli("train", "CartPole-v1", "--algo", "dqn", *quick, "--run-dir", "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "best" / "q_network.safetensors").is_file()
-    state = load_state(find_state(tmp_path / "run" / "checkpoints", None))
-    assert state["agent"]["env_steps"] == 3000
-    assert len(state["agent"]["experience"]["buffer"]["replay"]["rows"]["rewards"]) == 3000
+    agent = part_with_rows(tmp_path / "run" / "checkpoints", "agent")
+    assert agent["env_steps"] == 3000
+    assert len(agent["experience"]["buffer"]["replay"]["rows"]["rewards"]) == 3000
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["stop_reason"] == "budget"
     with (tmp_path / "run" / "progress.csv").open() as file:
         last = list(csv.DictReader(file))[-1]

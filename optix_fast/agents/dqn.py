@@ -6,7 +6,6 @@ al. 2016; priorities: Schaul et al. 2016.
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -47,11 +46,6 @@ class Updated(NamedTuple):
     loss: float
     td_error: float
     q_value: float
-
-
-def target_of(q_network: nn.Module) -> nn.Module:
-    """A copy that nothing trains."""
-    return copy.deepcopy(q_network).requires_grad_(False)
 
 
 def dqn_update(

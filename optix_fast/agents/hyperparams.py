@@ -32,6 +32,7 @@ class Hyperparams:
         self.read(given)
         check_whole_counts(given.params, config_type)
         self._set = given.copy()
+        self._config: Any = None  # read when it is asked for, once: learn() may be called at every step
         self._warn_of_unknown(given)
 
     @property
@@ -41,7 +42,9 @@ class Hyperparams:
 
     def config(self) -> Any:
         """All of them, as the config dataclass."""
-        return read_config(self._config_type, self._set.params)
+        if self._config is None:
+            self._config = read_config(self._config_type, self._set.params)
+        return self._config
 
     def all(self) -> HyperparamSet:
         """All of them, defaults included; a copy."""
@@ -64,14 +67,14 @@ class Hyperparams:
         is the same."""
         self._warn_of_unknown(given)
         plain, said = asdict(self._config_type()), self._set.params
-        self._set = given.copy()
+        self._set, self._config = given.copy(), None
         for key, value in given.params.items():
             if key in plain and key not in said and value == plain[key]:
                 del self._set.params[key]
 
     def restore(self, params: Mapping[str, Any]) -> None:
         """Put back what `params` gave."""
-        self._set = HyperparamSet(dict(params), self._set.episode_id)
+        self._set, self._config = HyperparamSet(dict(params), self._set.episode_id), None
 
     def _warn_of_unknown(self, given: HyperparamSet) -> None:
         for key, message in unknown_keys(given.params, self._config_type).items():

@@ -7,7 +7,6 @@ from the actor as it is, then critics, actor, target critics.
 
 from __future__ import annotations
 
-import copy
 import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from optix_fast.agents import agent as shared
 from optix_fast.agents.off_policy import Draws, Experience, Transitions, check_masks, discounted
 from optix_fast.agents.sac_config import SACConfig
+from optix_fast.agents.targets import target_of
 from optix_fast.agents.weight_files import check_matches
 from optix_fast.networks.heads import LOG_STD_MAX, LOG_STD_MIN
 from optix_fast.reference.tanh_normal import tanh_normal_of_noise
@@ -74,7 +74,7 @@ class SACModel:
             yield from zip(critic.state_dict().values(), target.state_dict().values(), strict=True)
 
     def copy_targets(self) -> None:
-        """Set the targets to the critics; new ones where the user has given a critic other layers."""
+        """Set the targets to the critics as they are."""
         self.targets = target_of(self.critics[0]), target_of(self.critics[1])
 
     def state_dict(self) -> dict[str, Any]:
@@ -95,11 +95,6 @@ class SACModel:
             shared.load_optimizer_state(optimizer, state["optimizers"][name])
         with torch.no_grad():
             self.log_alpha.copy_(state["log_alpha"])
-
-
-def target_of(critic: nn.Module) -> nn.Module:
-    """A copy that nothing trains."""
-    return copy.deepcopy(critic).requires_grad_(False)
 
 
 def optimizer_like(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> torch.optim.Optimizer:

@@ -12,11 +12,12 @@ from torch import nn
 from optix_fast.agents import agent as shared
 from optix_fast.agents.agent_card import Parts
 from optix_fast.agents.base import Agent
-from optix_fast.agents.dqn import DQNModel, Updated, dqn_update, target_of
+from optix_fast.agents.dqn import DQNModel, Updated, dqn_update
 from optix_fast.agents.dqn_config import DQNConfig
 from optix_fast.agents.native_dqn import NativeDQN
 from optix_fast.agents.off_policy import Experience
 from optix_fast.agents.q_policy import QPolicy
+from optix_fast.agents.targets import LayerWatch, renewed, target_of
 from optix_fast.agents.weight_files import check_matches
 from optix_fast.buffers import ReplaySegments
 from optix_fast.locks import exclusive
@@ -85,6 +86,7 @@ class TorchDQNAgent(Agent):
         self._model = DQNModel(q_network, target_of(q_network), optimizer)
         self._experience = Experience(config, self._root)
         self.updates = 0
+        self._layers = LayerWatch()
         self._episodes = 0  # finished ones
         self._connect(backend)
         self._apply(config, self._hyperparams.params)
@@ -188,8 +190,8 @@ class TorchDQNAgent(Agent):
 
     def _renew_target(self) -> None:
         """A new target network where the user has given the network other layers."""
-        if _layers(self._model.q_network) != _layers(self._model.target):
-            self._model.target = target_of(self._model.q_network)
+        if self._layers.changed([self._model.q_network]):
+            self._model.target = renewed(self._model.target, self._model.q_network)
 
     # --- hyperparameters ------------------------------------------------------------------------
 
@@ -222,8 +224,7 @@ class TorchDQNAgent(Agent):
         return {"optimizer": self._model.optimizer}
 
     def _copy_targets(self) -> None:
-        self._renew_target()
-        self._model.target.load_state_dict(self._model.q_network.state_dict())
+        self._model.target = target_of(self._model.q_network)
 
     def _get_state(self, replay: bool | ReplaySegments) -> dict[str, Any]:
         return {
@@ -251,11 +252,3 @@ class TorchDQNAgent(Agent):
         self._episodes = int(state["episodes"])
         # Last: the stored transitions are not kept aside while the state is being loaded.
         self._experience.load_state_dict(state["experience"])
-
-
-def _layers(network: nn.Module) -> list[tuple[Any, ...]]:
-    """What kind of modules a network is made of, with the shapes of their parameters."""
-    return [
-        (type(module), *(None if p is None else p.shape for p in module._parameters.values()))
-        for module in network.modules()
-    ]

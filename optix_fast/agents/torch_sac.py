@@ -16,9 +16,10 @@ from optix_fast.agents.agent_card import Parts
 from optix_fast.agents.base import Agent
 from optix_fast.agents.native_sac import NativeSAC
 from optix_fast.agents.off_policy import Experience
-from optix_fast.agents.sac import STATISTICS, SACModel, Updated, optimizer_like, sac_update, target_of
+from optix_fast.agents.sac import STATISTICS, SACModel, Updated, optimizer_like, sac_update
 from optix_fast.agents.sac_config import SACConfig
 from optix_fast.agents.sac_policy import SACPolicy
+from optix_fast.agents.targets import LayerWatch, renewed, target_of
 from optix_fast.agents.weight_files import check_matches
 from optix_fast.buffers import ReplaySegments
 from optix_fast.locks import exclusive
@@ -127,7 +128,7 @@ class TorchSACAgent(Agent):
         )  # fmt: skip
         self._experience = Experience(config, self._root)
         self.updates = 0
-        self._layers: list[nn.Module] = []
+        self._layers = LayerWatch()
         # Steps that are still to be acted uniformly; the action of the last ones, and how often to repeat it.
         self._uniform_steps = config.first_update_at
         self._held_action: Array | None = None
@@ -198,9 +199,9 @@ class TorchSACAgent(Agent):
 
     def act_rows(self, observations: Tree, rows: Any, t: int) -> Array:
         """See Agent."""
-        if not self._explores():
-            return super().act_rows(observations, rows, t)
         with self._lock:
+            if not self._explores():
+                return super().act_rows(observations, rows, t)
             actions: Array = rows.actions[t]
             actions[...] = self._uniform(rows.n_envs, self._mask_of(rows, t))
             return actions
@@ -210,7 +211,7 @@ class TorchSACAgent(Agent):
         held = self._held_action
         if held is None or self._held_for == 0 or len(held) != n:
             held = self._policy.uniform(n, self._stream(), masks)
-            self._held_for = round(self._hyperparams.params.get("uniform_action_repeat", 1))
+            self._held_for = self._hyperparams.config().uniform_action_repeat
         elif masks is not None:
             allowed = self._policy.allows(held, masks)
             if not allowed.all():
@@ -281,14 +282,9 @@ class TorchSACAgent(Agent):
 
     def _renew_targets(self) -> None:
         """New target critics where the user has given a critic other layers."""
-        layers = [module for critic in self._model.critics for module in critic.modules()]
-        if layers == self._layers:
-            return
-        self._layers = layers
-        for critic, target in zip(self._model.critics, self._model.targets, strict=True):
-            shapes = [[p.shape for p in net.state_dict().values()] for net in (critic, target)]
-            if shapes[0] != shapes[1] or str(critic) != str(target):
-                self._model.copy_targets()
+        if self._layers.changed(self._model.critics):
+            (target1, target2), (critic1, critic2) = self._model.targets, self._model.critics
+            self._model.targets = renewed(target1, critic1), renewed(target2, critic2)
 
     def _check_config(self, config: SACConfig) -> None:
         self._experience.check_batch(config)

@@ -1,0 +1,54 @@
+"""Target networks follow what a user makes of the networks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from optix_fast.agents.targets import LayerWatch, renewed, target_of
+
+
+def network() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(3, 4), nn.LeakyReLU(0.1), nn.Sequential(nn.Linear(4, 2)))
+
+
+def test_a_target_is_an_untrained_copy() -> None:
+    net = network()
+    target = target_of(net)
+    assert not any(p.requires_grad for p in target.parameters())
+    assert all(p.requires_grad for p in net.parameters())
+    torch.testing.assert_close(target.state_dict(), net.state_dict())
+
+
+def test_a_target_that_lags_behind_is_kept() -> None:
+    net = network()
+    target = target_of(net)
+    with torch.no_grad():
+        net[0].weight.add_(1.0)
+    assert renewed(target, net) is target
+
+
+@pytest.mark.parametrize(
+    ("place", "layer"), [(0, nn.Linear(3, 4, bias=False)), (1, nn.Tanh()), (1, nn.LeakyReLU(0.2))]
+)
+def test_other_layers_make_a_new_target(place: int, layer: nn.Module) -> None:
+    net = network()
+    target = target_of(net)
+    net[place] = layer
+    fresh = renewed(target, net)
+    assert str(fresh) == str(net) != str(target)
+
+
+def test_a_watch_sees_layers_and_parameters_that_were_replaced() -> None:
+    net, other = network(), network()
+    watch = LayerWatch()
+    assert watch.changed([net, other]) and not watch.changed([net, other])
+    with torch.no_grad():
+        net[0].weight.add_(1.0)
+    assert not watch.changed([net, other])
+    other[2][0] = nn.Linear(4, 2)
+    assert watch.changed([net, other]) and not watch.changed([net, other])
+    net[0].weight = nn.Parameter(torch.zeros(4, 3))
+    assert watch.changed([net, other])
+    assert watch.changed([net])

@@ -149,10 +149,10 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         ValueError: not a YAML mapping, or an unknown key; the file is named.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"config file not found: {path}")
     try:
         values = parse_yaml(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"config file not found: {path}") from None
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ValueError(f"{path} is not readable YAML{line}: {error.problem}") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +97,14 @@ def test_numbers_take_the_type_that_their_field_declares(tmp_path: Path) -> None
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"config file not found: .*none\.yaml"):
         read_yaml(tmp_path / "none.yaml")
+
+
+def test_settings_may_come_through_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=lambda: (tmp_path / "pipe").write_text("steps: 1e3"), daemon=True)
+    writer.start()
+    assert read_yaml(tmp_path / "pipe") == {"steps": 1000.0}
+    writer.join()
 
 
 def test_empty_file_sets_nothing(tmp_path: Path) -> None:

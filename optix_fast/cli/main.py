@@ -89,7 +89,7 @@ def train(
     ] = None,
     steps: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(metavar="INTEGER", help="Environment steps at most; 1e6 is a number, too."),
+        typer.Option(metavar="INTEGER", help="Environment steps at most, for example 1e6."),
     ] = None,
     n_envs: Annotated[Optional[int], typer.Option(help="Environments stepped together.")] = None,  # noqa: UP045
     vectorization: Annotated[
@@ -107,7 +107,7 @@ def train(
     tuner: Annotated[Optional[str], typer.Option(help="none, spsa or backoff.")] = None,  # noqa: UP045
     resume: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="Go on with a run that was cut off, or with --steps (the new total) with any."),
+        typer.Option(help="Continue an interrupted run; with --steps, the new total, a finished one too."),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
 ) -> None:
@@ -156,7 +156,7 @@ def train(
 
 @contextmanager
 def _reported() -> Iterator[None]:
-    """Say how a run that was interrupted ended, too."""
+    """Report a run that was interrupted, too."""
     from optix_fast.cli.train import Interrupted
 
     try:

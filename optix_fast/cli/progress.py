@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from types import TracebackType
@@ -29,7 +30,7 @@ class Progress:
         self._total, self._show = total, show
         self._live: RichProgress | None = None
         self._next_line = 0.0
-        self._score = float("nan")
+        self._score = "-"
 
     def __enter__(self) -> Progress:
         console = Console(stderr=True)
@@ -50,22 +51,22 @@ class Progress:
             self._live = None
 
     def update(self, steps: int, score: float | None, speed: float, state: str) -> None:
-        """Show where the run stands; a score of None or NaN leaves the last one."""
-        if score is not None and score == score:
-            self._score = score
+        """Show where the run stands. A score of None or NaN leaves the last one; a dash before the first."""
+        if score is not None and not math.isnan(score):
+            self._score = f"{score:.1f}"
         if self._live is not None:
             self._live.update(
                 self._task,
                 completed=steps,
                 state=state,
-                score=f"{self._score:.1f}",
+                score=self._score,
                 speed=f"{speed:,.0f}",
             )
         elif self._show and time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + _SECONDS_BETWEEN_LINES
             try:
                 print(
-                    f"{steps:,}/{self._total:,}  return {self._score:.1f}  {speed:,.0f} steps/s  {state}",
+                    f"{steps:,}/{self._total:,}  return {self._score}  {speed:,.0f} steps/s  {state}",
                     file=sys.stderr,
                 )
             except BrokenPipeError:

@@ -17,8 +17,8 @@ import csv
 import io
 import json
 import os
+import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -36,7 +36,7 @@ from optix_fast.loop.resume import find_state, read_part
 from optix_fast.serialization import atomic_write_bytes, atomic_write_json
 from optix_fast.types import BaseAgent, Stateful
 
-# Ends that were not the run's own.
+# Stop reasons of runs that have not finished.
 _UNFINISHED = ("interrupted", "failed")
 
 COLUMNS = (
@@ -133,11 +133,10 @@ class RunDir:
         run, config = cls.open(path)
         run._lock.acquire()
         try:
-            reason = run.stop_reason
-            if reason is not None and not extend:
+            if run.stop_reason is not None and not extend:
                 raise ValueError(
-                    f"{run.path} has finished ({reason}); to train on, give a total larger than its "
-                    f"{config.steps} steps with --steps"
+                    f"{run.path} has finished ({run.stop_reason}) after {run._ending()['env_steps']} "
+                    "environment steps; to train on, give a larger total with --steps"
                 )
             run._clean()
         except BaseException:
@@ -147,10 +146,8 @@ class RunDir:
 
     @property
     def stop_reason(self) -> str | None:
-        """How the run ended by itself; None where it was killed, interrupted or failed."""
-        if not self._summary.exists():
-            return None
-        reason = str(json.loads(self._summary.read_bytes())["stop_reason"])
+        """Why the run finished; None where it was killed, interrupted or failed."""
+        reason = self._ending().get("stop_reason")
         return None if reason in _UNFINISHED else reason
 
     @property
@@ -231,7 +228,8 @@ class RunDir:
 
     def save_policy(self, agent: BaseAgent, where: Path) -> None:
         """Write the agent's weights to `best` or `last`, replacing what is there at once."""
-        fresh = Path(tempfile.mkdtemp(prefix=".policy-", dir=self.path))
+        fresh = self.path / f".policy-{secrets.token_hex(4)}"
+        fresh.mkdir()
         agent.save_weights(str(fresh))
         old = fresh.with_name(fresh.name + "-old")
         if where.exists():
@@ -251,7 +249,7 @@ class RunDir:
         """
         if self.best.is_dir():
             agent.load_weights(str(self.best))
-            if self._summary.exists() and json.loads(self._summary.read_bytes())["best_score"] is None:
+            if self._ending().get("best_score", 0.0) is None:
                 return "no episode ended in the run, so this is its last policy"
             return None
         if (self.checkpoints / "manifest.json").is_file():
@@ -263,12 +261,19 @@ class RunDir:
             return "no episode had ended in the run, so this is the policy of the state that it wrote last"
         raise ValueError(f"{self.path} holds no saved policy")
 
-    def finish(self, summary: Mapping[str, Any]) -> None:
-        """Close progress.csv, draw the curve, write summary.json."""
+    def finish(self, summary: Mapping[str, Any], config: TrainConfig) -> None:
+        """Close progress.csv, draw the curve of the run with this config, write summary.json."""
         self.close()
-        _, config = RunDir.open(self.path)
         plot_learning_curve(self.path / "learning_curve.png", self.rows(), config)
         atomic_write_json(self._summary, dict(summary))
+
+    def _ending(self) -> dict[str, Any]:
+        """What summary.json says; empty where there is none."""
+        try:
+            found: dict[str, Any] = json.loads(self._summary.read_bytes())
+        except FileNotFoundError:
+            return {}
+        return found
 
     def release(self) -> None:
         """Leave the directory to other processes, with nothing half-written in it."""

@@ -129,8 +129,8 @@ def _windows_before_convergence(config: TrainConfig, agent: Agent) -> int:
     """How many windows must pass before a score that stands still counts as converged.
 
     The scores of an off-policy agent are those of a policy that explores, and stand still for long before
-    they rise (10 to 60 thousand steps in CartPole). So where there is a target, only the budget ends a run
-    that has not reached it; where there is none, half of the budget comes first.
+    they rise (10 to 60 thousand steps in CartPole). So a run with a target ends only when it reaches it
+    or its budget, and a run without one takes half of its budget at least.
     """
     if agent.is_on_policy:
         return 0
@@ -144,8 +144,8 @@ def resume(run_dir: str | Path, show_progress: bool = True, steps: int | None = 
     Args:
         run_dir: of the run.
         show_progress: on standard error.
-        steps: environment steps at most, those of before included, instead of the run's own number; with it a
-            run that has finished trains on, too, one that was solved without its target.
+        steps: environment steps at most, including those already taken, in place of the run's own number. A
+            finished run trains on, too; one that was solved goes on without its target.
 
     Raises:
         ValueError: not a run directory, in use by another process, nothing to resume in it, or `steps` is no
@@ -344,7 +344,8 @@ class _Session:
                     "tuner": self.config.tuner,
                     "backend": self.agent.backend,
                     "device": str(self.agent.device),
-                }
+                },
+                self.config,
             )
         if interruption.signal is not None and stop_reason != "interrupted":
             raise Interrupted(interruption.signal, result)  # the signal came when all was done

@@ -58,7 +58,7 @@ class CallbackList:
 
 
 def is_pruned(error: Exception | None) -> bool:
-    """Whether it is optuna's TrialPruned, which cannot be where optuna has not been imported."""
+    """Whether it is optuna's TrialPruned; where optuna was not imported, nothing is."""
     pruned = getattr(sys.modules.get("optuna"), "TrialPruned", None)
     return isinstance(pruned, type) and isinstance(error, pruned)
 

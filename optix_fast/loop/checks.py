@@ -28,7 +28,7 @@ def has_methods(name: str, value: Any, methods: tuple[str, ...]) -> Any:
         raise TypeError(f"{name} must be an instance, got the class {value.__name__}")
     missing = [method for method in methods if not callable(getattr(value, method, None))]
     if missing:
-        raise TypeError(f"{name} must have the methods {', '.join(missing)}; {type(value).__name__} has not")
+        raise TypeError(f"{name} must implement {', '.join(missing)}; {type(value).__name__} does not")
     return value
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from optix_fast.types import EpisodeData, EvalMetrics
 
-# From so many equal values on a run is said to have no signal.
+# So many equal values mean that a run has no signal.
 _ENOUGH = 5
 # Values that differ by less, relative to their size, differ by rounding.
 _ROUNDING = 1e-9
@@ -87,5 +87,5 @@ class LearningSignal:
 
 
 def absence(constant: float, what: str = "episode returned") -> str:
-    """How it is said that there is no signal."""
+    """The sentence about a signal that is absent."""
     return f"no learning signal: every {what} {constant:g}"

@@ -55,7 +55,7 @@ class RunState:
         raws: the latest scores, for smoothing.
         history: every evaluation that gave a score.
         signal: whether returns or scores ever differed.
-        lacks_signal: whether it was said that they did not.
+        lacks_signal: whether a warning has said that they did not.
     """
 
     def __init__(self, score_smoothing: int) -> None:

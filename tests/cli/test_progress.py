@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import sys
 
 import pytest
@@ -49,3 +50,13 @@ def test_a_reader_that_goes_away_does_not_end_the_run(monkeypatch: pytest.Monkey
     with Progress(100) as shown:
         shown.update(10, 1.0, 1.0, "ACTIVE")
         shown.update(20, 1.0, 1.0, "ACTIVE")
+
+
+def test_a_dash_stands_for_the_score_until_an_episode_has_ended(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_SECONDS_BETWEEN_LINES", 0.0)
+    with Progress(100) as shown:
+        for score in (math.nan, 2.0, math.nan):
+            shown.update(10, score, 1.0, "ACTIVE")
+    assert [line.split()[2] for line in capsys.readouterr().err.splitlines()] == ["-", "2.0", "2.0"]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import re
+import stat
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -76,7 +78,7 @@ def test_run_that_was_killed_before_its_first_state_says_how_to_start_anew(tmp_p
 def test_finished_run_trains_on_only_with_a_larger_total(tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert quick(run).windows == 4
-    with pytest.raises(ValueError, match=r"has finished \(budget\); to train on, give a total larger than"):
+    with pytest.raises(ValueError, match=r"has finished \(budget\) after 512 .* larger total"):
         resume(run)
     with pytest.raises(ValueError, match="has taken 512: it must be at least 514, got 512"):
         resume(run, steps=512)
@@ -85,6 +87,16 @@ def test_finished_run_trains_on_only_with_a_larger_total(tmp_path: Path) -> None
     assert (further.stop_reason, further.windows, further.env_steps) == ("budget", 8, 1024)
     assert [int(row["window"]) for row in rows(run)] == list(range(8))
     assert TrainConfig.from_yaml(run / "config.yaml").steps == 1024
+
+
+def test_policies_are_as_private_as_the_other_files_of_a_run(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        quick(tmp_path / "run")
+    finally:
+        os.umask(before)
+    modes = {name: stat.S_IMODE((tmp_path / "run" / name).stat().st_mode) for name in ("best", "last")}
+    assert modes == {"best": 0o750, "last": 0o750}
 
 
 def test_solved_run_trains_on_without_its_target(tmp_path: Path) -> None:

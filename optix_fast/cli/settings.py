@@ -47,7 +47,7 @@ def complete_config(
     known = [*(f.name for f in fields(ALGORITHMS[algo])), *_SETTINGS]
     for name in values:
         if name not in known:
-            raise ValueError(unknown_name(f"hyperparameter of {algo} or setting", name, known))
+            raise ValueError(unknown_name(f"setting or hyperparameter of {algo}", name, known))
     hyperparams = {
         **preset.get("hyperparams", {}),
         **_mapping(settings, "hyperparams"),

@@ -284,7 +284,7 @@ def test_doctor_reports_versions_core_and_reasons(tmp_path: Path) -> None:
         (("CartPole-v1", "-p", "lr"), "-p takes NAME=VALUE, for example -p learning_rate=1e-3; got 'lr'"),
         (
             ("CartPole-v1", "-p", "gama=0.9"),
-            "unknown hyperparameter of ppo 'gama'; the nearest known one is 'gamma'",
+            "unknown setting or hyperparameter of ppo 'gama'; the nearest known one is 'gamma'",
         ),
         (("CartPole-v1", "--seed", "1", "-p", "seed=2"), "--seed and -p seed say the same: give one of them"),
         (("CartPole-v1", "--algo", "a2c"), "algo must be one of"),

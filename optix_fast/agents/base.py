@@ -89,10 +89,10 @@ class Agent(BaseAgent):
     def __getstate__(self) -> dict[str, Any]:
         state = {key: value for key, value in self.__dict__.items() if key not in _CONNECTIONS}
         native = self.__dict__.get("_native")
-        return state if native is None else {**state, "_wanted_backend": native.wanted}
+        return state if native is None else {**state, "_requested_backend": native.requested}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        backend = state.pop("_wanted_backend", None)
+        backend = state.pop("_requested_backend", None)
         self.__dict__.update(state)
         if backend is not None:
             self._connect(backend)

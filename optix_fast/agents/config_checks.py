@@ -15,8 +15,8 @@ Choices = tuple[tuple[str, tuple[str, ...]], ...]
 
 
 def check_ranges(config: Any, ranges: Iterable[tuple[str, float, float]], optional: tuple[str, ...]) -> None:
-    """Refuse what is not a number between the two given ones; infinity where that is the upper one, too, but
-    in a bound of the gradient's norm, where it means none.
+    """Raise unless every hyperparameter is a finite number from low to high. max_grad_norm may be infinite:
+    then it bounds nothing.
 
     Args:
         optional: hyperparameters that may be None.
@@ -30,12 +30,12 @@ def check_ranges(config: Any, ranges: Iterable[tuple[str, float, float]], option
             continue
         _require_number(name, value)
         if not low <= value <= high or (math.isinf(value) and name != "max_grad_norm"):
-            raise ValueError(f"{name} must be between {low} and {high}, got {value!r}")
+            finite = " and finite" if math.isinf(value) else ""
+            raise ValueError(f"{name} must be between {low} and {high}{finite}, got {value!r}")
 
 
 def round_counts(config: Any, counts: Iterable[tuple[str, int]], optional: tuple[str, ...]) -> None:
-    """Round to whole numbers, and refuse those below the given one: a tuner that works in floats may hand
-    over 63.7 rows.
+    """Round counts to whole numbers: a tuner that works in floats may hand over 63.7 rows.
 
     Raises:
         TypeError: not a number. ValueError: too small, or not finite.
@@ -51,7 +51,7 @@ def round_counts(config: Any, counts: Iterable[tuple[str, int]], optional: tuple
 
 
 def check_flags(config: Any, names: Iterable[str]) -> None:
-    """Refuse (TypeError) what is neither True nor False, or 1 or 0."""
+    """Raise TypeError unless every flag is True or False, or 1 or 0."""
     for name in names:
         value = getattr(config, name)
         if value not in (True, False):

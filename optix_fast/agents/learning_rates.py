@@ -23,11 +23,11 @@ class LearningRates:
 
     def rate(self, groups: Groups) -> float:
         """The rate that stands for all groups."""
-        return _first(self._start or _read(groups))
+        return _first(self._base(groups))
 
     def set(self, groups: Groups, rate: float) -> None:
         """Scale all groups so that `rate` stands for them."""
-        before = self._start or _read(groups)
+        before = self._base(groups)
         first = _first(before)
         if rate == first:
             return
@@ -44,8 +44,7 @@ class LearningRates:
 
     def anneal(self, groups: Groups, left: float) -> None:
         """Set every group to `left` times what it was when annealing began, which is at the first call."""
-        if self._start is None or len(self._start) != len(groups):
-            self._start = _read(groups)
+        self._start = self._base(groups)
         _write(groups, [start * left for start in self._start])
 
     def end_annealing(self, groups: Groups) -> None:
@@ -53,6 +52,13 @@ class LearningRates:
         if self._start is not None and len(self._start) == len(groups):
             _write(groups, self._start)
         self._start = None
+
+    def _base(self, groups: Groups) -> list[float]:
+        """The rates that annealing started from, or else as they are; anew where a group was added."""
+        if self._start is None or len(self._start) != len(groups):
+            self._start = None
+            return _read(groups)
+        return self._start
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the optimizers do not hold themselves."""

@@ -34,18 +34,18 @@ class NativeDQN(NativeLearner):
 
     Args:
         policy, model: of the agent.
-        wanted: as the agent's `backend` argument.
+        requested: as the agent's `backend` argument.
 
     Raises:
-        RuntimeError: wanted is "native" and the core does not serve this agent.
+        RuntimeError: requested is "native" and the core does not serve this agent.
     """
 
-    def __init__(self, policy: Policy, model: DQNModel, wanted: str) -> None:
-        super().__init__(policy, wanted)
+    def __init__(self, policy: Policy, model: DQNModel, requested: str) -> None:
+        super().__init__(policy, requested)
         self._model = model
-        self.require(self.refusal())
+        self.require(self.unsupported_reason())
 
-    def _update_refusal(self) -> str:
+    def _unsupported_update(self) -> str:
         try:
             networks = networks_of_dqn(self._model)
             adam_parameters(self._model.optimizer, _parameters(networks[0]), create=False)
@@ -60,9 +60,9 @@ class NativeDQN(NativeLearner):
 
         Raises:
             NonFiniteError, ValueError: see dqn_update.
-            RuntimeError: the agent was told to be native, and is refused.
+            RuntimeError: backend="native", and the core does not serve the agent.
         """
-        if self.wanted == "torch":
+        if self.requested == "torch":
             return None
         try:
             if not self._actor.ready():

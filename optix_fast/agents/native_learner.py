@@ -28,47 +28,47 @@ class NativeLearner(ABC):
 
     Args:
         policy: what the agent acts with.
-        wanted: "auto"; "native", which makes every refusal an error (RuntimeError); "torch", which refuses
-            everything.
+        requested: "auto"; "native": what the core does not serve is an error (RuntimeError); "torch": it
+            serves nothing.
     """
 
-    def __init__(self, policy: Policy, wanted: str) -> None:
-        self.wanted = wanted
+    def __init__(self, policy: Policy, requested: str) -> None:
+        self.requested = requested
         self._actor = NativeActor(policy)
 
-    def refusal(self) -> str:
+    def unsupported_reason(self) -> str:
         """Why the core serves neither acting nor updates at this moment; empty where it serves both."""
-        if self.wanted == "torch":
+        if self.requested == "torch":
             return "backend='torch' was asked for"
         if not self._actor.ready():
             return self._actor.reason
-        return self._update_refusal()
+        return self._unsupported_update()
 
     @abstractmethod
-    def _update_refusal(self) -> str:
+    def _unsupported_update(self) -> str:
         """Why the core does not serve updates; empty where it does."""
 
     def backend(self) -> Backend:
         """What the next window and the next update run on."""
-        reason = self.refusal()
+        reason = self.unsupported_reason()
         return Backend("torch" if reason else "native", reason)
 
     # Acting: see NativeActor.
 
     def act(self, observation: Any, deterministic: bool, value: bool, stream: RandomStream) -> Acted | None:
-        if self.wanted == "torch":
+        if self.requested == "torch":
             return None
         return self._actor.act(observation, deterministic, value, stream)
 
     def act_batch(
         self, observations: Any, deterministic: bool, masks: Array | None, stream: RandomStream
     ) -> Array | None:
-        if self.wanted == "torch":
+        if self.requested == "torch":
             return None
         return self._actor.act_batch(observations, deterministic, masks, stream)
 
     def act_rows(self, observations: Any, rows: Any, t: int, stream: RandomStream) -> bool:
-        if self.wanted == "torch":
+        if self.requested == "torch":
             return False
         return self._actor.act_rows(observations, rows, t, stream)
 
@@ -78,5 +78,5 @@ class NativeLearner(ABC):
 
     def require(self, reason: str) -> None:
         """Raise where the agent was told to be native and there is a reason why not."""
-        if self.wanted == "native" and reason:
+        if self.requested == "native" and reason:
             raise RuntimeError(f"backend='native', but {reason}")

@@ -41,18 +41,18 @@ class NativePPO(NativeLearner):
 
     Args:
         policy, optimizer: of the agent.
-        wanted: as the agent's `backend` argument.
+        requested: as the agent's `backend` argument.
 
     Raises:
-        RuntimeError: wanted is "native" and the core does not serve this agent.
+        RuntimeError: requested is "native" and the core does not serve this agent.
     """
 
-    def __init__(self, policy: ActorCriticPolicy, optimizer: torch.optim.Optimizer, wanted: str) -> None:
-        super().__init__(policy, wanted)
+    def __init__(self, policy: ActorCriticPolicy, optimizer: torch.optim.Optimizer, requested: str) -> None:
+        super().__init__(policy, requested)
         self._policy, self._optimizer = policy, optimizer
-        self.require(self.refusal())
+        self.require(self.unsupported_reason())
 
-    def _update_refusal(self) -> str:
+    def _unsupported_update(self) -> str:
         try:
             self._adam()
         except UnsupportedError as error:
@@ -69,10 +69,10 @@ class NativePPO(NativeLearner):
 
         Raises:
             NonFiniteError, ValueError: see ppo_update.
-            RuntimeError: the agent was told to be native, and is refused.
+            RuntimeError: backend="native", and the core does not serve the agent.
         """
         try:
-            if self.wanted == "torch":
+            if self.requested == "torch":
                 return None
             networks, log_std = self._check(batch)
         except UnsupportedError as error:
@@ -94,9 +94,9 @@ class NativePPO(NativeLearner):
         return updated
 
     def _check(self, batch: Batch) -> tuple[Networks, nn.Parameter | None]:
-        refusal = self.refusal()
-        if refusal:
-            raise UnsupportedError(refusal)
+        reason = self.unsupported_reason()
+        if reason:
+            raise UnsupportedError(reason)
         observations = batch.observations
         if type(observations) is not Tensor or observations.dtype != torch.float32 or observations.ndim != 2:
             raise UnsupportedError("the observations are not one float array [R, D]")

@@ -35,18 +35,18 @@ class NativeSAC(NativeLearner):
 
     Args:
         policy, model: of the agent.
-        wanted: as the agent's `backend` argument.
+        requested: as the agent's `backend` argument.
 
     Raises:
-        RuntimeError: wanted is "native" and the core does not serve this agent.
+        RuntimeError: requested is "native" and the core does not serve this agent.
     """
 
-    def __init__(self, policy: Policy, model: SACModel, wanted: str) -> None:
-        super().__init__(policy, wanted)
+    def __init__(self, policy: Policy, model: SACModel, requested: str) -> None:
+        super().__init__(policy, requested)
         self._model = model
-        self.require(self.refusal())
+        self.require(self.unsupported_reason())
 
-    def _update_refusal(self) -> str:
+    def _unsupported_update(self) -> str:
         try:
             sac_parameters(self._model, networks_of_sac(self._model), create=False)
         except UnsupportedError as error:
@@ -60,9 +60,9 @@ class NativeSAC(NativeLearner):
 
         Raises:
             NonFiniteError, ValueError: see sac_update.
-            RuntimeError: the agent was told to be native, and is refused.
+            RuntimeError: backend="native", and the core does not serve the agent.
         """
-        if self.wanted == "torch":
+        if self.requested == "torch":
             return None
         try:
             if not self._actor.ready():

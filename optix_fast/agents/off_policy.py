@@ -76,7 +76,7 @@ def discounted(batch: Transitions, values: Tensor) -> Tensor:
 
 
 def check_masks(op: str, masks: Tensor, values: Tensor) -> None:
-    """Refuse (ValueError) masks of another number of actions than a network's outputs [B, K]."""
+    """Raise ValueError unless masks have one entry for each of a network's outputs [B, K]."""
     if masks.shape != values.shape:
         raise ValueError(
             f"{op}: action_masks must have one entry for each of the network's {values.shape[-1]} actions, "
@@ -151,7 +151,7 @@ class Experience:
         return due
 
     def check_batch(self, config: ReplayConfig) -> None:
-        """Refuse (ValueError) batches of more rows than are ever stored."""
+        """Raise ValueError where a batch has more rows than are ever stored."""
         if config.batch_size > self.buffer.capacity:
             raise ValueError(
                 f"batch_size must be at most the replay's capacity = {self.buffer.capacity}, "

@@ -137,7 +137,7 @@ class PPOAgent(Agent):
     @property
     def _ops(self) -> ModuleType:
         """Where the loss and GAE are taken from."""
-        return reference_ops if self._native.wanted == "torch" else native_ops
+        return reference_ops if self._native.requested == "torch" else native_ops
 
     # --- acting ---------------------------------------------------------------------------------
 

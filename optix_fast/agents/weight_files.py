@@ -49,7 +49,7 @@ def read_module_file(directory: str, name: str) -> State:
 
 
 def check_matches(module: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
-    """Refuse tensors that do not fit the module.
+    """Raise unless the tensors fit the module.
 
     Raises:
         RuntimeError: names the missing, surplus and differently shaped keys.

@@ -26,7 +26,7 @@ def storage_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
         return np.dtype(np.float32)
     if dtype.kind in "iub":
         return np.dtype(np.uint8 if dtype == np.uint8 else np.int64)
-    raise TypeError(f"numbers are wanted, got {dtype}")
+    raise TypeError(f"must be numbers, got {dtype}")
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def _dtype(name: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
     try:
         return storage_dtype(dtype)
     except TypeError as error:
-        raise TypeError(f"ReplayBuffer: {name}: {error}") from None
+        raise TypeError(f"ReplayBuffer: {name} {error}") from None
 
 
 def fit_vector(name: str, values: Any, dtype: np.dtype[Any], n: int) -> Array:
@@ -216,7 +216,7 @@ def available_memory() -> int | None:
 
 
 def require_memory(capacity: int, n_bytes: int) -> None:
-    """Refuse a buffer that will not fit, before anything is allocated.
+    """Raise where a buffer will not fit, before anything is allocated.
 
     Raises:
         MemoryError: names capacity, what it needs and what there is.

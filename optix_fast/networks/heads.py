@@ -199,7 +199,7 @@ class GreedyHead(CategoricalHead):
         """Act in `space`.
 
         Raises:
-            ValueError: the space is not Discrete, has not n_actions actions, or the head is bound to another.
+            ValueError: the space is not Discrete, has another number of actions, or is not the bound one.
         """
         if isinstance(space, spaces.Discrete) and self.n_actions not in (None, space.n):
             raise ValueError(f"n_actions is {self.n_actions}, but the action space is {space}")
@@ -330,7 +330,7 @@ class NormalHead:
         return actions.reshape(len(raw), *self._shape)
 
     def raw_of(self, actions: Array) -> Array:
-        """Refused: the sample before squashing cannot be told from the action."""
+        """Raise ValueError: the sample before squashing cannot be told from the action."""
         raise ValueError("a Gaussian policy learns from the pre_tanh column, which is missing")
 
 

@@ -177,6 +177,16 @@ def test_clip_ratio_is_annealed_with_the_rate() -> None:
     assert results[0]["clip_fraction"] > results[2]["clip_fraction"]
 
 
+def test_a_group_that_joins_while_the_rates_are_annealed_is_served() -> None:
+    agent = ppo({"anneal_steps": 1000})
+    agent.learn(window_of(agent))
+    agent._optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(1))], "lr": 1e-2})
+    rate = agent._optimizer.param_groups[0]["lr"]
+    agent.set_hyperparams(HyperparamSet({"anneal_steps": 1000, "learning_rate": 2 * rate}))
+    assert [group["lr"] for group in agent._optimizer.param_groups][::2] == pytest.approx([2 * rate, 2e-2])
+    assert agent.learn(window_of(agent))["learning_rate"] < 2 * rate
+
+
 def test_a_scheduler_made_before_a_free_log_std_goes_on() -> None:
     from optix_fast.agents import TorchGaussianPPOAgent
 

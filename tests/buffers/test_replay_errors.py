@@ -137,7 +137,7 @@ def test_dict_with_other_keys():
 
 
 def test_things_that_are_no_numbers():
-    with pytest.raises(TypeError, match="observations: numbers are wanted, got <U1"):
+    with pytest.raises(TypeError, match="observations must be numbers, got <U1"):
         ReplayBuffer(4).push("a", 0, 1.0, "b", False)
 
 

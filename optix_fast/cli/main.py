@@ -186,7 +186,7 @@ def _report(result: TrainResult) -> None:
     )
     if result.stop_reason == "interrupted":
         command = f"optix-fast train --resume {shlex.quote(str(result.run_dir))}"
-        print(f"go on: {command}" if result.can_resume else "it cannot be resumed: it holds no state")
+        print(f"go on: {command}" if result.can_resume else "it cannot be resumed: no state was written yet")
     print(f"next: optix-fast eval {shlex.quote(str(result.run_dir))}")
 
 

@@ -26,7 +26,6 @@ from optix_fast.loop.snapshot_files import (
     read_metadata,
     read_snapshot,
     size_of,
-    to_json,
     weights_of,
     write_snapshot,
 )
@@ -214,7 +213,7 @@ class CheckpointRegistry:
                 keep, drop = self._sorted_out(self._manifest.entries(), waiting)
                 for held, entry in keep:
                     if held is not None:
-                        written.append(self._write(held, entry))
+                        written.append(write_snapshot(self._directory, entry, held.metadata, held.files))
                 self._manifest.write([entry for held, entry in keep if held is None] + written)
         except OSError as error:
             failure = error
@@ -241,36 +240,12 @@ class CheckpointRegistry:
         """What stays on disk or goes there, and what leaves it."""
         others = [(None, entry) for entry in entries if not self._is_own(entry)]
         own: list[tuple[Held | None, Entry]] = [(None, entry) for entry in entries if self._is_own(entry)]
-        own += [(held, self._entry(held.snapshot)) for held in waiting]
+        own += [(held, held.entry(self.run_id)) for held in waiting]
         own.sort(key=lambda pair: entry_rank(pair[1]), reverse=True)
         surplus = [pair for pair in own[self.max_snapshots :] if pair[0] is None]
         waits = [pair for pair in surplus if pair[1]["snapshot_id"] in self._held_back]
         drop = [entry for _, entry in surplus if entry["snapshot_id"] not in self._held_back]
         return [*others, *own[: self.max_snapshots], *waits], drop
-
-    def _entry(self, snapshot: PolicySnapshot) -> Entry:
-        confirmed, score = rank_of(snapshot.eval_metrics)
-        entry = {
-            "snapshot_id": snapshot.snapshot_id,
-            "snapshot_dir": folder_name(snapshot.snapshot_id),
-            "primary_score": snapshot.eval_metrics.primary_score,
-            "checkpoint_score": score,
-            "confirmed": confirmed,
-            "episode_id": snapshot.episode_id,
-            "timestamp": snapshot.timestamp,
-            "run_id": self.run_id,
-        }
-        return {key: to_json(value) for key, value in entry.items()}
-
-    def _write(self, held: Held, entry: Entry) -> Entry:
-        metadata = {
-            "metrics": to_json(held.snapshot.eval_metrics.metrics),
-            "hyperparams": to_json(held.snapshot.hyperparams.params),
-            "diagnostics": to_json(held.snapshot.diagnostics),
-            "agent": held.agent,
-            "weights_path": f"{entry['snapshot_dir']}/{WEIGHTS}",
-        }
-        return write_snapshot(self._directory, entry, metadata, held.files)
 
     # --- reading --------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Snapshots: how they rank, how they wait in memory, how they come back from their metadata."""
+"""Snapshots: how they rank, how they wait in memory, how metadata describes them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any, NamedTuple
 
-from optix_fast.loop.snapshot_files import Entry, Files
+from optix_fast.loop.snapshot_files import WEIGHTS, Entry, Files, folder_name, to_json
 from optix_fast.types import EvalMetrics, HyperparamSet, PolicySnapshot
 
 Rank = tuple[bool, float]
@@ -33,10 +33,37 @@ class Held(NamedTuple):
     files: Files
     agent: str
 
+    def entry(self, run_id: str) -> Entry:
+        """Its line of the manifest, as a snapshot of this run."""
+        snapshot = self.snapshot
+        confirmed, score = rank_of(snapshot.eval_metrics)
+        entry = {
+            "snapshot_id": snapshot.snapshot_id,
+            "snapshot_dir": folder_name(snapshot.snapshot_id),
+            "primary_score": snapshot.eval_metrics.primary_score,
+            "checkpoint_score": score,
+            "confirmed": confirmed,
+            "episode_id": snapshot.episode_id,
+            "timestamp": snapshot.timestamp,
+            "run_id": run_id,
+        }
+        return {key: to_json(value) for key, value in entry.items()}
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What metadata.json holds beside that line; `snapshot_from` reads both."""
+        return {
+            "metrics": to_json(self.snapshot.eval_metrics.metrics),
+            "hyperparams": to_json(self.snapshot.hyperparams.params),
+            "diagnostics": to_json(self.snapshot.diagnostics),
+            "agent": self.agent,
+            "weights_path": f"{folder_name(self.snapshot.snapshot_id)}/{WEIGHTS}",
+        }
+
 
 class WaitingSnapshot(PolicySnapshot):
-    """A snapshot that may not be on disk yet: reading its `weights_path` calls `write`. Copies of it are
-    plain snapshots."""
+    """A snapshot that may not be on disk yet: reading its `weights_path` calls `write`. Its copies are plain
+    snapshots."""
 
     write: Callable[[], None] | None = None
 

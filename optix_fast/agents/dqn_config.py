@@ -24,10 +24,11 @@ class DQNConfig:
     Args:
         learning_rate: of the optimizer.
         gamma: discount.
-        epsilon: probability of a random action: as it is now, or, with `epsilon_decay_steps`, at step 0.
-        epsilon_min: where it ends; one that is below already stays.
-        epsilon_decay: factor on epsilon for each finished episode; where episodes never end (none has, and
-            the pipeline knows of no time limit), for each window.
+        epsilon: probability of a random action: the current one, or the one at step 0 with
+            `epsilon_decay_steps`.
+        epsilon_min: where the decay ends; a lower epsilon stays as it is.
+        epsilon_decay: factor on epsilon for each finished episode; for each window as long as no episode has
+            ended and the pipeline knows of no time limit.
         epsilon_decay_steps: lower epsilon linearly to epsilon_min over so many environment steps instead.
         batch_size: transitions per update.
         updates_per_step: updates per stored transition, from `learning_starts` on.
@@ -38,11 +39,11 @@ class DQNConfig:
         double_q: the network chooses the next action, the target network values it.
         loss: "huber" (threshold 1) or "mse", of the TD error.
         replay_capacity: transitions kept; read by the constructor only.
-        n_step: rewards in a target, as many as the episode and the replay have.
+        n_step: rewards in a target; fewer where the episode or the replay ends.
         per_alpha: exponent of the priorities; 0 samples uniformly.
         per_beta: exponent of the importance weights.
         per_beta_steps: stored transitions over which per_beta rises linearly to 1; None keeps it.
-        per_eps: added to the absolute TD error, so that every priority is positive; itself above 0.
+        per_eps: added to the absolute TD error, so that every priority is positive; must be above 0.
         max_grad_norm: bound of the gradient's norm; 0 or None for none.
     """
 

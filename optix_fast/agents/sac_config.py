@@ -25,11 +25,11 @@ class SACConfig:
             far away, a push that lasts gets farther than one that changes at every step (Dabney et al. 2021,
             temporally extended exploration).
         replay_capacity: transitions kept; read by the constructor only.
-        n_step: rewards in a target, as many as the episode and the replay have.
+        n_step: rewards in a target; fewer where the episode or the replay ends.
         per_alpha: exponent of the priorities; 0 samples uniformly.
         per_beta: exponent of the importance weights.
         per_beta_steps: stored transitions over which per_beta rises linearly to 1; None keeps it.
-        per_eps: added to the absolute TD error, so that every priority is positive; itself above 0.
+        per_eps: added to the absolute TD error, so that every priority is positive; must be above 0.
         log_alpha_init: logarithm of the temperature at the start; read by the constructor only.
         learn_alpha: False keeps the temperature where it is.
         target_entropy: the entropy that the temperature is driven to. None: −A of a Gaussian policy (A

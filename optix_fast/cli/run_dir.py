@@ -120,8 +120,8 @@ class RunDir:
 
     @classmethod
     def reopen(cls, path: str | Path, extend: bool = False) -> tuple[RunDir, TrainConfig]:
-        """A run that was killed, interrupted or failed, and its config, to go on with; locked. What a killed
-        process left half-written is deleted.
+        """Lock a run that was killed, interrupted or failed, to go on with it; the run and its config. What a
+        killed process left half-written is deleted.
 
         Args:
             path: of the run directory.
@@ -165,8 +165,8 @@ class RunDir:
         atomic_write_bytes(self.path / "config.yaml", text.encode("utf-8"))
 
     def go_on(self, windows: int, steps: int) -> float:
-        """Cut progress.csv and the events after the first `windows` windows, which were `steps` environment
-        steps, and append from there on; the seconds that the run had taken until then."""
+        """Append to progress.csv and the events after the first `windows` windows (`steps` environment steps)
+        and drop what came later. Returns the seconds that the run had taken until then."""
         self._summary.unlink(missing_ok=True)
         shutil.rmtree(self.best, ignore_errors=True)  # until there is a new one, the checkpoints count
         rows = [row for row in self.rows() if row["window"].isdigit() and int(row["window"]) < windows]
@@ -175,7 +175,7 @@ class RunDir:
         return float(rows[-1]["seconds"]) if rows else 0.0
 
     def _begin_csv(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Replace progress.csv at once by one with these rows, and append to it from now on."""
+        """Replace progress.csv atomically by one with these rows, and append to it from now on."""
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, COLUMNS, restval="", extrasaction="ignore")
         writer.writeheader()
@@ -227,7 +227,7 @@ class RunDir:
         return any(row["episodes"] not in ("", "0") for row in self.rows())
 
     def save_policy(self, agent: BaseAgent, where: Path) -> None:
-        """Write the agent's weights to `best` or `last`, replacing what is there at once."""
+        """Write the agent's weights to `best` or `last` in place of what is there."""
         fresh = self.path / f".policy-{secrets.token_hex(4)}"
         fresh.mkdir()
         agent.save_weights(str(fresh))
@@ -238,11 +238,11 @@ class RunDir:
         shutil.rmtree(old, ignore_errors=True)
 
     def load_policy(self, agent: BaseAgent) -> str | None:
-        """Load the best policy: best/, or in a killed run the best checkpoint that is whole, or where no
-        episode had ended the last policy.
+        """Load the best policy: best/; in a killed run the best intact checkpoint; where no episode had
+        ended, the last policy.
 
         Returns:
-            What there is to say about a policy that was not chosen as the best one; None for that.
+            A remark where the policy was not chosen as the best one; else None.
 
         Raises:
             ValueError: the run has saved no policy.
@@ -276,7 +276,7 @@ class RunDir:
         return found
 
     def release(self) -> None:
-        """Leave the directory to other processes, with nothing half-written in it."""
+        """Close and unlock the directory, with nothing half-written in it."""
         self.close()
         if self.path.is_dir():
             self._clean()

@@ -49,7 +49,7 @@ class RunState:
         last_evaluated: the last window that gave a score; −1 before the first.
         tuned_after: the last window after which the hyperparameters changed; −1 before the first.
         probed_until: the last window whose policy learned with a tuner's probe that is over.
-        ended: "solved" or "converged" when the run is over for that reason; else None.
+        ended: "solved", "converged" or "no_signal" when the run is over for that reason; else None.
         restores: restores after non-finite updates, in a row.
         diagnostics: of the learn() that made the current policy.
         raws: the latest scores, for smoothing.

@@ -28,8 +28,12 @@ LAYERS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     for kind, arguments in (
         (nn.Linear, ("in_features", "out_features", "bias")),
         *((kind, ()) for kind in (nn.Identity, nn.Tanh, nn.ReLU, nn.SiLU, nn.Sigmoid, nn.Mish, nn.SELU)),
+        *((kind, ()) for kind in (nn.ReLU6, nn.Hardswish, nn.Softsign)),
         (nn.LeakyReLU, ("negative_slope",)),
         (nn.ELU, ("alpha",)),
+        (nn.CELU, ("alpha",)),
+        (nn.PReLU, ("num_parameters",)),
+        (nn.Hardtanh, ("min_val", "max_val")),
         (nn.GELU, ("approximate",)),
         (nn.Softplus, ("beta", "threshold")),
         (nn.Flatten, ("start_dim", "end_dim")),
@@ -53,8 +57,8 @@ _FREE = ("p",)
 
 
 def write(card: Card) -> dict[str, str]:
-    """The card as a file's metadata."""
-    return {_KEY: json.dumps(card, allow_nan=False)}
+    """The card as a file's metadata. Infinities, which standard JSON does not have, are Python's."""
+    return {_KEY: json.dumps(card)}
 
 
 def read(directory: str, names: Iterable[str] | None = None) -> Card | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -93,16 +95,15 @@ class TorchGaussianPPOAgent(PPOAgent):
         free = None
         if log_std == "free":
             free = nn.Parameter(torch.zeros(action_dim, device=shared.resolve_device(device)))
-            # Before the agent looks at the optimizer, which has to hold every parameter it trains.
-            if isinstance(optimizer, torch.optim.Optimizer):
-                _join(optimizer, free)
         head = NormalHead(action_dim, squash, free)
         if action_space is not None:
             head.bind(action_space)
-        super().__init__(
-            actor, critic, optimizer, hyperparams, head, device,
-            obs_normalizer, reward_normalizer, seed, backend,
-        )  # fmt: skip
+        # Before the agent looks at the optimizer, which has to hold every parameter it trains.
+        with _joined(optimizer, free):
+            super().__init__(
+                actor, critic, optimizer, hyperparams, head, device,
+                obs_normalizer, reward_normalizer, seed, backend,
+            )  # fmt: skip
 
     @classmethod
     def _from_parts(cls, parts: Parts) -> TorchGaussianPPOAgent:
@@ -120,10 +121,20 @@ class TorchGaussianPPOAgent(PPOAgent):
         return {"action_dim": head.action_dim, "squash": bool(head.squash), "log_std": log_std}
 
 
-def _join(optimizer: torch.optim.Optimizer, log_std: nn.Parameter) -> None:
-    """Let the optimizer train log_std in its first group: a learning-rate scheduler that was made earlier
-    counts the groups."""
+@contextmanager
+def _joined(optimizer: Any, log_std: nn.Parameter | None) -> Iterator[None]:
+    """Let the optimizer train log_std in its first group (a learning-rate scheduler that was made earlier
+    counts the groups), unless what is done inside fails."""
+    if log_std is None or not isinstance(optimizer, torch.optim.Optimizer):
+        yield
+        return
     group = optimizer.param_groups[0]
-    group["params"].append(log_std)
-    if "param_names" in group:
-        group["param_names"].append("log_std")
+    joined = {key: value for key, value in (("params", log_std), ("param_names", "log_std")) if key in group}
+    for key, value in joined.items():
+        group[key].append(value)
+    try:
+        yield
+    except BaseException:
+        for key in joined:
+            del group[key][-1]
+        raise

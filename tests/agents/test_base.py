@@ -19,6 +19,7 @@ from optix_fast.agents import (
     PPOConfig,
     TorchAgent,
     TorchDQNAgent,
+    TorchGaussianPPOAgent,
     TorchPPOAgent,
     TorchSACAgent,
 )
@@ -185,6 +186,15 @@ def test_a_group_that_joins_while_the_rates_are_annealed_is_served() -> None:
     agent.set_hyperparams(HyperparamSet({"anneal_steps": 1000, "learning_rate": 2 * rate}))
     assert [group["lr"] for group in agent._optimizer.param_groups][::2] == pytest.approx([2 * rate, 2e-2])
     assert agent.learn(window_of(agent))["learning_rate"] < 2 * rate
+
+
+def test_a_constructor_that_fails_leaves_the_optimizer_alone() -> None:
+    actor, critic = net(3, 1), net(3, 1)
+    optimizer = in_two_groups(actor, critic)
+    before = [len(group["params"]) for group in optimizer.param_groups]
+    with pytest.raises(ValueError, match="seed"):
+        TorchGaussianPPOAgent(actor, critic, optimizer, 1, HyperparamSet({}), "cpu", log_std="free", seed=-1)
+    assert [len(group["params"]) for group in optimizer.param_groups] == before
 
 
 def test_a_scheduler_made_before_a_free_log_std_goes_on() -> None:

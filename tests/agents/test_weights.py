@@ -325,6 +325,22 @@ def test_a_new_temperature_counts_beside_an_older_one(tmp_path: Path) -> None:
     assert agent.alpha == pytest.approx(1.0)  # type: ignore[attr-defined]
 
 
+def test_infinite_settings_are_written_and_read(tmp_path: Path) -> None:
+    actor = nn.Sequential(nn.Linear(4, 8), nn.PReLU(), nn.Hardtanh(-2.0, 3.0), nn.Linear(8, 2))
+    critic = nn.Sequential(nn.Linear(4, 8), nn.CELU(0.5), nn.Linear(8, 1))
+    agent = TorchPPOAgent(
+        actor, critic, torch.optim.Adam([*actor.parameters(), *critic.parameters()]),
+        HyperparamSet({"max_grad_norm": float("inf")}), "cpu", RewardNormalizer(clip=float("inf")),
+        obs_normalizer=ObsNormalizer((4,), clip=float("inf")), action_space=spaces.Discrete(2),
+    )  # fmt: skip
+    agent.save(str(tmp_path))
+    loaded = TorchPPOAgent.load(str(tmp_path))
+    assert loaded.get_hyperparams().params["max_grad_norm"] == float("inf")
+    assert loaded.obs_normalizer is not None and loaded.obs_normalizer.clip == float("inf")
+    assert str(loaded.actor) == str(actor) and str(loaded.critic) == str(critic)
+    np.testing.assert_array_equal(loaded.action_probs(OBS), agent.action_probs(OBS))
+
+
 # --- predict and public networks --------------------------------------------------------------------
 
 

@@ -64,13 +64,15 @@ class Progress:
             )
         elif self._show and time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + _SECONDS_BETWEEN_LINES
-            try:
-                print(
-                    f"{steps:,}/{self._total:,}  return {self._score}  {speed:,.0f} steps/s  {state}",
-                    file=sys.stderr,
-                )
-            except BrokenPipeError:
-                self._show = False
+            self.note(f"{steps:,}/{self._total:,}  return {self._score}  {speed:,.0f} steps/s  {state}")
+
+    def note(self, text: str) -> None:
+        """Write a line."""
+        try:
+            if self._show:
+                print(text, file=sys.stderr)
+        except BrokenPipeError:
+            self._show = False
 
 
 def _columns(width: int) -> list[ProgressColumn]:

@@ -305,6 +305,8 @@ class _Session:
             return self._fall_back()  # to play whole episodes may take longer than the run did
         self.interruption.is_winding_up = False
         assert self.recorder.last is not None
+        if self.optimizer.registry.entries():
+            self.recorder.progress.note("playing episodes to choose the best policy")
         return choose_policy(self.agent, self.optimizer, self.recorder.last, self.make_env)[0]
 
     def _fall_back(self) -> str:

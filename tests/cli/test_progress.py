@@ -44,6 +44,12 @@ def test_a_live_line_shows_the_numbers_whole(width: int, monkeypatch: pytest.Mon
     assert ("COOLDOWN" in text) == (width == 200)
 
 
+def test_a_note_is_written_unless_the_run_is_quiet(capsys: pytest.CaptureFixture[str]) -> None:
+    for show in (True, False):
+        Progress(100, show).note("playing")
+    assert capsys.readouterr().err == "playing\n"
+
+
 def test_a_reader_that_goes_away_does_not_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", Closed())
     monkeypatch.setattr(module, "_SECONDS_BETWEEN_LINES", 0.0)

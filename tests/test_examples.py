@@ -42,6 +42,7 @@ def test_forecaster_example_comes_near_the_noise_of_its_series(tmp_path: Path) -
     assert 0.095 < last_number(run("online_forecaster.py", tmp_path)) < 0.11  # the noise is 0.1
 
 
+@pytest.mark.slow
 def test_bonus_example_finds_the_goal(tmp_path: Path) -> None:
     assert last_number(run("rnd_mountain_car.py", tmp_path)) > -160
 

@@ -130,6 +130,7 @@ def test_unknown_simd_path(tmp_path):
     assert message in ran.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.native
 @pytest.mark.parametrize("path", sorted(set(INFO.get("simd_compiled", [])) - {INFO.get("simd")}))
 def test_every_other_simd_path_passes_the_parity_tables(path, tmp_path):

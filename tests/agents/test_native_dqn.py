@@ -162,11 +162,13 @@ def test_ten_updates(variant: str, activation: str) -> None:
     assert_parity(model_of(activation=activation), config_of(**VARIANTS[variant]), AFTER_10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_two_hundred_updates_of_smooth_networks(variant: str) -> None:
     assert_parity(model_of(), config_of(**VARIANTS[variant]), AFTER_200, updates=200)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 def test_two_hundred_updates_in_double(variant: str, activation: str) -> None:

@@ -107,12 +107,14 @@ def test_ten_minibatches(dist: str, shared: bool, activation: str) -> None:
     assert_parity(learner(activation=activation, dist=dist, shared=shared), PPOConfig(), AFTER_10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dist", ["categorical", "multi_discrete", "state", "free"])
 @pytest.mark.parametrize("shared", [False, True], ids=["separate", "shared"])
 def test_two_hundred_minibatches_of_smooth_networks(dist: str, shared: bool) -> None:
     assert_parity(learner(dist=dist, shared=shared), PPOConfig(), AFTER_200, n_minibatches=200)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dist", ["categorical", "multi_discrete", "state", "free"])
 @pytest.mark.parametrize("shared", [False, True], ids=["separate", "shared"])
 @pytest.mark.parametrize("activation", ["relu", "tanh"])

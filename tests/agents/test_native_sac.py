@@ -151,11 +151,13 @@ def test_ten_updates(activation: str) -> None:
     assert_parity(model_of(activation=activation), config_of(), AFTER_10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["tanh", "silu"])
 def test_two_hundred_updates_of_smooth_networks(activation: str) -> None:
     assert_parity(model_of(activation=activation), config_of(), AFTER_200, updates=200)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 def test_two_hundred_updates_in_double(activation: str) -> None:
     assert_parity(model_of(activation=activation, dtype=torch.float64), config_of(), 1e-9, updates=200)
@@ -167,6 +169,7 @@ def test_every_option(variant: str) -> None:
     assert_parity(model_of(), config_of(**VARIANTS[variant]), AFTER_10)
 
 
+@pytest.mark.slow
 def test_two_hundred_prioritized_updates_in_double() -> None:
     assert_parity(model_of(dtype=torch.float64), config_of(per_alpha=0.6, n_step=3), 1e-6, updates=200)
 

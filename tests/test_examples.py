@@ -26,10 +26,12 @@ def test_cartpole_examples_reach_their_target(name: str, tmp_path: Path) -> None
     assert last_number(last) >= 475
 
 
+@pytest.mark.slow
 def test_gaussian_example_learns_to_swing_up(tmp_path: Path) -> None:
     assert last_number(run("gaussian_ppo.py", tmp_path)) > -900
 
 
+@pytest.mark.slow
 def test_live_example_learns_over_several_connections(tmp_path: Path) -> None:
     last = run("live_socket.py", tmp_path).splitlines()[-1]
     score, _, connections = (float(number) for number in re.findall(r"\d+(?:\.\d+)?", last))

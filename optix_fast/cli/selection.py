@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
 
 from optix_fast.agents import Agent
 from optix_fast.loop import EvaluationResult, RLOptimizer, evaluate_policy
 
 EnvFn = Callable[[], gym.Env[Any, Any]]
+Returns = npt.NDArray[np.float64]
 
 # Enough to reject a policy that is far from its target without playing all confirming episodes.
 _FIRST_LOOK = 20
-# Episodes per candidate at the end of a run; all candidates face the same ones.
-_SELECTION_EPISODES = 50
+# Episodes of each candidate at the end of a run, and those that the ones still in question play on; all
+# candidates face the same ones.
+_FIRST_ROUND, _SECOND_ROUND = 10, 40
 # Environment seeds: apart from training's and from those that `optix-fast eval` uses.
 _CONFIRM_SEED, _SELECTION_SEED = 1_000_000, 2_000_000
 
@@ -64,7 +68,8 @@ def choose_policy(
     """Load into `agent` the best of a run's checkpoints and its last policy.
 
     A window's score is the mean of a few episodes, so the highest of many is mostly luck; here every
-    candidate plays the same deterministic episodes.
+    candidate plays the same deterministic episodes: a few first, and those not clearly worse than the
+    leader play on.
 
     Args:
         last: the agent's state at the end of training.
@@ -81,13 +86,32 @@ def choose_policy(
     if len(candidates) == 1:
         agent.load_state_dict(last)
         return "last", math.nan
-    means = {}
-    for name, load in candidates.items():
-        load()
-        means[name] = evaluate_policy(agent, make_env, _SELECTION_EPISODES, seed=_SELECTION_SEED).return_mean
+
+    def play(names: Iterable[str], episodes: int, seed: int) -> dict[str, Returns]:
+        returns = {}
+        for name in names:
+            candidates[name]()
+            returns[name] = evaluate_policy(agent, make_env, episodes, seed=seed).returns
+        return returns
+
+    returns = play(candidates, _FIRST_ROUND, _SELECTION_SEED)
+    in_question = _not_clearly_worse(returns)
+    if len(in_question) > 1:
+        more = play(in_question, _SECOND_ROUND, _SELECTION_SEED + _FIRST_ROUND)
+        returns = {name: np.concatenate([returns[name], more[name]]) for name in in_question}
+    means = {name: float(returns[name].mean()) for name in in_question}
     winner = max(means, key=lambda name: means[name])
     candidates[winner]()
     return winner, means[winner]
+
+
+def _not_clearly_worse(returns: Mapping[str, Returns]) -> list[str]:
+    """The leader, and who is at most two standard errors of the difference behind it, episode by episode."""
+    leader = max(returns.values(), key=lambda of_one: float(of_one.mean()))
+    behind = {name: leader - of_one for name, of_one in returns.items()}
+    return [
+        name for name, lead in behind.items() if lead.mean() <= 2.0 * lead.std(ddof=1) / math.sqrt(lead.size)
+    ]
 
 
 def _loader(agent: Agent, optimizer: RLOptimizer, folder: str) -> Callable[[], None]:

@@ -239,7 +239,7 @@ class Echo(gym.Env[Any, Any]):
         return self._shown(), reward, self.steps == 10, False, {}
 
 
-@pytest.mark.parametrize("backend", ["auto", "torch"])
+@pytest.mark.parametrize("backend", ["auto", pytest.param("torch", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "space",
     [spaces.MultiBinary(4), spaces.MultiBinary((2, 2)), spaces.MultiDiscrete([[2, 3], [4, 2]])],

@@ -48,8 +48,7 @@ def save(buffer: Any, segments: ReplaySegments) -> dict[str, Any]:
     return state
 
 
-@pytest.mark.parametrize("tree", [False, True], ids=["box", "dict"])
-@pytest.mark.parametrize("masks", [False, True], ids=["", "masks"])
+@pytest.mark.parametrize(("tree", "masks"), [(False, False), (True, True)], ids=["box", "dict-masks"])
 @pytest.mark.parametrize("segment_bytes", [1, 700, 10**6])
 @pytest.mark.parametrize("capacity", [1, 7, 40, 1000])
 def test_what_comes_back_is_what_the_state_holds(

@@ -5,35 +5,30 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from interruptible import heed_interrupts
+from command_line import Command, cli
 
 from optix_fast.cli.interruption import Interruption
 
-TRAIN = [
-    sys.executable, "-m", "optix_fast.cli.main", "train", "CartPole-v1", "--steps", "10000000",
-    "--target-score", "1000", "--n-envs", "2", "-p", "n_steps=32", "--run-dir", "run",
-]  # fmt: skip
+TRAIN = (
+    "train", "CartPole-v1", "--steps", "10000000", "--target-score", "1000", "--n-envs", "2",
+    "-p", "n_steps=32", "--run-dir", "run",
+)  # fmt: skip
 
 
-def start(where: Path, *more: str) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        [*TRAIN, *more], cwd=where, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=heed_interrupts, start_new_session=True,
-    )  # fmt: skip
+def start(where: Path, *more: str) -> Command:
+    process = Command(*TRAIN, *more, cwd=where, output=where / "output")
     progress = where / "run" / "progress.csv"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         if progress.exists() and progress.read_text().count("\n") >= 3:
             break
         time.sleep(0.02)
-    assert process.poll() is None, process.communicate()
+    assert process.poll() is None, (where / "output").read_text()
     return process
 
 
@@ -45,18 +40,20 @@ def test_signal_to_the_whole_group_ends_the_run_with_all_that_a_resume_needs(
     tmp_path: Path, number: signal.Signals, status: int, vectorization: str
 ) -> None:
     process = start(tmp_path, "--vectorization", vectorization)
-    os.killpg(process.pid, number)
-    stdout, stderr = process.communicate(timeout=120)
-    assert process.returncode == status, stderr
-    assert "Traceback" not in stderr and "BrokenPipe" not in stderr
-    assert stdout.startswith("interrupted: CartPole-v1, ")
-    assert "\ngo on: optix-fast train --resume run\n" in stdout
+    process.send_signal_to_its_group(number)
+    status_found, output = process.wait(), (tmp_path / "output").read_text()
+    assert status_found == status, output
+    assert "Traceback" not in output and "BrokenPipe" not in output
+    assert "\ninterrupted: CartPole-v1, " in output
+    assert "\ngo on: optix-fast train --resume run\n" in output
     run = tmp_path / "run"
     assert json.loads((run / "summary.json").read_text())["stop_reason"] == "interrupted"
     names = {path.name for path in run.iterdir()}
     assert {"best", "last", "learning_curve.png", "summary.json"} <= names
     assert "lock" not in names and not [name for name in names if name.startswith(".")]
     assert len(list((run / "checkpoints").glob("run_state-*.safetensors"))) == 1
+    evaluated = cli("eval", "run", "--episodes", "5", "--json", cwd=tmp_path)
+    assert json.loads(evaluated.stdout)["episodes"] == 5
 
 
 def hear(number: signal.Signals) -> None:

@@ -68,13 +68,12 @@ def kill_after(process: Command, where: Path, rows: int, how: signal.Signals = s
     return process.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("env_id", "algo", "tuner", "steps", "hyperparams"),
     [
-        pytest.param("CartPole-v1", "ppo", "spsa", 4_000, "{learning_rate: 0.001}", marks=pytest.mark.slow),
-        pytest.param(
-            "Pendulum-v1", "ppo", "backoff", 4_000, "{learning_rate: 0.001}", marks=pytest.mark.slow
-        ),
+        ("CartPole-v1", "ppo", "spsa", 4_000, "{learning_rate: 0.001}"),
+        ("Pendulum-v1", "ppo", "backoff", 4_000, "{learning_rate: 0.001}"),
         ("CartPole-v1", "dqn", "spsa", 3_000, "{learning_starts: 500, n_step: 3, per_alpha: 0.6}"),
     ],
 )

@@ -7,6 +7,8 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +16,53 @@ import pytest
 
 from optix_fast.cli.run_lock import FILE, RunLock
 
-HOLD = (
-    "import sys, pathlib; from optix_fast.cli.run_lock import RunLock\n"
-    "lock = RunLock(pathlib.Path(sys.argv[1])); lock.acquire(); print('held', flush=True); sys.stdin.read()"
-)
+HOLD = """
+import pathlib, sys
+from optix_fast.cli.run_lock import RunLock
+lock = RunLock(pathlib.Path.cwd())
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    lock.acquire()
+    print("held", flush=True)
+except ValueError:
+    print("refused", flush=True)
+sys.stdin.read()
+"""
 
 
-def holder(directory: Path) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(directory)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None and process.stdout.readline() == "held\n"
-    return process
+@contextmanager
+def other_process(directory: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that is ready to take the lock of the directory; killed at the end. It starts there: in the
+    source tree Python would find that before what is installed."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD], cwd=directory, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert answer(process) == "ready"
+            yield process
+        finally:
+            process.kill()
+
+
+def let_it_try(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def answer(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
 
 
 def test_lock_of_a_living_process_is_refused_and_that_of_a_killed_one_taken_over(tmp_path: Path) -> None:
-    process = holder(tmp_path)
-    for attempt in (RunLock(tmp_path).acquire, RunLock(tmp_path).check):
-        with pytest.raises(ValueError, match=rf"in use by process {process.pid} on \S+ since \d{{4}}-"):
-            attempt()
-    process.kill()
-    process.communicate()
+    with other_process(tmp_path) as process:
+        let_it_try(process)
+        assert answer(process) == "held"
+        for attempt in (RunLock(tmp_path).acquire, RunLock(tmp_path).check):
+            with pytest.raises(ValueError, match=rf"in use by process {process.pid} on \S+ since \d{{4}}-"):
+                attempt()
     lock = RunLock(tmp_path)
     lock.check()
     lock.acquire()
@@ -84,22 +112,8 @@ def test_half_written_lock_is_taken_over(tmp_path: Path, content: str) -> None:
 
 def test_of_many_at_once_one_gets_it(tmp_path: Path) -> None:
     (tmp_path / FILE).write_text("")
-    script = HOLD.replace("lock.acquire()", "sys.stdin.readline(); lock.acquire()")
-    many = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, str(tmp_path)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        )
-        for _ in range(3)
-    ]  # fmt: skip
-    for process in many:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
-    answers = []
-    for process in many:
-        assert process.stdout is not None
-        answers.append(process.stdout.readline())
-    assert sorted(answers) == ["", "", "held\n"]
-    for process in many:
-        process.communicate()
+    with ExitStack() as stack:
+        many = [stack.enter_context(other_process(tmp_path)) for _ in range(3)]
+        for process in many:
+            let_it_try(process)
+        assert sorted(map(answer, many)) == ["held", "refused", "refused"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
@@ -73,3 +74,58 @@ def test_the_policy_that_plays_best_is_chosen_over_the_one_with_the_luckiest_win
     name, worse = choose_policy(agent, optimizer, untrained, cartpole)
     assert worse < mean
     pipeline.teardown()
+
+
+def rounds(
+    monkeypatch: pytest.MonkeyPatch, first: dict[str, list[float]], second: dict[str, list[float]]
+) -> tuple[tuple[str, float], list[tuple[str, int, int]]]:
+    """What choose_policy makes of candidates with these returns; who played how many episodes, which seed."""
+    played: list[tuple[str, int, int]] = []
+
+    class Holder:
+        held = ""
+
+        def load_weights(self, path: str) -> None:
+            self.held = Path(path).parent.name
+
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            self.held = "last"
+
+    agent = Holder()
+
+    def evaluate(agent: Any, make_env: Any, episodes: int, seed: int) -> EvaluationResult:
+        played.append((agent.held, episodes, seed))
+        return result(*(second if any(name == agent.held for name, *_ in played[:-1]) else first)[agent.held])
+
+    monkeypatch.setattr(selection, "evaluate_policy", evaluate)
+    entries = [{"snapshot_dir": name} for name in first if name != "last"]
+    registry = SimpleNamespace(entries=lambda: entries, checkpoint_dir="")
+    chosen = choose_policy(cast(Any, agent), cast(Any, SimpleNamespace(registry=registry)), {}, cartpole)
+    assert agent.held == chosen[0]
+    return chosen, played
+
+
+def test_who_is_clearly_worse_than_the_leader_plays_no_second_round(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Behind the leader, a by 3 and b by 5; the standard error of both is √(32/3/4) = 1.63.
+    first = {"a": [7.0, 7.0, 11.0, 3.0], "b": [5.0, 5.0, 9.0, 1.0], "last": [10.0] * 4}
+    second = {"a": [20.0] * 4, "last": [10.0] * 4}
+    chosen, played = rounds(monkeypatch, first, second)
+    assert chosen == ("a", 13.5)
+    names = [(name, episodes) for name, episodes, _ in played]
+    assert names == [("a", 10), ("b", 10), ("last", 10), ("a", 40), ("last", 40)]
+    assert len({seed for *_, seed in played[:3]}) == 1 and len({seed for *_, seed in played[3:]}) == 1
+    assert played[3][2] >= played[0][2] + 10
+
+
+def test_clear_leader_wins_after_the_first_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen, played = rounds(monkeypatch, {"a": [3.0, 4.0], "last": [1.0, 2.0]}, {})
+    assert chosen == ("a", 3.5)
+    assert len(played) == 2
+
+
+def test_equal_candidates_stay_in_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = {"a": [500.0] * 10, "last": [500.0] * 10}
+    chosen, played = rounds(monkeypatch, first, {"a": [500.0, 499.0], "last": [500.0, 500.0]})
+    assert chosen[0] == "last" and len(played) == 4

@@ -33,8 +33,12 @@ def _start_server() -> None:
     """Let the server import what the tests import: it looks for modules in its folder and in PYTHONPATH only,
     and its folder must not be the source tree, which would be imported in place of what is installed."""
     _CONTEXT.set_forkserver_preload(
-        ["command_line", "optix_fast.cli.train", "gymnasium.envs.classic_control"]
-    )
+        [
+            "command_line", "optix_fast.cli.train", "optix_fast.cli.learning_curve", "matplotlib.pyplot",
+            "gymnasium.envs.classic_control",
+            "torch._dynamo",  # which the first optimizer imports otherwise, in each of the processes
+        ]
+    )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tempfile.gettempdir())
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
@@ -87,6 +91,11 @@ class Command:
         assert self.pid is not None
         os.kill(self.pid, number)
 
+    def send_signal_to_its_group(self, number: int) -> None:
+        """As a terminal's Ctrl-C reaches a command and the processes that it started."""
+        assert self.pid is not None
+        os.killpg(self.pid, number)
+
 
 def run_script(path: Path, cwd: Path, timeout: float) -> str:
     """What the script prints, run as `python path` would in `cwd`; it must not fail or take longer."""
@@ -116,6 +125,7 @@ def _join(process: Any, timeout: float) -> int:
 def _run(target: Callable[[], None], argv: tuple[str, ...], cwd: str, output: str) -> None:
     # A shell starts what it puts in the background with SIGINT ignored, and children inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.setpgid(0, 0)
     os.chdir(cwd)
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for shown in (1, 2):

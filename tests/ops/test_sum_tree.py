@@ -395,6 +395,7 @@ print(build_info()["simd"], digest.hexdigest())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.native
 def test_every_instruction_set_draws_the_same(tmp_path):
     said = {}

@@ -40,6 +40,7 @@ def test_live_example_learns_over_several_connections(tmp_path: Path) -> None:
     assert connections >= 2
 
 
+@pytest.mark.slow
 def test_forecaster_example_comes_near_the_noise_of_its_series(tmp_path: Path) -> None:
     assert 0.095 < last_number(run("online_forecaster.py", tmp_path)) < 0.11  # the noise is 0.1
 

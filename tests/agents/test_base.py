@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from backends import both_backends
 from ppo_cases import OBS, assert_same, cartpole_window, discrete_agent, gaussian_agent
 from torch import nn
 
@@ -137,7 +138,7 @@ def test_a_state_carries_the_ratios_of_the_rates(make: Make) -> None:
     assert rates_of(other) == pytest.approx(before, rel=1e-12)
 
 
-@pytest.mark.parametrize("backend", ["auto", "torch"])
+@both_backends
 def test_annealing_starts_from_the_optimizers_rates(backend: str) -> None:
     agent = ppo({"anneal_steps": 256}, backend=backend)
     seen = []
@@ -338,7 +339,7 @@ def test_moments_of_another_shape_are_refused_before_anything_is_loaded() -> Non
     assert_same(agent.state_dict(), before)
 
 
-@pytest.mark.parametrize("backend", ["auto", "torch"])
+@both_backends
 def test_evaluation_goes_on_with_the_same_numbers_after_a_resume(backend: str) -> None:
     from optix_fast.types import no_recording
 

@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from backends import both_backends
 from gymnasium import spaces
 from ppo_cases import assert_same
 from torch import nn
@@ -298,7 +299,7 @@ def test_what_would_spoil_later_updates_is_refused_and_nothing_is_stored(
     assert_same(agent.state_dict(), before)
 
 
-@pytest.mark.parametrize("backend", ["auto", "torch"])
+@both_backends
 @pytest.mark.parametrize("n_step", [1, 3])
 def test_what_follows_a_terminated_row_is_not_looked_at(backend: str, n_step: int) -> None:
     learned = []
@@ -310,7 +311,7 @@ def test_what_follows_a_terminated_row_is_not_looked_at(backend: str, n_step: in
     assert learned[0] == learned[1] and np.isfinite(learned[1]["loss"])
 
 
-@pytest.mark.parametrize("backend", ["auto", "torch"])
+@both_backends
 def test_a_failed_update_leaves_networks_optimizer_and_priorities(backend: str) -> None:
     agent = agent_of({"per_alpha": 0.6}, backend=backend)
     learn(agent, pipeline_of(agent), 2)
@@ -411,7 +412,7 @@ def test_set_hyperparams_writes_rate_and_epsilon_and_switches_the_replay() -> No
     assert {"per_alpha": 0.0, "per_beta": 0.4, "n_step": 1}.items() <= reported.items()
 
 
-@pytest.mark.parametrize("backend", ["auto", "torch"])
+@both_backends
 def test_a_new_per_eps_is_in_the_next_priorities(backend: str) -> None:
     agent = agent_of({"per_alpha": 1.0, "updates_per_step": 1.0}, backend=backend)
     agent.learn(window_of(32))
@@ -433,7 +434,7 @@ def straight_and_resumed(one: str, other: str) -> tuple[TorchDQNAgent, TorchDQNA
     return straight, resumed
 
 
-@pytest.mark.parametrize("backend", ["auto", "torch"])
+@both_backends
 def test_resumed_training_gives_the_same_bits(backend: str) -> None:
     straight, resumed = straight_and_resumed(backend, backend)
     assert_same(resumed.state_dict(), straight.state_dict())

@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from backends import both_backends
 from gymnasium import spaces
 
 from optix_fast.agents import (
@@ -239,10 +240,10 @@ class Echo(gym.Env[Any, Any]):
         return self._shown(), reward, self.steps == 10, False, {}
 
 
-@pytest.mark.parametrize("backend", ["auto", pytest.param("torch", marks=pytest.mark.slow)])
+@both_backends
 @pytest.mark.parametrize(
     "space",
-    [spaces.MultiBinary(4), spaces.MultiBinary((2, 2)), spaces.MultiDiscrete([[2, 3], [4, 2]])],
+    [spaces.MultiBinary(4), spaces.MultiDiscrete([[2, 3], [4, 2]])],
     ids=str,
 )
 def test_ppo_learns_actions_of_many_components(space: Any, backend: str) -> None:

@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from backends import both_backends
 from ppo_cases import (
     OBS,
     assert_same,
@@ -58,7 +59,7 @@ def test_calls_that_belong_to_no_row_are_skipped() -> None:
     assert agent.learn(hand_made_window(agent, 10))["n_updates"] == 2
 
 
-@pytest.mark.parametrize("backend", ["auto", "torch"])
+@both_backends
 @pytest.mark.parametrize("make", [discrete_agent, gaussian_agent])
 def test_a_row_learns_the_call_whose_action_it_holds(make: Any, backend: str) -> None:
     """Each observation is asked about twice, and the second answer is carried out."""

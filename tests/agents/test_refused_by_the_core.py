@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from backends import both_backends
 from torch import nn
 
 from optix_fast.agents import (
@@ -32,7 +33,6 @@ LEARNING = HyperparamSet(
     {"learning_starts": 0, "batch_size": 8, "updates_per_step": 0.25, "replay_capacity": 512}
 )
 every_agent = pytest.mark.parametrize("kind", ENVS)
-both_backends = pytest.mark.parametrize("backend", ["auto", "torch"])
 
 
 def agent_of(kind: str, backend: str = "auto", dtype: torch.dtype = torch.float32) -> Any:
@@ -150,7 +150,7 @@ def test_a_double_network_chooses_as_its_float_twin(kind: str) -> None:
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("backend", ["auto", "torch"])
+@both_backends
 @pytest.mark.parametrize("held", [True, False], ids=["in the optimizer", "not in the optimizer"])
 def test_a_replaced_layer_is_learned_with_and_saved(backend: str, held: bool) -> None:
     agent = agent_of("dqn", backend)

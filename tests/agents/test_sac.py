@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from backends import both_backends
 from gymnasium import spaces
 from ppo_cases import assert_same
 from torch import nn
@@ -114,7 +115,7 @@ def test_a_repeated_action_gives_way_to_a_mask() -> None:
     np.testing.assert_array_equal(agent._uniform(2, free), second)
 
 
-@pytest.mark.parametrize("backend", ["auto", "torch"])
+@both_backends
 def test_each_environment_counts_among_the_uniform_steps(backend: str) -> None:
     agent = agent_of({"learning_starts": 20}, backend=backend)
     with torch.no_grad():
@@ -145,7 +146,7 @@ def test_loaded_weights_act_at_once(tmp_path: Path) -> None:
     assert agent._uniform_steps == 0
 
 
-@pytest.mark.parametrize("backend", ["auto", "torch"])
+@both_backends
 def test_actions_are_stored_between_minus_one_and_one(backend: str) -> None:
     agent = agent_of({"learning_starts": 40}, backend=backend)
     learn(agent, pipeline_of(agent), 2)
@@ -337,7 +338,7 @@ def test_what_follows_a_terminated_row_is_not_looked_at(backend: str, discrete: 
     assert learned[0] == learned[1] and np.isfinite(learned[1]["critic_loss"])
 
 
-@pytest.mark.parametrize("backend", ["auto", "torch"])
+@both_backends
 def test_a_failed_update_leaves_model_and_priorities(backend: str) -> None:
     agent = agent_of({"per_alpha": 0.6}, backend=backend)
     learn(agent, pipeline_of(agent), 1)
@@ -443,7 +444,7 @@ def straight_and_resumed(one: str, other: str) -> tuple[TorchSACAgent, TorchSACA
     return straight, resumed
 
 
-@pytest.mark.parametrize("backend", ["auto", "torch"])
+@both_backends
 def test_resumed_training_gives_the_same_bits(backend: str) -> None:
     straight, resumed = straight_and_resumed(backend, backend)
     assert_same(resumed.state_dict(), straight.state_dict())

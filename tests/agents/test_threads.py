@@ -11,9 +11,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from backends import both_backends
 from in_threads import in_threads
 
-from optix_fast import _native
 from optix_fast.agents import TorchAgent, make_agent
 from optix_fast.locks import CallLock
 from optix_fast.networks import mlp
@@ -32,9 +32,7 @@ AGENTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "sac uniform": ("sac", "Pendulum-v1", {**SMALL, "learning_starts": 10**6}),
     "policy gradient": ("", "CartPole-v1", {}),
 }
-BACKENDS = ["torch"] if _native.core is None else ["native", "torch"]
 every_agent = pytest.mark.parametrize("kind", AGENTS)
-both_backends = pytest.mark.parametrize("backend", BACKENDS)
 
 
 def agent_of(kind: str, backend: str) -> Any:

@@ -179,6 +179,7 @@ def test_masked_actions_are_neither_taken_nor_counted() -> None:
     assert agent.learn(data)["loss"] == pytest.approx(0.0, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_it_learns_to_balance_the_pole() -> None:
     agent = generic_agent()
     pipeline = VectorBatchPipeline([lambda: gym.make("CartPole-v1")] * 8, agent, window_size=128, seed=0)

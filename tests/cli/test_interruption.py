@@ -34,7 +34,10 @@ def start(where: Path, *more: str) -> Command:
 
 @pytest.mark.parametrize(
     ("number", "status", "vectorization"),
-    [(signal.SIGINT, 130, "async"), (signal.SIGTERM, 143, "sync")],
+    [
+        pytest.param(signal.SIGINT, 130, "async", marks=pytest.mark.slow),
+        (signal.SIGTERM, 143, "sync"),
+    ],
 )
 def test_signal_to_the_whole_group_ends_the_run_with_all_that_a_resume_needs(
     tmp_path: Path, number: signal.Signals, status: int, vectorization: str

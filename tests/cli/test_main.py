@@ -204,7 +204,7 @@ def test_tuner_is_used_and_named(tuner: str, tmp_path: Path) -> None:
 )
 def test_every_vectorization_trains(vectorization: str, n_envs: str, tmp_path: Path) -> None:
     done = cli(
-        "train", "CartPole-v1", "--steps", "2000", "--quiet", "--n-envs", n_envs,
+        "train", "CartPole-v1", "--steps", "512", "--quiet", "--n-envs", n_envs, "-p", "n_steps=32",
         "--vectorization", vectorization, "--run-dir", "run", cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -212,7 +212,7 @@ def test_every_vectorization_trains(vectorization: str, n_envs: str, tmp_path: P
 
 
 def test_vector_kwargs_reach_the_vector_environment(tmp_path: Path) -> None:
-    where = ("--steps", "1000", "--quiet", "--n-envs", "2", "--run-dir", "run")
+    where = ("--steps", "256", "--quiet", "--n-envs", "2", "-p", "n_steps=64", "--run-dir", "run")
     for vectorization, kwargs in (
         ("sync", "copy: false"),
         ("async", "shared_memory: false"),

@@ -136,6 +136,7 @@ def test_tuner_is_named_in_the_summary(script: Any, scripted_tuner: Any) -> None
     assert script([1.0], max_episodes=1, tuner=scripted_tuner()).run().tuner == "ScriptedTuner"
 
 
+@pytest.mark.slow
 def test_mountain_car_has_not_converged(tmp_path: Path) -> None:
     pipeline = BatchPipeline(gym.make("MountainCar-v0"), window_size=1000, seed=0, max_steps=40_000)
     agent = make_agent("ppo", pipeline, seed=0)

@@ -249,6 +249,7 @@ def test_part_that_fails_after_others_were_loaded_takes_them_back(
     assert (run.windows, run.controller.scheduler.total_episodes) == (0, 0)
 
 
+@pytest.mark.slow
 def test_off_policy_run_killed_at_random_moments_ends_with_the_same_bits(tmp_path: Path) -> None:
     runs = subprocess.run(
         [sys.executable, KILLABLE, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import pytest
 import torch
+from backends import both_backends
 
 from optix_fast import BatchPipeline, make_agent
 from optix_fast.loop import BackoffScheduler, CheckpointRegistry, LoopController, TorchEvaluator
@@ -47,7 +47,7 @@ def moments(state: dict[str, Any]) -> list[torch.Tensor]:
     return [entry["exp_avg"] for entry in state["optimizer"]["state"].values()]
 
 
-@pytest.mark.parametrize("backend", ["torch", "auto"])
+@both_backends
 def test_rollback_restores_optimizer_and_normalizer_with_the_weights(tmp_path: Path, backend: Any) -> None:
     scores = [100.0 + i for i in range(8)] + [5.0, 107.0]
     pipeline = Scored(scores, window_size=64, seed=0)

@@ -33,11 +33,13 @@ def test_flat_noisy_score_stops_within_two_hundred_windows_and_seldom_alarms(nam
     assert row.false_alarms <= 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ramp", "ramp from below zero"])
 def test_steady_ramp_never_stops(name: str) -> None:
     assert simulation.summarise(PROCESSES[name], SEEDS).stopped == 0
 
 
+@pytest.mark.slow
 def test_slow_ramp_seldom_stops() -> None:
     assert simulation.summarise(PROCESSES["slow ramp"], SEEDS).stopped <= 1
 

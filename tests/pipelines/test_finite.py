@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from backends import both_backends
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
@@ -188,7 +189,7 @@ AGENTS = {
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("backend", ["auto", "torch"])
+@both_backends
 @pytest.mark.parametrize("kind", [*AGENTS, "reinforce"])
 def test_every_agent_trains_where_terminal_observations_are_nan(kind, backend, mode):
     algo, action_space, options = AGENTS.get(kind, ("", spaces.Discrete(2), {}))

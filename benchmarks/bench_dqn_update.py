@@ -18,10 +18,10 @@ import pytest
 import torch
 
 from optix_fast import _native
-from optix_fast.agents.dqn import DQNModel
-from optix_fast.agents.dqn_config import DQNConfig
-from optix_fast.agents.native_dqn import dqn_update
-from optix_fast.agents.off_policy import Experience
+from optix_fast.learners.dqn.config import DQNConfig
+from optix_fast.learners.dqn.native import dqn_update
+from optix_fast.learners.dqn.update import DQNModel
+from optix_fast.learners.experience import Experience
 from optix_fast.random import RandomStream
 
 # observation width, hidden width, actions, batch

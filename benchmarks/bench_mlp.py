@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from optix_fast import _native
-from optix_fast.agents.native_nets import layers_of
+from optix_fast.learners.native.networks import layers_of
 
 SHAPES = [((4, 64, 64, 2), 64), ((17, 256, 256, 6), 256)]
 

@@ -18,9 +18,9 @@ import pytest
 import torch
 
 from optix_fast import _native
-from optix_fast.agents.native_nets import layers_of, networks_of
-from optix_fast.agents.native_ppo import Rows, ppo_update
-from optix_fast.agents.ppo_config import PPOConfig
+from optix_fast.learners.native.networks import layers_of, networks_of
+from optix_fast.learners.ppo.config import PPOConfig
+from optix_fast.learners.ppo.native import Rows, ppo_update
 from optix_fast.ops import Categorical
 from optix_fast.random import RandomStream
 

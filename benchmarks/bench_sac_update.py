@@ -17,10 +17,10 @@ import torch
 from torch import nn
 
 from optix_fast import _native
-from optix_fast.agents.native_sac import sac_update
-from optix_fast.agents.off_policy import Experience
-from optix_fast.agents.sac import SACModel, target_of
-from optix_fast.agents.sac_config import SACConfig
+from optix_fast.learners.experience import Experience
+from optix_fast.learners.sac.config import SACConfig
+from optix_fast.learners.sac.native import sac_update
+from optix_fast.learners.sac.update import SACModel, target_of
 from optix_fast.networks import mlp
 from optix_fast.random import RandomStream
 

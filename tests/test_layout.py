@@ -18,6 +18,7 @@ LAYERS = [
     {"trials", "population"},
     {"loop"},
     {"tuners", "agents"},
+    {"learners"},
     {"pipelines", "buffers", "networks", "envs", "exploration"},
     {"ops"},
     {"random"},
@@ -36,19 +37,19 @@ CONFIG_USERS = {"cli", "training", "trials", "loop"}
 # the replay ring is in buffers/.
 PUBLIC = {
     "random": "optix_fast/random.py",
-    "mlp": "optix_fast/agents/native_nets.py",
-    "ppo_update": "optix_fast/agents/native_ppo.py",
-    "act": "optix_fast/agents/native_act.py",
+    "mlp": "optix_fast/learners/native/networks.py",
+    "ppo_update": "optix_fast/learners/ppo/native.py",
+    "act": "optix_fast/learners/native/acting.py",
     "replay": "optix_fast/buffers/ring.py",
-    "dqn_update": "optix_fast/agents/native_dqn.py",
-    "sac_update": "optix_fast/agents/native_sac.py",
+    "dqn_update": "optix_fast/learners/dqn/native.py",
+    "sac_update": "optix_fast/learners/sac/native.py",
 }
 REFERENCE = {
     "mlp": "optix_fast/networks/mlp.py",
     "ppo_update": "optix_fast/agents/ppo.py",
-    "act": "optix_fast/agents/actor_critic.py",
-    "dqn_update": "optix_fast/agents/dqn.py",
-    "sac_update": "optix_fast/agents/sac.py",
+    "act": "optix_fast/learners/actor_critic.py",
+    "dqn_update": "optix_fast/learners/dqn/update.py",
+    "sac_update": "optix_fast/learners/sac/update.py",
 }
 TESTS = {
     "random": "tests/test_random.py",

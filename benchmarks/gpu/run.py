@@ -171,10 +171,10 @@ def ppo_updates(torch, ops, width):
     sys.path.insert(0, str(ROOT / "benchmarks"))
     import eager_ppo
 
-    from optix_fast.agents.actor_critic import ActorCriticPolicy
-    from optix_fast.agents.graph_ppo import GraphPPO
-    from optix_fast.agents.ppo_batch import Batch
-    from optix_fast.agents.ppo_config import PPOConfig
+    from optix_fast.learners.actor_critic import ActorCriticPolicy
+    from optix_fast.learners.ppo.batch import Batch
+    from optix_fast.learners.ppo.config import PPOConfig
+    from optix_fast.learners.ppo.graph import GraphPPO
     from optix_fast.networks.heads import CategoricalHead
     from optix_fast.random import RandomStream
 

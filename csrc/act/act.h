@@ -27,7 +27,7 @@
 
 namespace optix_fast {
 
-// The numbers are those of optix_fast/agents/native_act.py.
+// The numbers are those of optix_fast/learners/native/acting.py.
 enum class ActKind : uint8_t { categorical, normal, greedy };
 
 constexpr int64_t kFewRows = 8;  // below this many, row by row

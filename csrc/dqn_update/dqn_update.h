@@ -1,5 +1,5 @@
 // Deep Q-learning in one call: K updates, each of which draws B transitions from the replay and does all that
-// optix_fast/agents/dqn.py does in torch (Mnih et al. 2015; double Q: van Hasselt et al. 2016; priorities:
+// optix_fast/learners/dqn/update.py does in torch (Mnih et al. 2015; double Q: van Hasselt et al. 2016; priorities:
 // Schaul et al. 2016):
 //
 //   draw      rows given by the caller, or leaves of a sum tree with importance weights w (priorities.h);

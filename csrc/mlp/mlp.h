@@ -25,7 +25,7 @@
 
 namespace optix_fast {
 
-// The numbers are those of optix_fast/agents/native_nets.py.
+// The numbers are those of optix_fast/learners/native/networks.py.
 enum class Activation : uint8_t { identity, tanh, relu, leaky_relu, elu, silu, gelu, gelu_tanh };
 
 // Where f' is computed from Z instead of from Y.

@@ -1,7 +1,7 @@
 // From Python's description of networks to Stacks: for the bindings of everything that runs on mlp.h.
 //
 // A layer is a tuple (weight [out, in], bias [out] or None, activation number, its parameter), see
-// optix_fast/agents/native_nets.py. The tensors are the user's own; the views borrow (tensor.h).
+// optix_fast/learners/native/networks.py. The tensors are the user's own; the views borrow (tensor.h).
 #pragma once
 
 #include <vector>
@@ -104,7 +104,7 @@ void scratch_place(Scratch<T>& scratch, int64_t rows, int64_t width, Arena& aren
 }
 
 // Every parameter with its optimizer state: (tensor, step, exp_avg, exp_avg_sq, lr, beta1, beta2, eps,
-// weight_decay, decoupled), see adam_parameters in optix_fast/agents/native_nets.py. With `targets` (the same
+// weight_decay, decoupled), see adam_parameters in optix_fast/learners/native/networks.py. With `targets` (the same
 // parameters of the target network, in the same order) a frozen one is listed too: (tensor,).
 template <typename T>
 std::vector<AdamParameter<T>> read_parameters(TensorReader& reader, DType dtype, const py::list& described,

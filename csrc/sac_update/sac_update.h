@@ -1,5 +1,5 @@
 // Soft actor-critic's learning in one call: K updates, each of which draws B transitions from the replay and
-// does all that optix_fast/agents/sac.py does in torch (Haarnoja et al. 2018), in this order:
+// does all that optix_fast/learners/sac/update.py does in torch (Haarnoja et al. 2018), in this order:
 //
 //   draw         rows given by the caller, or leaves of a sum tree with importance weights w (priorities.h);
 //                n-step rewards r and discounts γ^m·(1 − terminated) from replay.h

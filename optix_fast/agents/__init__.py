@@ -1,16 +1,16 @@
 """Agents: each fulfils the six-method contract of `optix_fast.types.BaseAgent`."""
 
 from optix_fast.agents.base import Agent
-from optix_fast.agents.dqn_config import DQNConfig
+from optix_fast.agents.dqn import TorchDQNAgent
 from optix_fast.agents.factory import choose_algo, make_agent
-from optix_fast.agents.policy_gradient import TorchAgentConfig
 from optix_fast.agents.ppo import PPOAgent
-from optix_fast.agents.ppo_config import PPOConfig
-from optix_fast.agents.sac_config import SACConfig
+from optix_fast.agents.sac import TorchSACAgent
 from optix_fast.agents.torch_agent import TorchAgent
-from optix_fast.agents.torch_dqn import TorchDQNAgent
 from optix_fast.agents.torch_ppo import TorchGaussianPPOAgent, TorchPPOAgent
-from optix_fast.agents.torch_sac import TorchSACAgent
+from optix_fast.learners.dqn.config import DQNConfig
+from optix_fast.learners.policy_gradient import TorchAgentConfig
+from optix_fast.learners.ppo.config import PPOConfig
+from optix_fast.learners.sac.config import SACConfig
 
 __all__ = [
     "Agent",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -11,17 +12,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from optix_fast.agents import agent as shared
-from optix_fast.agents.agent_card import Parts
+from optix_fast.agents.arguments import check_seed
+from optix_fast.agents.files.agent_card import Parts
+from optix_fast.agents.files.policy_files import STATE_FILE, load_policy, save_policy
+from optix_fast.agents.files.weight_files import read_module_file
 from optix_fast.agents.hyperparams import Hyperparams, read_config
 from optix_fast.agents.learning_rates import LearningRates
-from optix_fast.agents.native_learner import Backend, NativeLearner
 from optix_fast.agents.observations import fit_observations, has_batch_axis
-from optix_fast.agents.policy import ActorPolicy
-from optix_fast.agents.policy_files import STATE_FILE, load_policy, save_policy
-from optix_fast.agents.weight_files import read_module_file
 from optix_fast.buffers import ReplaySegments
 from optix_fast.envs.normalizers import RewardNormalizer
+from optix_fast.learners.native.backend import Backend, NativeLearner
+from optix_fast.learners.policy import ActorPolicy
+from optix_fast.learners.tensors import to_numpy, unique_parameters
 from optix_fast.locks import CallLock, exclusive
 from optix_fast.networks.heads import CategoricalHead, Draw
 from optix_fast.pipelines.acting import batched
@@ -32,6 +34,7 @@ from optix_fast.types import (
     Array,
     BaseAgent,
     HyperparamSet,
+    Stateful,
     Tree,
     is_recording,
     no_recording,
@@ -44,6 +47,27 @@ A = TypeVar("A", bound="Agent")
 _CONNECTIONS = ("_native", "_graph")
 # What every agent's state_dict holds.
 _COMMON_STATE = ("hyperparams", "learning_rates", "streams", "env_steps")
+
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def as_in_training(method: Method) -> Method:
+    """The method under the agent's lock, with gradients and ordinary tensors also where the caller has
+    switched them off (no_grad, inference_mode)."""
+    with_gradients = torch.inference_mode(False)(torch.enable_grad()(method))
+    return exclusive(with_gradients)
+
+
+@contextmanager
+def restored_on_error(agent: Stateful) -> Iterator[None]:
+    """Undo a failed update: whatever it raises, the agent is as it was."""
+    before = agent.state_dict()
+    try:
+        yield
+    except BaseException:
+        agent.load_state_dict(before)
+        raise
 
 
 class Agent(BaseAgent):
@@ -77,7 +101,7 @@ class Agent(BaseAgent):
     def __init__(self, hyperparams: HyperparamSet, seed: int | None) -> None:
         self._hyperparams = Hyperparams(self.config_type, hyperparams)
         self._lock = CallLock()
-        shared.check_seed(seed)
+        check_seed(seed)
         self._observation_space: Any = None
         self._rates = LearningRates()
         self._root = RandomStream(seed)
@@ -140,7 +164,7 @@ class Agent(BaseAgent):
 
     def _perturbed(self) -> list[nn.Parameter]:
         """What perturb_weights changes."""
-        return shared.unique_parameters(self._networks().values())
+        return unique_parameters(self._networks().values())
 
     # --- what it runs on --------------------------------------------------------------------------
 
@@ -183,7 +207,7 @@ class Agent(BaseAgent):
         """
         with self._lock:
             if type(observation) is not np.ndarray:
-                observation = tree_map(shared.to_numpy, observation)
+                observation = tree_map(to_numpy, observation)
             return self._act(observation, deterministic)
 
     def _act(self, observation: Tree, deterministic: bool) -> Any:
@@ -238,7 +262,7 @@ class Agent(BaseAgent):
             The action (an int, or an array [A]) or N actions in an array, and `state` as it was given.
         """
         del episode_start
-        observation = tree_map(shared.to_numpy, observation)
+        observation = tree_map(to_numpy, observation)
         with no_recording():
             if not has_batch_axis(observation, self._observation_space, self._policy.actor):
                 return self.act(observation, deterministic), state
@@ -260,7 +284,7 @@ class Agent(BaseAgent):
         if not isinstance(head, CategoricalHead):
             got = "" if head.space is None else f", got {head.space}"
             raise ValueError(f"action_probs needs a Discrete action space{got}")
-        batch, _ = self._batch_of_one(tree_map(shared.to_numpy, observation))
+        batch, _ = self._batch_of_one(tree_map(to_numpy, observation))
         probs: Array = self._policy.probabilities(self._prepare(batch))[0]
         return probs
 
@@ -382,7 +406,9 @@ class Agent(BaseAgent):
             RuntimeError: another kind of agent was saved, or one with networks of your own: construct it
                 and call load_weights.
         """
-        from optix_fast.agents.rebuild import load_agent  # it knows every agent, and they know this class
+        from optix_fast.agents.files.rebuild import (
+            load_agent,  # it knows every agent, and they know this class
+        )
 
         return load_agent(cls, str(path), device, backend, seed)
 
@@ -416,7 +442,7 @@ class Agent(BaseAgent):
     @exclusive
     def perturb_weights(self, noise_scale: float) -> None:
         """Multiply each parameter by 1 + noise_scale·N(0, 1); target networks become copies."""
-        shared.perturb(self._perturbed(), noise_scale, self._streams["update"].normal)
+        perturb(self._perturbed(), noise_scale, self._streams["update"].normal)
         self._copy_targets()
 
     def _read_network(self, path: str, name: str) -> dict[str, torch.Tensor]:
@@ -445,7 +471,7 @@ class Agent(BaseAgent):
 
     # --- state ------------------------------------------------------------------------------------
 
-    @shared.as_in_training
+    @as_in_training
     def state_dict(self, replay: bool | ReplaySegments = True) -> dict[str, Any]:
         """Everything that training goes on from: networks, optimizers, normalizers, hyperparameters, random
         streams, counters, stored transitions.
@@ -462,7 +488,7 @@ class Agent(BaseAgent):
             "env_steps": self.env_steps,
         }
 
-    @shared.as_in_training
+    @as_in_training
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what state_dict gave, for an agent of the same architecture.
 
@@ -492,3 +518,11 @@ class Agent(BaseAgent):
         self._hyperparams.restore(state["hyperparams"])
         self.env_steps = int(state["env_steps"])
         self._set_state(state)
+
+
+def perturb(parameters: Iterable[nn.Parameter], scale: float, normal: Any) -> None:
+    """Multiply each parameter by 1 + scale·N(0, 1); `normal(shape)` draws the numbers."""
+    with torch.no_grad():
+        for parameter in parameters:
+            noise = torch.from_numpy(np.asarray(normal(tuple(parameter.shape)), np.float32))
+            parameter.mul_(1.0 + scale * noise.to(parameter.device))

@@ -1,140 +1,255 @@
-"""Updates of deep Q-learning in plain torch: the specification of what the core computes.
-
-Mnih et al. 2015, "Human-level control through deep reinforcement learning"; double Q-learning: van Hasselt et
-al. 2016; priorities: Schaul et al. 2016.
-"""
+"""Deep Q-learning (Mnih et al. 2015) for Discrete action spaces."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from optix_fast.agents import agent as shared
-from optix_fast.agents.dqn_config import DQNConfig
-from optix_fast.agents.off_policy import Draws, Experience, Transitions, check_masks, discounted
-from optix_fast.types import NonFiniteError
-
-
-@dataclass
-class DQNModel:
-    """Everything that an update changes.
-
-    Args:
-        q_network: observations → the value of each action, [B, K].
-        target: a copy of it, which lags behind.
-        optimizer: over the parameters of q_network.
-    """
-
-    q_network: nn.Module
-    target: nn.Module
-    optimizer: torch.optim.Optimizer
-
-    def parameters(self) -> list[nn.Parameter]:
-        """What is trained, each once."""
-        return shared.unique_parameters([self.q_network])
+from optix_fast.agents.arguments import action_indices, check_backend, require, require_count, resolve_device
+from optix_fast.agents.base import Agent, as_in_training
+from optix_fast.agents.files.agent_card import Parts
+from optix_fast.buffers import ReplaySegments
+from optix_fast.learners.dqn.config import DQNConfig
+from optix_fast.learners.dqn.native import NativeDQN
+from optix_fast.learners.dqn.update import DQNModel, Updated, dqn_update
+from optix_fast.learners.experience import Experience
+from optix_fast.learners.optimizers import check_optimizer_state, load_optimizer_state, optimizer_state
+from optix_fast.learners.q_policy import QPolicy
+from optix_fast.learners.targets import LayerWatch, renewed, target_of
+from optix_fast.learners.tensors import check_matches, module_state
+from optix_fast.locks import exclusive
+from optix_fast.networks.heads import GreedyHead
+from optix_fast.types import EpisodeData, HyperparamSet
 
 
-class Updated(NamedTuple):
-    """What K updates did: their number, copies of the target, and means of loss, |TD error| and Q(o, a)."""
+class TorchDQNAgent(Agent):
+    """DQN over any Q-network, ε-greedy, with replay (seed 003).
 
-    n_updates: int
-    copies: int
-    loss: float
-    td_error: float
-    q_value: float
-
-
-def dqn_update(
-    model: DQNModel, experience: Experience, draws: Draws, config: DQNConfig, updates_before: int
-) -> Updated:
-    """K updates from the experience, in place.
+    Double Q-learning, Huber or squared loss, copied or following target network, n-step targets and
+    prioritized replay are hyperparameters, see DQNConfig; a dueling network is a matter of `q_network`
+    (networks.DuelingQNetwork). Windows are stored whole, and each transition earns `updates_per_step`
+    updates. Truncated episodes are bootstrapped from their true final observation.
 
     Args:
-        draws: the random numbers that say which transitions; see Draws.
-        updates_before: updates since training began; the target is copied when their number reaches a
-            multiple of target_update_freq.
+        q_network: returns the value of each action, [B, n_actions].
+        n_actions: K.
+        optimizer: over the network's parameters.
+        hyperparams: see DQNConfig; unknown keys are warned about once.
+        device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:N".
+        action_space: binds the environment's space at once; otherwise the pipeline's set_agent does.
+        seed: of the agent's random streams; None draws one from the operating system.
+        backend: "auto" acts and updates in the compiled core where it serves this network, this optimizer
+            and these observations, else in torch; "native" raises with the reason instead of falling back;
+            "torch" uses the reference. See `backend`.
 
     Raises:
-        NonFiniteError: a target, loss or gradient is NaN or infinite; networks, optimizer and priorities are
-            as before.
+        TypeError, ValueError: an argument of another kind or outside its range.
+        RuntimeError: backend="native", and the core does not serve this agent.
     """
-    kept = model.q_network.state_dict(), model.target.state_dict()
-    kept = tuple({key: value.clone() for key, value in state.items()} for state in kept)  # type: ignore[assignment]
-    optimizer = shared.optimizer_state(model.optimizer)
-    collected: list[list[float]] = []
-    copies = 0
-    try:
-        with experience.priorities_kept_on_error():
-            for k in range(draws.updates):
-                batch, indices = experience.batch(draws, k, next(model.q_network.parameters()))
-                statistics, errors = dqn_step(model, batch, config)
-                experience.update_priorities(indices, errors)
-                collected.append(statistics)
-                if config.tau:
-                    _follow(model, config.tau)
-                elif (updates_before + k + 1) % config.target_update_freq == 0:
-                    model.target.load_state_dict(model.q_network.state_dict())
-                    copies += 1
-    except BaseException:
-        model.q_network.load_state_dict(kept[0])
-        model.target.load_state_dict(kept[1])
-        shared.load_optimizer_state(model.optimizer, optimizer)
-        raise
-    n = max(len(collected), 1)
-    loss, td_error, q_value = (sum(column) / n for column in zip(*collected, strict=True))
-    return Updated(len(collected), copies, loss, td_error, q_value)
 
+    default_param_bounds = {"learning_rate": (1e-4, 1e-3), "gamma": (0.95, 0.999)}  # noqa: RUF012
+    default_log_params = ["learning_rate"]  # noqa: RUF012
+    streams_replay = True
+    default_min_episodes_before_dormant = 60
+    algorithm = "dqn"
+    config_type = DQNConfig
+    _policy: QPolicy
+    _native: NativeDQN
+    _own_state = ("q_network", "target", "optimizer", "epsilon", "experience", "updates", "episodes")
 
-def dqn_step(model: DQNModel, batch: Transitions, config: DQNConfig) -> tuple[list[float], Tensor]:
-    """One gradient step.
+    def __init__(
+        self,
+        q_network: nn.Module,
+        n_actions: int,
+        optimizer: torch.optim.Optimizer,
+        hyperparams: HyperparamSet,
+        device: str | torch.device = "auto",
+        *,
+        action_space: Any = None,
+        seed: int | None = None,
+        backend: str = "auto",
+    ) -> None:
+        require("q_network", q_network, nn.Module)
+        require_count("n_actions", n_actions)
+        require("optimizer", optimizer, torch.optim.Optimizer)
+        super().__init__(hyperparams, seed)
+        check_backend(backend)
+        config: DQNConfig = self._hyperparams.config()
+        self._n_actions = int(n_actions)
+        head = GreedyHead(config.epsilon, self._n_actions)
+        if action_space is not None:
+            head.bind(action_space)
+        self._policy = QPolicy(q_network, head, resolve_device(device))
+        self._model = DQNModel(q_network, target_of(q_network), optimizer)
+        self._experience = Experience(config, self._root)
+        self.updates = 0
+        self._layers = LayerWatch()
+        self._episodes = 0  # finished ones
+        self._connect(backend)
+        self._apply(config, self._hyperparams.params)
 
-        y     R + discount·Q̄(o′, argmax_a Q(o′, a)), or with max_a Q̄(o′, a) without double_q; a over the
-              actions that are allowed at o′
-        loss  mean w·l(Q(o, a) − y)
+    def _connect(self, backend: str) -> None:
+        self._native = NativeDQN(self._policy, self._model, backend)
 
-    Returns:
-        [loss, mean |TD error|, mean Q(o, a)], and the TD errors [B].
+    @classmethod
+    def _from_parts(cls, parts: Parts) -> TorchDQNAgent:
+        return cls(
+            parts.networks["q_network"], parts.arguments["n_actions"], parts.optimizers["optimizer"],
+            parts.hyperparams, action_space=parts.action_space, **parts.options,
+        )  # fmt: skip
 
-    Raises:
-        NonFiniteError: before anything has changed.
-        ValueError: the masks are of another number of actions.
-    """
-    with torch.no_grad():
-        following = model.target(batch.next_observations)
-        chooser = model.q_network(batch.next_observations) if config.double_q else following
-        if batch.next_masks is not None:
-            check_masks("dqn_update", batch.next_masks, chooser)
-            chooser = chooser.masked_fill(~batch.next_masks, -math.inf)
-        value = following.gather(1, chooser.argmax(dim=1, keepdim=True)).squeeze(1)
-        target = batch.rewards + discounted(batch, value)
-    if not bool(torch.isfinite(target).all()):
-        raise NonFiniteError("target")
-    values = model.q_network(batch.observations).gather(1, batch.actions[:, None]).squeeze(1)
-    errors = values - target
-    if config.loss == "huber":
-        losses = nn.functional.huber_loss(values, target, reduction="none")
-    else:
-        losses = errors.square()
-    loss = losses.mean() if batch.weights is None else (batch.weights * losses).mean()
-    errors = errors.detach()
-    statistics = [float(part.detach()) for part in (loss, errors.abs().mean(), values.mean())]
-    if not math.isfinite(statistics[0]):
-        raise NonFiniteError("loss")
-    shared.descend(loss, model.optimizer, config.max_grad_norm)
-    return statistics, errors
+    def _arguments(self) -> dict[str, Any]:
+        return {"n_actions": self._n_actions}
 
+    @property
+    def q_network(self) -> nn.Module:
+        """The network of the action values."""
+        return self._policy.actor
 
-@torch.no_grad()
-def _follow(model: DQNModel, tau: float) -> None:
-    """target ← target + tau·(network − target); what is not a float is copied."""
-    for own, target in zip(
-        model.q_network.state_dict().values(), model.target.state_dict().values(), strict=True
-    ):
-        if target.is_floating_point():
-            target.lerp_(own, tau)
-        else:
-            target.copy_(own)
+    @property
+    def _q_network(self) -> nn.Module:
+        """The network, under the name that subclasses of the documented agents read."""
+        return self._policy.actor
+
+    @property
+    def is_on_policy(self) -> bool:
+        """False: it learns from what older policies did."""
+        return False
+
+    @property
+    def epsilon(self) -> float:
+        """Probability of a random action now."""
+        return self._policy.head.epsilon
+
+    # --- learning -------------------------------------------------------------------------------
+
+    @as_in_training
+    def learn(self, episode_data: EpisodeData) -> dict[str, Any]:
+        """Store a window and do the updates that its transitions have earned; lower epsilon for each episode
+        that it finished, or once for the window where episodes never end.
+
+        Returns:
+            Means over the updates of loss, td_error_mean (of |TD error|) and q_value_mean, zero where no
+            update was due; n_updates, target_updated (1 where the target network was copied), epsilon,
+            buffer_size, episode_reward (the sum of the window's rewards), learning_rate.
+
+        Raises:
+            NonFiniteError: a reward or observation is NaN or infinite (nothing is stored), or a target, loss
+                or gradient (networks, optimizer and priorities are as before the updates, which are lost).
+            ValueError: the window is empty, does not fit what was stored before, or has other actions than
+                the network.
+        """
+        if episode_data.length == 0:
+            raise ValueError("episode_data must hold at least one row")
+        config: DQNConfig = self._hyperparams.config()
+        actions = action_indices(
+            self._policy.head, episode_data.actions, episode_data.length, self._n_actions
+        )
+        due = self._experience.add(episode_data, config, actions)
+        self.env_steps += episode_data.length
+        finished = self._finished(episode_data)
+        self._policy.head.epsilon = config.epsilon_after(self.epsilon, finished, self.env_steps)
+        updated = self._update(due, config)
+        return {
+            "loss": updated.loss,
+            "td_error_mean": updated.td_error,
+            "q_value_mean": updated.q_value,
+            "n_updates": updated.n_updates,
+            "target_updated": int(updated.copies > 0),
+            "epsilon": self.epsilon,
+            "buffer_size": len(self._experience),
+            "episode_reward": episode_data.total_reward,
+            "learning_rate": float(self._model.optimizer.param_groups[0]["lr"]),
+        }
+
+    def _finished(self, window: EpisodeData) -> int:
+        """How many episodes the window finished. While none has ever ended and none will at a time limit (the
+        pipeline tells; without word of it, after the first window), a window counts as one."""
+        finished = int(np.count_nonzero(window.dones))
+        self._episodes += finished
+        if self._episodes:
+            return finished
+        return int(not window.metadata.get("episodic", self.env_steps == window.length))
+
+    def _update(self, due: int, config: DQNConfig) -> Updated:
+        self._renew_target()
+        parts: list[Updated] = []
+        for draws in self._experience.draws(due, config):
+            arguments = (self._experience, draws, config, self.updates)
+            part = self._native.update(*arguments)
+            if part is None:
+                part = dqn_update(self._model, *arguments)
+            self.updates += part.n_updates
+            parts.append(part)
+        n = sum(part.n_updates for part in parts)
+        means = (sum(p[i] * p.n_updates for p in parts) / max(n, 1) for i in range(2, 5))
+        return Updated(n, sum(part.copies for part in parts), *means)
+
+    def _renew_target(self) -> None:
+        """A new target network where the user has given the network other layers."""
+        if self._layers.changed([self._model.q_network]):
+            self._model.target = renewed(self._model.target, self._model.q_network)
+
+    # --- hyperparameters ------------------------------------------------------------------------
+
+    @exclusive
+    def get_hyperparams(self) -> HyperparamSet:
+        """All hyperparameters in force; epsilon as it is now, unless epsilon_decay_steps counts it from its
+        start. See Agent."""
+        hyperparams = super().get_hyperparams()
+        if hyperparams.params["epsilon_decay_steps"] is None:
+            hyperparams.params["epsilon"] = self.epsilon
+        return hyperparams
+
+    def _check_config(self, config: DQNConfig) -> None:
+        self._experience.check_batch(config)
+
+    def _apply(self, config: DQNConfig, params: Mapping[str, Any]) -> None:
+        super()._apply(config, params)
+        if "epsilon" in params and config.epsilon_decay_steps is None:
+            self._policy.head.epsilon = config.epsilon
+
+    # --- weights and state ----------------------------------------------------------------------
+
+    def _networks(self) -> dict[str, nn.Module]:
+        return {"q_network": self._model.q_network}
+
+    def _targets(self) -> dict[str, nn.Module]:
+        return {"target": self._model.target}
+
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {"optimizer": self._model.optimizer}
+
+    def _copy_targets(self) -> None:
+        self._model.target = target_of(self._model.q_network)
+
+    def _get_state(self, replay: bool | ReplaySegments) -> dict[str, Any]:
+        return {
+            "q_network": module_state(self._model.q_network),
+            "target": module_state(self._model.target),
+            "optimizer": optimizer_state(self._model.optimizer),
+            "epsilon": self.epsilon,
+            "experience": self._experience.state_dict(replay),
+            "updates": self.updates,
+            "episodes": self._episodes,
+        }
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        self._renew_target()
+        for name, net in {**self._targets(), **self._networks()}.items():
+            check_matches(net, state[name], name)
+        check_optimizer_state(self._model.optimizer, state["optimizer"], "optimizer")
+
+    def _set_state(self, state: Mapping[str, Any]) -> None:
+        self._model.q_network.load_state_dict(state["q_network"])
+        self._model.target.load_state_dict(state["target"])
+        load_optimizer_state(self._model.optimizer, state["optimizer"])
+        self._policy.head.epsilon = float(state["epsilon"])
+        self.updates = int(state["updates"])
+        self._episodes = int(state["episodes"])
+        # Last: the stored transitions are not kept aside while the state is being loaded.
+        self._experience.load_state_dict(state["experience"])

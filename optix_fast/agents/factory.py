@@ -10,17 +10,17 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
-from optix_fast.agents import agent as shared
+from optix_fast.agents.arguments import check_seed, require_count
 from optix_fast.agents.base import Agent
-from optix_fast.agents.dqn_config import DQNConfig
+from optix_fast.agents.dqn import TorchDQNAgent
 from optix_fast.agents.hyperparams import read_config, unknown_keys
 from optix_fast.agents.ppo import PPOAgent
-from optix_fast.agents.ppo_config import PPOConfig
-from optix_fast.agents.sac_config import SACConfig
-from optix_fast.agents.torch_dqn import TorchDQNAgent
+from optix_fast.agents.sac import TorchSACAgent
 from optix_fast.agents.torch_ppo import TorchGaussianPPOAgent, TorchPPOAgent
-from optix_fast.agents.torch_sac import TorchSACAgent
 from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer
+from optix_fast.learners.dqn.config import DQNConfig
+from optix_fast.learners.ppo.config import PPOConfig
+from optix_fast.learners.sac.config import SACConfig
 from optix_fast.networks.dueling import DuelingQNetwork
 from optix_fast.networks.encoders import EncodedCritic, ObservationEncoder, needs_encoder
 from optix_fast.networks.heads import component_sizes
@@ -115,7 +115,7 @@ def make_agent(
     observation_space, action_space = _spaces(env)
     algo = choose_algo(algo, action_space)
     _check_hidden_sizes(hidden_sizes)
-    shared.check_seed(seed)
+    check_seed(seed)
     params = dict(hyperparams.params if isinstance(hyperparams, HyperparamSet) else hyperparams or {})
     wrong = unknown_keys(params, ALGORITHMS[algo])
     if wrong:
@@ -281,7 +281,7 @@ def _check_hidden_sizes(sizes: Any) -> None:
     if not isinstance(sizes, Sequence) or isinstance(sizes, str):
         raise TypeError(f"hidden_sizes must be a sequence of widths such as (64, 64), got {sizes!r}")
     for width in sizes:
-        shared.require_count("hidden_sizes", width)
+        require_count("hidden_sizes", width)
 
 
 def _spaces(env: Any) -> tuple[spaces.Space[Any], spaces.Space[Any]]:

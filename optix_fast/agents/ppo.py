@@ -14,17 +14,24 @@ from torch import Tensor, nn
 
 import optix_fast.ops as native_ops
 import optix_fast.reference as reference_ops
-from optix_fast.agents import agent as shared
-from optix_fast.agents.act_queue import ActQueue
-from optix_fast.agents.actor_critic import ActorCriticPolicy
-from optix_fast.agents.base import Agent
-from optix_fast.agents.graph_ppo import GraphPPO
-from optix_fast.agents.native_learner import Backend
-from optix_fast.agents.native_ppo import STATISTICS, NativePPO, Updated
-from optix_fast.agents.ppo_batch import Batch, make_batch
-from optix_fast.agents.ppo_config import PPOConfig
+from optix_fast.agents.arguments import check_backend, require, resolve_device
+from optix_fast.agents.base import Agent, as_in_training, restored_on_error
 from optix_fast.buffers import ReplaySegments
 from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer
+from optix_fast.learners.actor_critic import ActorCriticPolicy
+from optix_fast.learners.native.backend import Backend
+from optix_fast.learners.optimizers import (
+    check_optimizer_state,
+    descend,
+    load_optimizer_state,
+    optimizer_state,
+)
+from optix_fast.learners.ppo.act_queue import ActQueue
+from optix_fast.learners.ppo.batch import Batch, make_batch
+from optix_fast.learners.ppo.config import PPOConfig
+from optix_fast.learners.ppo.graph import GraphPPO
+from optix_fast.learners.ppo.native import STATISTICS, NativePPO, Updated
+from optix_fast.learners.tensors import explained_variance
 from optix_fast.locks import exclusive
 from optix_fast.networks.heads import NormalHead, PolicyHead
 from optix_fast.types import EpisodeData, HyperparamSet, NonFiniteError, Tree, is_recording
@@ -77,14 +84,14 @@ class PPOAgent(Agent):
         seed: int | None,
         backend: str,
     ) -> None:
-        shared.require("actor", actor, nn.Module)
-        shared.require("critic", critic, nn.Module)
-        shared.require("optimizer", optimizer, torch.optim.Optimizer)
-        shared.require("obs_normalizer", obs_normalizer, ObsNormalizer, optional=True)
-        shared.require("reward_normalizer", reward_normalizer, RewardNormalizer, optional=True)
+        require("actor", actor, nn.Module)
+        require("critic", critic, nn.Module)
+        require("optimizer", optimizer, torch.optim.Optimizer)
+        require("obs_normalizer", obs_normalizer, ObsNormalizer, optional=True)
+        require("reward_normalizer", reward_normalizer, RewardNormalizer, optional=True)
         super().__init__(hyperparams, seed)
-        shared.check_backend(backend)
-        self._policy = ActorCriticPolicy(actor, critic, head, shared.resolve_device(device), obs_normalizer)
+        check_backend(backend)
+        self._policy = ActorCriticPolicy(actor, critic, head, resolve_device(device), obs_normalizer)
         self._optimizer = optimizer
         self.reward_normalizer = reward_normalizer
         self._queue = ActQueue()
@@ -174,7 +181,7 @@ class PPOAgent(Agent):
 
     # --- learning -------------------------------------------------------------------------------
 
-    @shared.as_in_training
+    @as_in_training
     def learn(self, episode_data: EpisodeData) -> dict[str, Any]:
         """Update actor and critic from one window: GAE, then n_epochs of shuffled minibatches of
         clipped surrogate + vf_coef·value loss − entropy_coef·entropy.
@@ -191,7 +198,7 @@ class PPOAgent(Agent):
                 recorded act() calls.
         """
         config: PPOConfig = self._hyperparams.config()
-        with shared.restored_on_error(self):
+        with restored_on_error(self):
             batch = make_batch(
                 self._policy, episode_data, config, self._ops, self._queue, self.reward_normalizer
             )
@@ -209,7 +216,7 @@ class PPOAgent(Agent):
             updated = self._update_in_torch(batch, config)
         return {
             **updated.means,
-            "explained_var": shared.explained_variance(batch.values, batch.returns),
+            "explained_var": explained_variance(batch.values, batch.returns),
             "n_updates": updated.n_updates,
             "learning_rate": float(self._optimizer.param_groups[0]["lr"]),
         }
@@ -243,7 +250,7 @@ class PPOAgent(Agent):
         stats: list[float] = result.stats.tolist()
         if not all(map(math.isfinite, stats)):
             raise NonFiniteError("loss")
-        shared.descend(result.loss, self._optimizer, config.max_grad_norm)
+        descend(result.loss, self._optimizer, config.max_grad_norm)
         return stats
 
     def _minibatches(self, n_rows: int, config: PPOConfig) -> Iterator[Tensor]:
@@ -297,18 +304,18 @@ class PPOAgent(Agent):
         rewards = self.reward_normalizer
         return {
             "policy": self._policy.state_dict(),
-            "optimizer": shared.optimizer_state(self._optimizer),
+            "optimizer": optimizer_state(self._optimizer),
             "reward_normalizer": None if rewards is None else rewards.state_dict(),
         }
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
         self._policy.check_state(state["policy"])
-        shared.check_optimizer_state(self._optimizer, state["optimizer"], "optimizer")
+        check_optimizer_state(self._optimizer, state["optimizer"], "optimizer")
         if self.reward_normalizer is not None and state["reward_normalizer"] is None:
             raise ValueError("the state has no reward_normalizer, this agent has one")
 
     def _set_state(self, state: Mapping[str, Any]) -> None:
         self._policy.load_state_dict(state["policy"])
-        shared.load_optimizer_state(self._optimizer, state["optimizer"])
+        load_optimizer_state(self._optimizer, state["optimizer"])
         if self.reward_normalizer is not None:
             self.reward_normalizer.load_state_dict(state["reward_normalizer"])

@@ -1,305 +1,391 @@
-"""Updates of soft actor-critic in plain torch: the specification of what the core computes.
-
-Haarnoja et al. 2018, "Soft actor-critic algorithms and applications": twin critics, reparameterised policy
-gradient, learned temperature. The steps follow one another as in Stable-Baselines3: temperature and actions
-from the actor as it is, then critics, actor, target critics.
-"""
+"""Soft actor-critic (Haarnoja et al. 2018) for Box action spaces, and for Discrete ones."""
 
 from __future__ import annotations
 
-import inspect
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from gymnasium import spaces
+from torch import nn
 
-from optix_fast.agents import agent as shared
-from optix_fast.agents.off_policy import Draws, Experience, Transitions, check_masks, discounted
-from optix_fast.agents.sac_config import SACConfig
-from optix_fast.agents.targets import target_of
-from optix_fast.agents.weight_files import check_matches
-from optix_fast.networks.heads import LOG_STD_MAX, LOG_STD_MIN
-from optix_fast.reference.tanh_normal import tanh_normal_of_noise
-from optix_fast.types import NonFiniteError, Tree
+from optix_fast.agents.arguments import action_indices, check_backend, require, require_count, resolve_device
+from optix_fast.agents.base import Agent, as_in_training
+from optix_fast.agents.files.agent_card import Parts
+from optix_fast.buffers import ReplaySegments
+from optix_fast.learners.experience import Experience
+from optix_fast.learners.optimizers import check_optimizer_state, optimizer_like
+from optix_fast.learners.sac.config import SACConfig
+from optix_fast.learners.sac.native import NativeSAC
+from optix_fast.learners.sac.update import STATISTICS, SACModel, Updated, sac_update
+from optix_fast.learners.sac_policy import SACPolicy
+from optix_fast.learners.targets import LayerWatch, renewed, target_of
+from optix_fast.learners.tensors import check_matches, unique_parameters
+from optix_fast.locks import exclusive
+from optix_fast.networks.heads import LOG_STD_MAX, LOG_STD_MIN, CategoricalHead, SquashedHead
+from optix_fast.types import Array, EpisodeData, HyperparamSet, Tree, is_recording
 
-STATISTICS = ("critic_loss", "actor_loss", "alpha_loss", "q_value", "entropy")
-
-
-@dataclass
-class SACModel:
-    """Everything that an update changes.
-
-    Args:
-        actor: observations → [mean ‖ log_std], [B, 2A]; of a categorical policy logits, [B, K].
-        critics: observation ‖ action → [B, 1] or [B]; of a categorical policy, observation → [B, K].
-            Observations that are not [B, D] are handed over apart: critic(observations, actions).
-        targets: copies of the critics.
-        log_alpha: logarithm of the temperature, [].
-        actor_optimizer, critic_optimizer, alpha_optimizer: over the parameters of each.
-        discrete: whether the policy is categorical.
-    """
-
-    actor: nn.Module
-    critics: tuple[nn.Module, nn.Module]
-    targets: tuple[nn.Module, nn.Module]
-    log_alpha: nn.Parameter
-    actor_optimizer: torch.optim.Optimizer
-    critic_optimizer: torch.optim.Optimizer
-    alpha_optimizer: torch.optim.Optimizer
-    discrete: bool = False
-
-    def modules(self) -> dict[str, nn.Module]:
-        """The networks by the names of their files."""
-        critic1, critic2 = self.critics
-        target1, target2 = self.targets
-        return {
-            "actor": self.actor, "critic1": critic1, "critic2": critic2,
-            "target1": target1, "target2": target2,
-        }  # fmt: skip
-
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """The optimizers by name."""
-        return {
-            "actor": self.actor_optimizer,
-            "critic": self.critic_optimizer,
-            "alpha": self.alpha_optimizer,
-        }
-
-    def target_pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Each tensor of the critics with its copy in the targets."""
-        for critic, target in zip(self.critics, self.targets, strict=True):
-            yield from zip(critic.state_dict().values(), target.state_dict().values(), strict=True)
-
-    def copy_targets(self) -> None:
-        """Set the targets to the critics as they are."""
-        self.targets = target_of(self.critics[0]), target_of(self.critics[1])
-
-    def state_dict(self) -> dict[str, Any]:
-        """Copies of all of it."""
-        return {
-            "networks": {name: shared.module_state(net) for name, net in self.modules().items()},
-            "optimizers": {name: shared.optimizer_state(opt) for name, opt in self.optimizers().items()},
-            "log_alpha": self.log_alpha.detach().clone(),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore; the architecture must be the same (RuntimeError, nothing loaded, otherwise)."""
-        for name, net in self.modules().items():
-            check_matches(net, state["networks"][name], name)
-        for name, net in self.modules().items():
-            net.load_state_dict(state["networks"][name])
-        for name, optimizer in self.optimizers().items():
-            shared.load_optimizer_state(optimizer, state["optimizers"][name])
-        with torch.no_grad():
-            self.log_alpha.copy_(state["log_alpha"])
+_ALPHA = "log_alpha"
 
 
-def optimizer_like(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> torch.optim.Optimizer:
-    """An optimizer of the same kind and settings for one parameter. What the constructor does not take (AdamW
-    marks its groups with a setting of Adam's) is not handed to it."""
-    group, kind = optimizer.param_groups[0], type(optimizer)
-    taken = set(inspect.signature(kind.__init__).parameters) - {"self", "params"}
-    return kind([parameter], **{key: value for key, value in group.items() if key in taken})
+class TorchSACAgent(Agent):
+    """SAC with twin critics, a squashed Gaussian within the environment's bounds and a learned temperature
+    (seed 003); for Discrete action spaces with a categorical policy.
 
-
-class Updated(NamedTuple):
-    """What K updates did: their number, and the means of STATISTICS by name."""
-
-    n_updates: int
-    means: dict[str, float]
-
-
-class Step(NamedTuple):
-    """STATISTICS of an update, and ½(|δ₁| + |δ₂|) of its rows, [B]."""
-
-    statistics: list[float]
-    td_errors: Tensor
-
-
-def sac_update(
-    model: SACModel,
-    experience: Experience,
-    draws: Draws,
-    noise: Tensor,
-    config: SACConfig,
-    target_entropy: float,
-) -> Updated:
-    """K updates from the experience, in place.
+    Windows are stored whole, and each transition earns `updates_per_step` updates. Truncated episodes are
+    bootstrapped from their true final observation. Until `learning_starts` steps have been acted, actions are
+    uniform in the action space, unless weights have been loaded.
 
     Args:
-        draws: the random numbers that say which transitions; see Draws.
-        noise: normal numbers [K, 2, B, A], see sac_step; a categorical policy reads none.
+        actor: observations → [mean ‖ log_std], [B, 2A]; log_std is clamped to [−5, 2]. Discrete: logits,
+            [B, K].
+        critic1, critic2: observation ‖ action, [B, D + A] → [B, 1] or [B]; where observations are no flat
+            Box, critic(observations, actions). Discrete: observations → [B, K].
+        action_dim: A, values of an action; K of a Discrete space.
+        actor_optimizer, critic_optimizer: over the parameters of the actor, and of both critics.
+        alpha_optimizer: of the kind and with the settings wanted for the temperature; the agent makes
+            another one like it around its own parameter, log_alpha.
+        hyperparams: see SACConfig; unknown keys are warned about once. learning_rate is written to all three
+            optimizers.
+        device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:N".
+        action_space: binds the environment's space at once; otherwise the pipeline's set_agent does.
+        discrete: whether the policy is categorical; a Discrete action_space says so too.
+        seed: of the agent's random streams; None draws one from the operating system.
+        backend: "auto" acts and updates in the compiled core where it serves these networks, these optimizers
+            and these observations, else in torch; "native" raises with the reason instead of falling back;
+            "torch" uses the reference. See `backend`.
 
     Raises:
-        NonFiniteError: a loss or gradient is NaN or infinite; model and priorities are as before.
+        TypeError, ValueError: an argument of another kind or outside its range; an optimizer that trains
+            parameters of the other side, see _check_disjoint.
+        RuntimeError: backend="native", and the core does not serve this agent.
     """
-    before = model.state_dict()
-    collected: list[list[float]] = []
-    try:
-        with experience.priorities_kept_on_error():
-            for k in range(draws.updates):
-                batch, indices = experience.batch(draws, k, model.log_alpha)
-                if model.discrete:
-                    step = discrete_sac_step(model, batch, config, target_entropy)
-                else:
-                    step = sac_step(model, batch, noise[k].to(model.log_alpha), config, target_entropy)
-                experience.update_priorities(indices, step.td_errors)
-                collected.append(step.statistics)
-    except BaseException:
-        model.load_state_dict(before)
-        raise
-    return Updated(
-        len(collected), means_of([sum(column) for column in zip(*collected, strict=True)], len(collected))
+
+    LOG_STD_MIN, LOG_STD_MAX = LOG_STD_MIN, LOG_STD_MAX
+    default_param_bounds = {  # noqa: RUF012 (the documented class attribute)
+        "learning_rate": (1e-4, 1e-3),
+        "gamma": (0.97, 0.999),
+        "tau": (1e-3, 1e-1),
+    }
+    default_log_params = ["learning_rate", "tau"]  # noqa: RUF012
+    streams_replay = True
+    default_min_episodes_before_dormant = 30
+    algorithm = "sac"
+    config_type = SACConfig
+    _policy: SACPolicy
+    _native: NativeSAC
+    _own_state = ("model", "experience", "updates", "uniform_steps", "held_action", "held_for")
+
+    def __init__(
+        self,
+        actor: nn.Module,
+        critic1: nn.Module,
+        critic2: nn.Module,
+        action_dim: int,
+        actor_optimizer: torch.optim.Optimizer,
+        critic_optimizer: torch.optim.Optimizer,
+        alpha_optimizer: torch.optim.Optimizer,
+        hyperparams: HyperparamSet,
+        device: str | torch.device = "auto",
+        *,
+        action_space: Any = None,
+        discrete: bool = False,
+        seed: int | None = None,
+        backend: str = "auto",
+    ) -> None:
+        modules = {"actor": actor, "critic1": critic1, "critic2": critic2}
+        optimizers = {
+            "actor_optimizer": actor_optimizer,
+            "critic_optimizer": critic_optimizer,
+            "alpha_optimizer": alpha_optimizer,
+        }
+        for name, module in modules.items():
+            require(name, module, nn.Module)
+        for name, optimizer in optimizers.items():
+            require(name, optimizer, torch.optim.Optimizer)
+        require_count("action_dim", action_dim)
+        _check_disjoint(modules, actor_optimizer, critic_optimizer)
+        super().__init__(hyperparams, seed)
+        check_backend(backend)
+        config: SACConfig = self._hyperparams.config()
+        where = resolve_device(device)
+        discrete = discrete or isinstance(action_space, spaces.Discrete)
+        head = CategoricalHead() if discrete else SquashedHead(action_dim)
+        self._policy = SACPolicy(actor, action_dim, head, where)
+        if action_space is not None:
+            self.bind_spaces(None, action_space)
+        critics = critic1.to(where), critic2.to(where)
+        first = next(actor.parameters(), None)
+        log_alpha = nn.Parameter(
+            torch.tensor(
+                float(config.log_alpha_init), device=where, dtype=None if first is None else first.dtype
+            )
+        )
+        self._model = SACModel(
+            actor, critics, (target_of(critic1), target_of(critic2)), log_alpha,
+            actor_optimizer, critic_optimizer, optimizer_like(alpha_optimizer, log_alpha), discrete,
+        )  # fmt: skip
+        self._experience = Experience(config, self._root)
+        self.updates = 0
+        self._layers = LayerWatch()
+        # Steps that are still to be acted uniformly; the action of the last ones, and how often to repeat it.
+        self._uniform_steps = config.first_update_at
+        self._held_action: Array | None = None
+        self._held_for = 0
+        self._connect(backend)
+        self._apply(config, self._hyperparams.params)
+
+    def _connect(self, backend: str) -> None:
+        self._native = NativeSAC(self._policy, self._model, backend)
+
+    @classmethod
+    def _from_parts(cls, parts: Parts) -> TorchSACAgent:
+        nets, optimizers = parts.networks, parts.optimizers
+        return cls(
+            nets["actor"], nets["critic1"], nets["critic2"], parts.arguments["action_dim"],
+            optimizers["actor"], optimizers["critic"], optimizers["alpha"], parts.hyperparams,
+            action_space=parts.action_space, discrete=parts.arguments["discrete"], **parts.options,
+        )  # fmt: skip
+
+    def _arguments(self) -> dict[str, Any]:
+        return {"action_dim": self._policy.width, "discrete": self._model.discrete}
+
+    @property
+    def actor(self) -> nn.Module:
+        """The network of the policy."""
+        return self._model.actor
+
+    @property
+    def critics(self) -> tuple[nn.Module, nn.Module]:
+        """The two networks of the action values."""
+        return self._model.critics
+
+    @property
+    def _actor(self) -> nn.Module:
+        """The actor, under the name that subclasses of the documented agents read."""
+        return self._model.actor
+
+    @property
+    def is_on_policy(self) -> bool:
+        """False: it learns from what older policies did."""
+        return False
+
+    @property
+    def alpha(self) -> float:
+        """The temperature now."""
+        return float(self._model.log_alpha.detach().exp())
+
+    # --- acting ---------------------------------------------------------------------------------
+
+    @exclusive
+    def bind_spaces(self, observation_space: Any, action_space: Any) -> None:
+        """Learn the spaces of the environment; pipelines call it.
+
+        Raises:
+            ValueError: the action space does not fit the policy, or the agent is bound to another one.
+        """
+        head, width = self._policy.head, self._policy.width
+        discrete = isinstance(head, CategoricalHead) and isinstance(action_space, spaces.Discrete)
+        if discrete and action_space.n != width:
+            raise ValueError(f"action_dim={width} is not the number of actions of {action_space}")
+        super().bind_spaces(observation_space, action_space)
+
+    def _act(self, observation: Tree, deterministic: bool) -> Any:
+        if deterministic or not self._explores():
+            return super()._act(observation, deterministic)
+        _, mask = self._batch_of_one(observation)
+        return self._scalar(self._uniform(1, mask)[0])
+
+    def act_rows(self, observations: Tree, rows: Any, t: int) -> Array:
+        """See Agent."""
+        with self._lock:
+            if not self._explores():
+                return super().act_rows(observations, rows, t)
+            actions: Array = rows.actions[t]
+            actions[...] = self._uniform(rows.n_envs, self._mask_of(rows, t))
+            return actions
+
+    def _uniform(self, n: int, masks: Array | None) -> Array:
+        self._uniform_steps -= n
+        held = self._held_action
+        if held is None or self._held_for == 0 or len(held) != n:
+            held = self._policy.uniform(n, self._stream(), masks)
+            self._held_for = self._hyperparams.config().uniform_action_repeat
+        elif masks is not None:
+            allowed = self._policy.allows(held, masks)
+            if not allowed.all():
+                held = np.where(allowed, held, self._policy.uniform(n, self._stream(), masks))
+        self._held_action = held
+        self._held_for -= 1
+        return held
+
+    def _explores(self) -> bool:
+        return self._uniform_steps > 0 and is_recording()
+
+    # --- learning -------------------------------------------------------------------------------
+
+    @as_in_training
+    def learn(self, episode_data: EpisodeData) -> dict[str, Any]:
+        """Store a window and do the updates that its transitions have earned.
+
+        Returns:
+            Means over the updates of critic_loss, actor_loss, alpha_loss, q_value and entropy (of the
+            policy, estimated from its samples), zero where no update was due; alpha, n_updates,
+            buffer_size, episode_reward (the sum of the window's rewards), learning_rate.
+
+        Raises:
+            NonFiniteError: a reward, action or observation is NaN or infinite (nothing is stored), or a loss
+                or gradient (networks, optimizers, temperature and priorities are as before the updates, which
+                are lost).
+            ValueError: the window is empty, does not fit what was stored before, or has other actions than
+                the policy.
+        """
+        if episode_data.length == 0:
+            raise ValueError("episode_data must hold at least one row")
+        config: SACConfig = self._hyperparams.config()
+        due = self._experience.add(episode_data, config, self._raw(episode_data))
+        self.env_steps += episode_data.length
+        updated = self._update(due, config)
+        return {
+            **updated.means,
+            "alpha": self.alpha,
+            "n_updates": updated.n_updates,
+            "buffer_size": len(self._experience),
+            "episode_reward": episode_data.total_reward,
+            "learning_rate": float(self._model.actor_optimizer.param_groups[0]["lr"]),
+        }
+
+    def _raw(self, data: EpisodeData) -> Array:
+        head = self._policy.head
+        if isinstance(head, CategoricalHead):
+            return action_indices(head, data.actions, data.length, self._policy.width)
+        return head.raw_of(data.actions)
+
+    def _update(self, due: int, config: SACConfig) -> Updated:
+        self._renew_targets()
+        width, discrete = self._policy.width, self._model.discrete
+        entropy = config.wanted_entropy(width, discrete)
+        per_row = 0 if discrete else 2 * width
+        sums, n = dict.fromkeys(STATISTICS, 0.0), 0
+        for draws in self._experience.draws(due, config, 4 * per_row):
+            shape = (draws.updates, 2, config.batch_size, 0 if discrete else width)
+            noise = torch.from_numpy(self._streams["update"].normal(shape))
+            part = self._native.update(self._experience, draws, noise, config, entropy)
+            if part is None:
+                part = sac_update(self._model, self._experience, draws, noise, config, entropy)
+            self.updates += part.n_updates
+            n += part.n_updates
+            for name, mean in part.means.items():
+                sums[name] += mean * part.n_updates
+        return Updated(n, {name: total / max(n, 1) for name, total in sums.items()})
+
+    def _renew_targets(self) -> None:
+        """New target critics where the user has given a critic other layers."""
+        if self._layers.changed(self._model.critics):
+            (target1, target2), (critic1, critic2) = self._model.targets, self._model.critics
+            self._model.targets = renewed(target1, critic1), renewed(target2, critic2)
+
+    def _check_config(self, config: SACConfig) -> None:
+        self._experience.check_batch(config)
+
+    # --- weights and state ----------------------------------------------------------------------
+
+    def _networks(self) -> dict[str, nn.Module]:
+        critic1, critic2 = self._model.critics
+        alpha = nn.ParameterDict({_ALPHA: self._model.log_alpha})
+        return {"actor": self._model.actor, "critic1": critic1, "critic2": critic2, _ALPHA: alpha}
+
+    def _targets(self) -> dict[str, nn.Module]:
+        target1, target2 = self._model.targets
+        return {"target1": target1, "target2": target2}
+
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return self._model.optimizers()
+
+    def _copy_targets(self) -> None:
+        self._model.copy_targets()
+
+    def _unnamed(self) -> list[nn.Parameter]:
+        return [self._model.log_alpha]
+
+    def _perturbed(self) -> list[nn.Parameter]:
+        return unique_parameters([self._model.actor, *self._model.critics])
+
+    def _read_network(self, path: str, name: str) -> dict[str, torch.Tensor]:
+        older = Path(path) / "log_alpha.npy"
+        if name != _ALPHA or not older.exists() or older.with_suffix(".safetensors").exists():
+            return super()._read_network(path, name)
+        try:
+            value = np.load(older, allow_pickle=False)
+            return {_ALPHA: torch.as_tensor(value, dtype=torch.float32).reshape(())}
+        except Exception as error:
+            raise ValueError(f"{older} cannot be read: {error}") from error
+
+    def _set_extras(self, extras: Mapping[str, Any]) -> None:
+        # Loaded weights have learned something already.
+        self._uniform_steps, self._held_action = 0, None
+
+    def _get_state(self, replay: bool | ReplaySegments) -> dict[str, Any]:
+        return {
+            "model": self._model.state_dict(),
+            "experience": self._experience.state_dict(replay),
+            "updates": self.updates,
+            "uniform_steps": self._uniform_steps,
+            "held_action": None if self._held_action is None else self._held_action.copy(),
+            "held_for": self._held_for,
+        }
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        self._renew_targets()
+        held = state["held_action"]
+        if held is not None and np.asarray(held).dtype.kind not in "iuf":
+            raise ValueError(f"the state's held_action must be numbers, got {held!r}")
+        model = state["model"]
+        for name, net in self._model.modules().items():
+            check_matches(net, model["networks"][name], name)
+        for name, optimizer in self._model.optimizers().items():
+            check_optimizer_state(optimizer, model["optimizers"][name], f"{name} optimizer")
+
+    def _set_state(self, state: Mapping[str, Any]) -> None:
+        self._model.load_state_dict(state["model"])
+        self.updates, self._uniform_steps = int(state["updates"]), int(state["uniform_steps"])
+        held = state["held_action"]
+        self._held_action = None if held is None else np.array(held)
+        self._held_for = int(state["held_for"])
+        # Last: the stored transitions are not kept aside while the state is being loaded.
+        self._experience.load_state_dict(state["experience"])
+
+
+def _check_disjoint(
+    modules: Mapping[str, nn.Module], actor_optimizer: torch.optim.Optimizer, critic_optimizer: Any
+) -> None:
+    """Raise ValueError where a step of one side would train the other: the actor's loss is lowest where the
+    critics overestimate, so they must not learn from it.
+
+    Layers that actor and critics share are allowed if critic_optimizer alone trains them.
+    """
+    names = {id(p): f"{part}.{name}" for part, net in modules.items() for name, p in net.named_parameters()}
+    critics = {id(p) for part in ("critic1", "critic2") for p in modules[part].parameters()}
+    actor = {id(p) for p in modules["actor"].parameters()}
+    by_actor, by_critic = (
+        {id(p): p for group in optimizer.param_groups for p in group["params"]}
+        for optimizer in (actor_optimizer, critic_optimizer)
     )
-
-
-def means_of(sums: Sequence[float], n: int) -> dict[str, float]:
-    """STATISTICS by name, from their sums over n updates."""
-    return {name: total / n for name, total in zip(STATISTICS, sums, strict=True)}
-
-
-def sac_step(
-    model: SACModel, batch: Transitions, noise: Tensor, config: SACConfig, target_entropy: float
-) -> Step:
-    """One update of a Gaussian policy.
-
-        y      r + discount·(min_i Q̄_i(s', a') − α·log π(a'|s')),  a' from the policy
-        critics ½·Σ_i mean w·(Q_i(s, a) − y)²
-        actor  mean α·log π(â|s) − min_i Q_i(s, â),  â from the policy by its noise
-        log α  −log α · mean (log π(â|s) + target entropy)
-
-    Args:
-        noise: [2, B, A], normal: of a' and of â.
-
-    Raises:
-        NonFiniteError: a loss or gradient is NaN or infinite; what came before it has been changed.
-    """
-    alpha = model.log_alpha.detach().exp()
-    actions, log_prob = _sample(model, batch.observations, noise[1])
-    alpha_loss = _temperature_step(model, log_prob, config, target_entropy)
-    with torch.no_grad():
-        next_actions, next_log_prob = _sample(model, batch.next_observations, noise[0])
-        next_q = _least(model.targets, batch.next_observations, next_actions)
-        target = batch.rewards + discounted(batch, next_q - alpha * next_log_prob)
-    values = [_value(critic, batch.observations, batch.actions) for critic in model.critics]
-    critic_loss, td_errors = _critic_step(model, values, target, batch.weights, config)
-    actor_loss = (alpha * log_prob - _least(model.critics, batch.observations, actions)).mean()
-    _descend("actor", actor_loss, model.actor_optimizer, config.max_grad_norm)
-    _move_targets(model, config.tau)
-    q_value = 0.5 * (values[0].mean() + values[1].mean())
-    return _step(critic_loss, actor_loss, alpha_loss, q_value, -log_prob.mean(), td_errors)
-
-
-def discrete_sac_step(model: SACModel, batch: Transitions, config: SACConfig, target_entropy: float) -> Step:
-    """One update of a categorical policy: expectations over its actions in place of samples (Christodoulou
-    2019, "Soft actor-critic for discrete action settings").
-
-    Actions that a mask forbids have probability zero, at s and at s', as when they are drawn. Where it
-    allows n of K actions, log n / log K of the target entropy is aimed at: no policy could have all of it.
-
-    Raises:
-        ValueError: the masks are of another number of actions.
-        NonFiniteError: a loss or gradient is NaN or infinite; what came before it has been changed.
-    """
-    alpha = model.log_alpha.detach().exp()
-    p, log_p = _probabilities(model.actor(batch.observations), batch.masks)
-    mean_log_p = (p * log_p).sum(dim=-1)
-    wanted = _attainable(target_entropy, batch.masks, log_p)
-    alpha_loss = _temperature_step(model, mean_log_p, config, wanted)
-    with torch.no_grad():
-        next_p, next_log_p = _probabilities(model.actor(batch.next_observations), batch.next_masks)
-        next_q = torch.min(*(net(batch.next_observations) for net in model.targets))
-        next_value = (next_p * (next_q - alpha * next_log_p)).sum(dim=-1)
-        target = batch.rewards + discounted(batch, next_value)
-    taken = batch.actions[:, None]
-    values = [net(batch.observations).gather(-1, taken).squeeze(-1) for net in model.critics]
-    critic_loss, td_errors = _critic_step(model, values, target, batch.weights, config)
-    with torch.no_grad():
-        least = torch.min(*(net(batch.observations) for net in model.critics))
-    actor_loss = (p * (alpha * log_p - least)).sum(dim=-1).mean()
-    _descend("actor", actor_loss, model.actor_optimizer, config.max_grad_norm)
-    _move_targets(model, config.tau)
-    q_value = 0.5 * (values[0].mean() + values[1].mean())
-    return _step(critic_loss, actor_loss, alpha_loss, q_value, -mean_log_p.mean(), td_errors)
-
-
-def _probabilities(logits: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor]:
-    """p and log p, [B, K]; both zero, and without gradient, for a forbidden action."""
-    if masks is None:
-        log_p = torch.log_softmax(logits, dim=-1)
-        return log_p.exp(), log_p
-    check_masks("sac_update", masks, logits)
-    log_p = torch.log_softmax(logits.masked_fill(~masks, -math.inf), dim=-1)
-    return log_p.exp(), log_p.masked_fill(~masks, 0.0)
-
-
-def _attainable(target_entropy: float, masks: Tensor | None, like: Tensor) -> float | Tensor:
-    """The target entropy of each row [B], in proportion to the entropy of its allowed actions."""
-    if masks is None or masks.shape[-1] == 1:
-        return target_entropy
-    return target_entropy * masks.sum(dim=-1).to(like).log() / math.log(masks.shape[-1])
-
-
-def _sample(model: SACModel, observations: Tree, noise: Tensor) -> tuple[Tensor, Tensor]:
-    mean, log_std = model.actor(observations).chunk(2, dim=-1)
-    log_std = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
-    action, log_prob, _ = tanh_normal_of_noise(mean, log_std, noise)
-    return action, log_prob
-
-
-def _value(critic: nn.Module, observations: Tree, actions: Tensor) -> Tensor:
-    if isinstance(observations, Tensor) and observations.ndim == 2:
-        output: Tensor = critic(torch.cat((observations, actions), dim=-1))
-    else:
-        output = critic(observations, actions)
-    return output.reshape(-1)
-
-
-def _least(critics: tuple[nn.Module, nn.Module], observations: Tree, actions: Tensor) -> Tensor:
-    return torch.min(*(_value(critic, observations, actions) for critic in critics))
-
-
-def _temperature_step(
-    model: SACModel, log_prob: Tensor, config: SACConfig, target_entropy: float | Tensor
-) -> Tensor:
-    loss = -(model.log_alpha * (log_prob.detach() + target_entropy)).mean()
-    if config.learn_alpha:
-        _descend("temperature", loss, model.alpha_optimizer, None)
-    return loss.detach()
-
-
-def _critic_step(
-    model: SACModel, values: list[Tensor], target: Tensor, weights: Tensor | None, config: SACConfig
-) -> tuple[Tensor, Tensor]:
-    errors = [value - target for value in values]
-    squares = errors[0].square() + errors[1].square()
-    loss = 0.5 * (squares if weights is None else weights * squares).mean()
-    _descend("critic", loss, model.critic_optimizer, config.max_grad_norm)
-    return loss.detach(), 0.5 * (errors[0].detach().abs() + errors[1].detach().abs())
-
-
-def _descend(name: str, loss: Tensor, optimizer: torch.optim.Optimizer, max_grad_norm: float | None) -> None:
-    """One step of one optimizer."""
-    if not math.isfinite(loss.item()):
-        raise NonFiniteError(f"{name} loss")
-    shared.descend(loss, optimizer, max_grad_norm, f"{name} gradient")
-
-
-@torch.no_grad()
-def _move_targets(model: SACModel, tau: float) -> None:
-    for value, target in model.target_pairs():
-        if target.is_floating_point():
-            target.lerp_(value, tau)
-        else:
-            target.copy_(value)
-
-
-def _step(
-    critic_loss: Tensor, actor_loss: Tensor, alpha_loss: Tensor, q_value: Tensor, entropy: Tensor,
-    td_errors: Tensor,
-) -> Step:  # fmt: skip
-    parts = (critic_loss, actor_loss, alpha_loss, q_value, entropy)
-    return Step(torch.stack([part.detach() for part in parts]).tolist(), td_errors)
+    advice = (
+        "give each its own optimizer, over actor.parameters() and over those of critic1 and critic2; layers "
+        "that actor and critics share belong to critic_optimizer alone, or each needs a copy of its own"
+    )
+    wrong = [p for p in by_actor if p in critics or p in by_critic]
+    if wrong:
+        raise ValueError(
+            f"actor_optimizer must not train parameters of the critics, but it holds "
+            f"{names.get(wrong[0], 'one that critic_optimizer holds too')} (of {len(wrong)}): {advice}"
+        )
+    wrong = [p for p in by_critic if p in actor and p not in critics]
+    if wrong:
+        raise ValueError(
+            f"critic_optimizer must not train parameters of the actor, but it holds {names[wrong[0]]} "
+            f"(of {len(wrong)}): {advice}"
+        )

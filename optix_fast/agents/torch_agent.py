@@ -10,14 +10,20 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from optix_fast.agents import agent as shared
-from optix_fast.agents.agent_card import Parts
-from optix_fast.agents.base import Agent
-from optix_fast.agents.native_learner import Backend
-from optix_fast.agents.policy import ActorPolicy
-from optix_fast.agents.policy_gradient import TorchAgentConfig, make_targets
-from optix_fast.agents.weight_files import check_matches
+from optix_fast.agents.arguments import action_indices, require, resolve_device
+from optix_fast.agents.base import Agent, as_in_training, restored_on_error
+from optix_fast.agents.files.agent_card import Parts
 from optix_fast.buffers import ReplaySegments
+from optix_fast.learners.native.backend import Backend
+from optix_fast.learners.optimizers import (
+    check_optimizer_state,
+    descend,
+    load_optimizer_state,
+    optimizer_state,
+)
+from optix_fast.learners.policy import ActorPolicy
+from optix_fast.learners.policy_gradient import TorchAgentConfig, make_targets
+from optix_fast.learners.tensors import check_matches, explained_variance, module_state, to_numpy
 from optix_fast.locks import exclusive
 from optix_fast.networks.heads import CategoricalHead, Draw
 from optix_fast.types import Array, EpisodeData, HyperparamSet, NonFiniteError, Tree, is_recording, tree_map
@@ -68,8 +74,8 @@ class TorchAgent(Agent):
         *,
         seed: int | None = None,
     ) -> None:
-        shared.require("model", model, nn.Module)
-        shared.require("optimizer", optimizer, torch.optim.Optimizer)
+        require("model", model, nn.Module)
+        require("optimizer", optimizer, torch.optim.Optimizer)
         if compute_loss_fn is not None and not callable(compute_loss_fn):
             raise TypeError(
                 f"compute_loss_fn must be a function of (model, episode_data, targets), "
@@ -77,7 +83,7 @@ class TorchAgent(Agent):
             )
         super().__init__(hyperparams, seed)
         self._head = CategoricalHead()
-        self._policy = ActorPolicy(model, self._head, shared.resolve_device(device))
+        self._policy = ActorPolicy(model, self._head, resolve_device(device))
         self.optimizer = optimizer
         self._compute_loss_fn = compute_loss_fn
         self._apply(self._hyperparams.config(), self._hyperparams.params)
@@ -128,7 +134,7 @@ class TorchAgent(Agent):
         Raises:
             NonFiniteError: the model's outputs are NaN or infinite.
         """
-        action: int = self._act(tree_map(shared.to_numpy, observation), deterministic)
+        action: int = self._act(tree_map(to_numpy, observation), deterministic)
         return action
 
     def _act(self, observation: Tree, deterministic: bool | None) -> Any:
@@ -167,7 +173,7 @@ class TorchAgent(Agent):
 
     # --- learning -------------------------------------------------------------------------------
 
-    @shared.as_in_training
+    @as_in_training
     def learn(self, episode_data: EpisodeData) -> dict[str, Any]:
         """One step of the optimizer from one window.
 
@@ -183,20 +189,18 @@ class TorchAgent(Agent):
         """
         config: TorchAgentConfig = self._hyperparams.config()
         made = make_targets(episode_data, config.gamma, self.device)
-        with shared.restored_on_error(self):
+        with restored_on_error(self):
             loss = self._loss(episode_data, made.targets)
             if not bool(torch.isfinite(loss)):
                 raise NonFiniteError("loss")
-            grad_norm = shared.descend(loss, self.optimizer, config.max_grad_norm)
+            grad_norm = descend(loss, self.optimizer, config.max_grad_norm)
         self.env_steps += episode_data.length
         values = made.values
         return {
             "loss": loss.item(),
             "grad_norm": grad_norm,
             "baseline_type": "reinforce" if values is None else "a2c",
-            "explained_variance": (
-                math.nan if values is None else shared.explained_variance(values, made.returns)
-            ),
+            "explained_variance": (math.nan if values is None else explained_variance(values, made.returns)),
         }
 
     def _loss(self, data: EpisodeData, targets: Tensor) -> Tensor:
@@ -206,7 +210,7 @@ class TorchAgent(Agent):
         if data.action_masks is not None:
             allowed = torch.as_tensor(data.action_masks, dtype=torch.bool, device=self.device)
             logits = logits.masked_fill(~allowed, -math.inf)
-        taken = shared.action_indices(self._head, data.actions, *logits.shape)
+        taken = action_indices(self._head, data.actions, *logits.shape)
         index = torch.as_tensor(taken, device=self.device)
         log_probs = torch.log_softmax(logits, dim=-1).gather(-1, index[:, None]).squeeze(-1)
         return -(log_probs * targets).mean()
@@ -221,17 +225,17 @@ class TorchAgent(Agent):
 
     def _get_state(self, replay: bool | ReplaySegments) -> dict[str, Any]:
         return {
-            "model": shared.module_state(self.model),
-            "optimizer": shared.optimizer_state(self.optimizer),
+            "model": module_state(self.model),
+            "optimizer": optimizer_state(self.optimizer),
         }
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
         check_matches(self.model, state["model"], "model")
-        shared.check_optimizer_state(self.optimizer, state["optimizer"], "optimizer")
+        check_optimizer_state(self.optimizer, state["optimizer"], "optimizer")
 
     def _set_state(self, state: Mapping[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
-        shared.load_optimizer_state(self.optimizer, state["optimizer"])
+        load_optimizer_state(self.optimizer, state["optimizer"])
 
 
 def _checked_loss(loss: Any) -> Tensor:

@@ -10,8 +10,8 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
-from optix_fast.agents import agent as shared
-from optix_fast.agents.agent_card import Parts
+from optix_fast.agents.arguments import require_count, resolve_device
+from optix_fast.agents.files.agent_card import Parts
 from optix_fast.agents.ppo import PPOAgent
 from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer
 from optix_fast.networks.heads import CategoricalHead, MultiDiscreteHead, NormalHead, component_sizes
@@ -89,12 +89,12 @@ class TorchGaussianPPOAgent(PPOAgent):
         seed: int | None = None,
         backend: str = "auto",
     ) -> None:
-        shared.require_count("action_dim", action_dim)
+        require_count("action_dim", action_dim)
         if log_std not in ("state", "free"):
             raise ValueError(f"log_std must be 'state' or 'free', got {log_std!r}")
         free = None
         if log_std == "free":
-            free = nn.Parameter(torch.zeros(action_dim, device=shared.resolve_device(device)))
+            free = nn.Parameter(torch.zeros(action_dim, device=resolve_device(device)))
         head = NormalHead(action_dim, squash, free)
         if action_space is not None:
             head.bind(action_space)

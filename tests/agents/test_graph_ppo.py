@@ -14,10 +14,10 @@ from torch import nn
 
 from optix_fast import ops, reference
 from optix_fast.agents import make_agent
-from optix_fast.agents.actor_critic import ActorCriticPolicy
-from optix_fast.agents.graph_ppo import GraphPPO, record_on_cuda
-from optix_fast.agents.ppo_batch import Batch
-from optix_fast.agents.ppo_config import PPOConfig
+from optix_fast.learners.actor_critic import ActorCriticPolicy
+from optix_fast.learners.ppo.batch import Batch
+from optix_fast.learners.ppo.config import PPOConfig
+from optix_fast.learners.ppo.graph import GraphPPO, record_on_cuda
 from optix_fast.pipelines import VectorBatchPipeline
 from optix_fast.random import RandomStream
 from optix_fast.types import NonFiniteError

@@ -14,12 +14,12 @@ from sac_cases import make_model
 from torch import nn
 
 from optix_fast import HyperparamSet, TorchDQNAgent, TorchSACAgent, backend
-from optix_fast.agents.dqn import dqn_update
-from optix_fast.agents.native_dqn import dqn_update as core_update
-from optix_fast.agents.off_policy import Experience, Transitions
-from optix_fast.agents.sac import discrete_sac_step
-from optix_fast.agents.sac_config import SACConfig
 from optix_fast.buffers import ring
+from optix_fast.learners.dqn.native import dqn_update as core_update
+from optix_fast.learners.dqn.update import dqn_update
+from optix_fast.learners.experience import Experience, Transitions
+from optix_fast.learners.sac.config import SACConfig
+from optix_fast.learners.sac.update import discrete_sac_step
 from optix_fast.random import RandomStream
 from optix_fast.reference import replay as reference
 from optix_fast.types import EpisodeData

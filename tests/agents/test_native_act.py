@@ -13,8 +13,8 @@ from gymnasium import spaces
 from torch import nn
 
 from optix_fast.agents import PPOAgent, TorchDQNAgent, TorchGaussianPPOAgent, TorchPPOAgent, make_agent
-from optix_fast.agents.native_act import NativeActor
 from optix_fast.envs.normalizers import ObsNormalizer
+from optix_fast.learners.native.acting import NativeActor
 from optix_fast.networks import GreedyHead, mlp
 from optix_fast.networks.heads import component_sizes
 from optix_fast.pipelines import VectorBatchPipeline

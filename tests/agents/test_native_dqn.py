@@ -24,12 +24,12 @@ from dqn_cases import (
 )
 from torch import nn
 
-from optix_fast.agents.dqn import DQNModel, Updated
-from optix_fast.agents.dqn import dqn_update as torch_update
-from optix_fast.agents.dqn_config import DQNConfig
-from optix_fast.agents.native_dqn import dqn_update as core_update
-from optix_fast.agents.native_nets import UnsupportedError
-from optix_fast.agents.off_policy import Draws, Experience
+from optix_fast.learners.dqn.config import DQNConfig
+from optix_fast.learners.dqn.native import dqn_update as core_update
+from optix_fast.learners.dqn.update import DQNModel, Updated
+from optix_fast.learners.dqn.update import dqn_update as torch_update
+from optix_fast.learners.experience import Draws, Experience
+from optix_fast.learners.native.networks import UnsupportedError
 from optix_fast.networks import DuelingQNetwork
 from optix_fast.random import RandomStream
 from optix_fast.types import NonFiniteError

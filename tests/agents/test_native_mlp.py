@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from optix_fast import _native
-from optix_fast.agents.native_nets import layers_of
+from optix_fast.learners.native.networks import layers_of
 
 core: Any = _native.core
 pytestmark = pytest.mark.native

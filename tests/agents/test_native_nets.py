@@ -9,7 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from optix_fast.agents.native_nets import UnsupportedError, adam_parameters, networks_of, trained_parameters
+from optix_fast.learners.native.networks import (
+    UnsupportedError,
+    adam_parameters,
+    networks_of,
+    trained_parameters,
+)
 from optix_fast.networks import mlp
 
 

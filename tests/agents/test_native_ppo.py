@@ -21,8 +21,8 @@ from ppo_learners import (
 )
 from torch import nn
 
-from optix_fast.agents.native_ppo import STATISTICS, Rows
-from optix_fast.agents.ppo_config import PPOConfig
+from optix_fast.learners.ppo.config import PPOConfig
+from optix_fast.learners.ppo.native import STATISTICS, Rows
 from optix_fast.networks.heads import CategoricalHead
 from optix_fast.types import NonFiniteError
 

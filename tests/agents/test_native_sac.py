@@ -21,12 +21,12 @@ from sac_cases import (
 )
 from torch import Tensor, nn
 
-from optix_fast.agents.native_nets import UnsupportedError
-from optix_fast.agents.native_sac import sac_update
-from optix_fast.agents.off_policy import Draws, Experience
-from optix_fast.agents.sac import STATISTICS, SACModel
-from optix_fast.agents.sac import sac_update as reference_update
-from optix_fast.agents.sac_config import SACConfig
+from optix_fast.learners.experience import Draws, Experience
+from optix_fast.learners.native.networks import UnsupportedError
+from optix_fast.learners.sac.config import SACConfig
+from optix_fast.learners.sac.native import sac_update
+from optix_fast.learners.sac.update import STATISTICS, SACModel
+from optix_fast.learners.sac.update import sac_update as reference_update
 from optix_fast.networks import mlp
 from optix_fast.ops import SumTree
 from optix_fast.random import RandomStream

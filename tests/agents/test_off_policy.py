@@ -7,7 +7,7 @@ import pytest
 import torch
 from dqn_cases import config_of, experience_of, leaves_of
 
-from optix_fast.agents.off_policy import Experience
+from optix_fast.learners.experience import Experience
 from optix_fast.random import RandomStream
 from optix_fast.types import EpisodeData
 

@@ -21,10 +21,10 @@ from torch import nn
 from optix_fast import backend as process_backend
 from optix_fast import ops, reference
 from optix_fast.agents import TorchPPOAgent, make_agent
-from optix_fast.agents.act_queue import ActQueue
-from optix_fast.agents.ppo_batch import make_batch
-from optix_fast.agents.ppo_config import PPOConfig
 from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer
+from optix_fast.learners.ppo.act_queue import ActQueue
+from optix_fast.learners.ppo.batch import make_batch
+from optix_fast.learners.ppo.config import PPOConfig
 from optix_fast.pipelines import BatchPipeline, VectorBatchPipeline
 from optix_fast.types import EpisodeData, HyperparamSet, NonFiniteError, no_recording
 

@@ -23,9 +23,9 @@ from torch import nn
 
 from optix_fast import reference
 from optix_fast.agents import TorchGaussianPPOAgent, TorchPPOAgent, make_agent
-from optix_fast.agents.ppo_batch import make_batch
-from optix_fast.agents.ppo_config import PPOConfig
 from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer
+from optix_fast.learners.ppo.batch import make_batch
+from optix_fast.learners.ppo.config import PPOConfig
 from optix_fast.pipelines import BatchPipeline
 from optix_fast.types import EpisodeData, HyperparamSet, NonFiniteError, no_recording
 

@@ -10,9 +10,9 @@ import torch
 from sac_cases import batch_for, make_model, smallest_model, smallest_transition
 from torch import nn
 
-from optix_fast.agents.off_policy import Transitions
-from optix_fast.agents.sac import SACModel, discrete_sac_step, sac_step
-from optix_fast.agents.sac_config import SACConfig
+from optix_fast.learners.experience import Transitions
+from optix_fast.learners.sac.config import SACConfig
+from optix_fast.learners.sac.update import SACModel, discrete_sac_step, sac_step
 from optix_fast.types import NonFiniteError
 
 

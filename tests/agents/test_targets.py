@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from optix_fast.agents.targets import LayerWatch, renewed, target_of
+from optix_fast.learners.targets import LayerWatch, renewed, target_of
 
 
 def network() -> nn.Sequential:

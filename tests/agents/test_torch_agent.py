@@ -14,7 +14,7 @@ from ppo_cases import assert_same
 from torch import Tensor, nn
 
 from optix_fast import RLOptimizer, TorchAgent, evaluate_policy
-from optix_fast.agents.policy_gradient import make_targets
+from optix_fast.learners.policy_gradient import make_targets
 from optix_fast.pipelines import BatchPipeline, VectorBatchPipeline
 from optix_fast.types import EpisodeData, HyperparamSet, NonFiniteError, no_recording
 

@@ -26,7 +26,7 @@ from optix_fast.agents import (
     TorchSACAgent,
     make_agent,
 )
-from optix_fast.agents.cards import make_space, of_space
+from optix_fast.agents.files.cards import make_space, of_space
 from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer
 from optix_fast.pipelines import VectorBatchPipeline
 from optix_fast.types import HyperparamSet, no_recording

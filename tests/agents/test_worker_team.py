@@ -10,8 +10,8 @@ import pytest
 import torch
 from ppo_learners import core_update, learner, permutations, rows_for
 
-from optix_fast.agents.native_nets import learner_threads
-from optix_fast.agents.ppo_config import PPOConfig
+from optix_fast.learners.native.networks import learner_threads
+from optix_fast.learners.ppo.config import PPOConfig
 
 # 256 units and 200 rows: products that are shared, of row counts that no number of threads divides.
 LARGE: dict[str, Any] = {"hidden": (256, 256), "features": 17, "activation": "relu"}

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from optix_fast.agents.dqn import DQNModel
-from optix_fast.agents.dqn_config import DQNConfig
-from optix_fast.agents.off_policy import Draws, Experience
-from optix_fast.agents.targets import target_of
+from optix_fast.learners.dqn.config import DQNConfig
+from optix_fast.learners.dqn.update import DQNModel
+from optix_fast.learners.experience import Draws, Experience
+from optix_fast.learners.targets import target_of
 from optix_fast.networks import mlp
 from optix_fast.random import RandomStream
 

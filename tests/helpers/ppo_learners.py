@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from optix_fast import reference
-from optix_fast.agents.native_nets import networks_of
-from optix_fast.agents.native_ppo import STATISTICS, Rows, ppo_update
-from optix_fast.agents.ppo_config import PPOConfig
+from optix_fast.learners.native.networks import networks_of
+from optix_fast.learners.ppo.config import PPOConfig
+from optix_fast.learners.ppo.native import STATISTICS, Rows, ppo_update
 from optix_fast.networks import mlp
 from optix_fast.networks.heads import CategoricalHead, MultiDiscreteHead, NormalHead, PolicyHead
 

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from optix_fast.agents.off_policy import Draws, Experience, Transitions
-from optix_fast.agents.sac import SACModel
-from optix_fast.agents.sac_config import SACConfig
+from optix_fast.learners.experience import Draws, Experience, Transitions
+from optix_fast.learners.sac.config import SACConfig
+from optix_fast.learners.sac.update import SACModel
 from optix_fast.random import RandomStream
 
 MakeOptimizer = Callable[[list[Any]], torch.optim.Optimizer]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from optix_fast.agents.agent import to_tensors
+from optix_fast.learners.tensors import to_tensors
 from optix_fast.networks import ObservationEncoder
 from optix_fast.networks.encoders import needs_encoder
 from optix_fast.pipelines.rows import allocate, write

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import nn
 
-from optix_fast.agents import cards
-from optix_fast.agents.cards import Card
+from optix_fast.agents.files import cards
+from optix_fast.agents.files.cards import Card
 from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer
 from optix_fast.types import HyperparamSet
 

@@ -48,24 +48,6 @@ def read_module_file(directory: str, name: str) -> State:
     raise FileNotFoundError(f"{directory} holds neither {path.name} nor {older.name}")
 
 
-def check_matches(module: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
-    """Raise unless the tensors fit the module.
-
-    Raises:
-        RuntimeError: names the missing, surplus and differently shaped keys.
-    """
-    own = module.state_dict()
-    wrong = [f"missing {key}" for key in own if key not in tensors]
-    wrong += [f"unexpected {key}" for key in tensors if key not in own]
-    wrong += [
-        f"{key} has shape {list(tensors[key].shape)}, not {list(own[key].shape)}"
-        for key in own
-        if key in tensors and tensors[key].shape != own[key].shape
-    ]
-    if wrong:
-        raise RuntimeError(f"the saved {name} is of another architecture: {'; '.join(wrong)}")
-
-
 def mean_of(states: Sequence[State]) -> State:
     """Element-wise mean of state dicts; integer tensors are taken from the first."""
     return {

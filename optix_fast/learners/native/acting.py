@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn.modules import module as nn_module
 
 from optix_fast import _native
-from optix_fast.agents.native_nets import Layer, UnsupportedError, check_parameter, networks_of
 from optix_fast.envs.normalizers import ObsNormalizer, RunningMeanStd
+from optix_fast.learners.native.networks import Layer, UnsupportedError, check_parameter, networks_of
 from optix_fast.networks.heads import (
     CategoricalHead,
     GreedyHead,

@@ -6,7 +6,14 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from optix_fast.agents.config_checks import Choices, Counts, Ranges, check_choices, check_ranges, round_counts
+from optix_fast.learners.config_checks import (
+    Choices,
+    Counts,
+    Ranges,
+    check_choices,
+    check_ranges,
+    round_counts,
+)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from optix_fast.agents.policy import ActorPolicy
+from optix_fast.learners.policy import ActorPolicy
 from optix_fast.networks.heads import Draw, GreedyHead
 from optix_fast.random import RandomStream
 from optix_fast.types import Array, NonFiniteError, Tree

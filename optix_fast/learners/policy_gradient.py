@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from optix_fast import ops
-from optix_fast.agents.config_checks import check_ranges
+from optix_fast.learners.config_checks import check_ranges
 from optix_fast.types import Array, EpisodeData, NonFiniteError
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from optix_fast import _native
-from optix_fast.agents.native_learner import NativeLearner
-from optix_fast.agents.native_nets import (
+from optix_fast.learners.native.backend import NativeLearner
+from optix_fast.learners.native.networks import (
     Networks,
     UnsupportedError,
     adam_parameters,
@@ -21,14 +21,14 @@ from optix_fast.agents.native_nets import (
     note_step,
     trained_parameters,
 )
-from optix_fast.agents.ppo_config import PPOConfig
+from optix_fast.learners.ppo.config import PPOConfig
 from optix_fast.ops import Categorical, MultiDiscrete, Normal
 from optix_fast.random import RandomStream
 from optix_fast.types import NonFiniteError
 
 if TYPE_CHECKING:
-    from optix_fast.agents.actor_critic import ActorCriticPolicy
-    from optix_fast.agents.ppo_batch import Batch
+    from optix_fast.learners.actor_critic import ActorCriticPolicy
+    from optix_fast.learners.ppo.batch import Batch
 
 _core: Any = _native.core
 _CLIP_MODES = {"max": 1, "clipped": 2}

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from optix_fast.agents.policy import ActorPolicy
+from optix_fast.learners.policy import ActorPolicy
 from optix_fast.networks.heads import CategoricalHead, SquashedHead
 from optix_fast.random import RandomStream
 from optix_fast.types import Array

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from optix_fast.agents.act_queue import ActQueue
-from optix_fast.agents.actor_critic import ActorCriticPolicy
-from optix_fast.agents.ppo_config import PPOConfig
 from optix_fast.envs.normalizers import RewardNormalizer
+from optix_fast.learners.actor_critic import ActorCriticPolicy
+from optix_fast.learners.ppo.act_queue import ActQueue
+from optix_fast.learners.ppo.config import PPOConfig
 from optix_fast.types import Array, EpisodeData, NonFiniteError, Tree, tree_map
 
 

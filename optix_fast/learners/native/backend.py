@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
-from optix_fast.agents.native_act import Acted, NativeActor, Policy
+from optix_fast.learners.native.acting import Acted, NativeActor, Policy
 from optix_fast.random import RandomStream
 from optix_fast.types import Array
 

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from optix_fast.agents import agent as shared
 from optix_fast.envs.normalizers import ObsNormalizer
+from optix_fast.learners.tensors import outputs_of, to_tensors
 from optix_fast.networks.heads import Draw, PolicyHead
 from optix_fast.random import RandomStream
 from optix_fast.types import Array, NonFiniteError, Tree
@@ -40,11 +40,11 @@ class ActorPolicy:
         """Observations [B, …] → normalised tensors on the device."""
         if self.obs_normalizer is not None:
             observations = self.obs_normalizer.normalize(observations)
-        return shared.to_tensors(observations, self.device)
+        return to_tensors(observations, self.device)
 
     def params(self, prepared: Tree, dtype: torch.dtype = torch.float32) -> Tensor:
         """The distribution's parameters for prepared observations, whatever dtype the network computes in."""
-        return self.head.params(shared.outputs_of(self.actor, prepared)).to(dtype)
+        return self.head.params(outputs_of(self.actor, prepared)).to(dtype)
 
     @torch.no_grad()
     def draw(

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from optix_fast.agents.config_checks import (
+from optix_fast.learners.config_checks import (
     Choices,
     Counts,
     Ranges,

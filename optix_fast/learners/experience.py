@@ -12,9 +12,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from optix_fast.agents import agent as shared
 from optix_fast.buffers import PrioritizedReplayBuffer, ReplaySegments
 from optix_fast.buffers.window_rows import rows_of_window
+from optix_fast.learners.tensors import to_tensors
 from optix_fast.random import RandomStream
 from optix_fast.types import Array, EpisodeData, NonFiniteError, Tree, tree_leaves, tree_map
 
@@ -208,7 +208,7 @@ class Experience:
         def observed(tree: Tree) -> Tree:
             return tree_map(
                 lambda leaf: leaf.to(like.dtype) if leaf.is_floating_point() else leaf,
-                shared.to_tensors(tree, like.device),
+                to_tensors(tree, like.device),
             )
 
         def allowed(masks: Array | None) -> Tensor | None:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from optix_fast import _native
-from optix_fast.agents.native_act import Policy
-from optix_fast.agents.native_learner import NativeLearner
-from optix_fast.agents.native_nets import (
+from optix_fast.learners.experience import Draws, Experience
+from optix_fast.learners.native.acting import Policy
+from optix_fast.learners.native.backend import NativeLearner
+from optix_fast.learners.native.networks import (
     Layer,
     UnsupportedError,
     adam_parameters,
@@ -22,9 +23,8 @@ from optix_fast.agents.native_nets import (
     learner_threads,
     note_step,
 )
-from optix_fast.agents.off_policy import Draws, Experience
-from optix_fast.agents.sac import SACModel, Updated, means_of
-from optix_fast.agents.sac_config import SACConfig
+from optix_fast.learners.sac.config import SACConfig
+from optix_fast.learners.sac.update import SACModel, Updated, means_of
 from optix_fast.types import NonFiniteError
 
 _core: Any = _native.core

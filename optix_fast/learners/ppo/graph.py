@@ -21,15 +21,15 @@ from torch import Tensor, nn
 from torch.nn.modules import module as nn_module
 from torch.optim.adam import adam
 
-from optix_fast.agents.native_nets import UnsupportedError, check_adam, note_step
-from optix_fast.agents.native_ppo import STATISTICS, Updated
-from optix_fast.agents.ppo_batch import Batch
-from optix_fast.agents.ppo_config import PPOConfig
+from optix_fast.learners.native.networks import UnsupportedError, check_adam, note_step
+from optix_fast.learners.ppo.batch import Batch
+from optix_fast.learners.ppo.config import PPOConfig
+from optix_fast.learners.ppo.native import STATISTICS, Updated
 from optix_fast.random import RandomStream
 from optix_fast.types import NonFiniteError
 
 if TYPE_CHECKING:
-    from optix_fast.agents.actor_critic import ActorCriticPolicy
+    from optix_fast.learners.actor_critic import ActorCriticPolicy
 
 Record = Callable[[Callable[[], None]], Callable[[], Any]]
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")

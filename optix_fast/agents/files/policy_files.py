@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optix_fast.agents import cards
-from optix_fast.agents.agent_card import card_of, check_algorithm, check_card
-from optix_fast.agents.weight_files import check_matches, mean_of, save_module
+from optix_fast.agents.files import cards
+from optix_fast.agents.files.agent_card import card_of, check_algorithm, check_card
+from optix_fast.agents.files.weight_files import mean_of, save_module
+from optix_fast.learners.tensors import check_matches
 from optix_fast.serialization import load_state, save_state
 
 if TYPE_CHECKING:

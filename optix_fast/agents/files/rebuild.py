@@ -13,16 +13,16 @@ from gymnasium import spaces
 from torch import nn
 from torch.nn.utils import skip_init
 
-from optix_fast.agents import cards
-from optix_fast.agents.agent_card import Parts, class_name
 from optix_fast.agents.base import Agent
-from optix_fast.agents.cards import Card
+from optix_fast.agents.dqn import TorchDQNAgent
+from optix_fast.agents.files import cards
+from optix_fast.agents.files.agent_card import Parts, class_name
+from optix_fast.agents.files.cards import Card
+from optix_fast.agents.files.policy_files import STATE_FILE
 from optix_fast.agents.hyperparams import read_config
-from optix_fast.agents.policy_files import STATE_FILE
+from optix_fast.agents.sac import TorchSACAgent
 from optix_fast.agents.torch_agent import TorchAgent
-from optix_fast.agents.torch_dqn import TorchDQNAgent
 from optix_fast.agents.torch_ppo import TorchGaussianPPOAgent, TorchPPOAgent
-from optix_fast.agents.torch_sac import TorchSACAgent
 from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer
 from optix_fast.networks.encoders import ObservationEncoder
 from optix_fast.serialization import load_state

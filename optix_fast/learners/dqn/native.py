@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 from optix_fast import _native
-from optix_fast.agents.dqn import DQNModel, Updated
-from optix_fast.agents.dqn_config import DQNConfig
-from optix_fast.agents.native_act import Policy
-from optix_fast.agents.native_learner import NativeLearner
-from optix_fast.agents.native_nets import (
+from optix_fast.learners.dqn.config import DQNConfig
+from optix_fast.learners.dqn.update import DQNModel, Updated
+from optix_fast.learners.experience import Draws, Experience
+from optix_fast.learners.native.acting import Policy
+from optix_fast.learners.native.backend import NativeLearner
+from optix_fast.learners.native.networks import (
     Layer,
     UnsupportedError,
     adam_parameters,
@@ -23,7 +24,6 @@ from optix_fast.agents.native_nets import (
     learner_threads,
     note_step,
 )
-from optix_fast.agents.off_policy import Draws, Experience
 from optix_fast.types import NonFiniteError
 
 _core: Any = _native.core

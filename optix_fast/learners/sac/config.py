@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from optix_fast.agents.config_checks import Counts, Ranges, check_flags, check_ranges, round_counts
+from optix_fast.learners.config_checks import Counts, Ranges, check_flags, check_ranges, round_counts
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from optix_fast.agents import agent as shared
-from optix_fast.agents.policy import ActorPolicy
-from optix_fast.agents.weight_files import check_matches
 from optix_fast.envs.normalizers import ObsNormalizer
+from optix_fast.learners.policy import ActorPolicy
+from optix_fast.learners.tensors import check_matches, module_state, outputs_of, unique_parameters
 from optix_fast.networks.heads import PolicyHead
 from optix_fast.types import Array, Tree
 
@@ -49,12 +48,12 @@ class ActorCriticPolicy(ActorPolicy):
     @torch.no_grad()
     def values(self, prepared: Tree) -> Array:
         """V of prepared observations, [B]."""
-        values: Array = shared.outputs_of(self.critic, prepared).reshape(-1).float().cpu().numpy()
+        values: Array = outputs_of(self.critic, prepared).reshape(-1).float().cpu().numpy()
         return values
 
     def evaluate(self, prepared: Tree, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
         """Distribution parameters and values [B] of the dtype, with gradients."""
-        values = shared.outputs_of(self.critic, prepared).reshape(-1).to(dtype)
+        values = outputs_of(self.critic, prepared).reshape(-1).to(dtype)
         return self.params(prepared, dtype), values
 
     def put(self, array: Array) -> Tensor:
@@ -63,7 +62,7 @@ class ActorCriticPolicy(ActorPolicy):
 
     def parameters(self) -> list[nn.Parameter]:
         """Everything trainable, each once."""
-        parameters = shared.unique_parameters((self.actor, self.critic))
+        parameters = unique_parameters((self.actor, self.critic))
         return parameters if self.log_std is None else [*parameters, self.log_std]
 
     # --- state ----------------------------------------------------------------------------------
@@ -107,8 +106,8 @@ class ActorCriticPolicy(ActorPolicy):
     def state_dict(self) -> dict[str, Any]:
         """Copies of both networks' states and of the extras."""
         return {
-            "actor": shared.module_state(self.actor),
-            "critic": shared.module_state(self.critic),
+            "actor": module_state(self.actor),
+            "critic": module_state(self.critic),
             "extras": self.extras(),
         }
 

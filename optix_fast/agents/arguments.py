@@ -1,0 +1,79 @@
+"""Checks of the arguments that agents are made with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from optix_fast._native import backend as process_backend
+from optix_fast.networks.heads import CategoricalHead
+from optix_fast.types import Array
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """ "auto" is CUDA where there is one, else the CPU.
+
+    Raises:
+        ValueError: not a device, or one that this machine does not have.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N', got {device!r}") from error
+    if resolved.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {device!r} was asked for, but torch sees no CUDA device")
+    return resolved
+
+
+def require(name: str, value: Any, kind: type, optional: bool = False) -> None:
+    """Raise TypeError unless the argument is of this kind, or None where that is allowed."""
+    if not isinstance(value, kind) and not (optional and value is None):
+        raise TypeError(f"{name} must be a {kind.__name__}, got {type(value).__name__}")
+
+
+def require_count(name: str, value: Any) -> None:
+    """Raise ValueError unless the argument is an integer of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+
+
+def check_seed(seed: Any) -> None:
+    """Raise TypeError or ValueError unless the argument is None or an integer of at least 0."""
+    if seed is None:
+        return
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
+        raise TypeError(f"seed must be an integer or None, got {seed!r}")
+    if seed < 0:
+        raise ValueError(f"seed must be at least 0, or None, got {seed}")
+
+
+def check_backend(backend: Any) -> None:
+    """Raise ValueError unless it is a backend, RuntimeError for "native" without the compiled core."""
+    if backend not in ("auto", "native", "torch"):
+        raise ValueError(f"backend must be 'auto', 'native' or 'torch', got {backend!r}")
+    if backend == "native" and process_backend() != "native":
+        raise RuntimeError("backend='native': the compiled core is not loaded (optix-fast doctor)")
+
+
+def action_indices(head: CategoricalHead, actions: Any, n_rows: int, n_actions: int) -> Array:
+    """Which of the network's outputs the actions of a window are, int64 [n_rows].
+
+    Raises:
+        ValueError: not so many integers, or none of the network's.
+    """
+    given = np.asarray(actions)
+    if given.shape != (n_rows,) or given.dtype.kind not in "iu":
+        raise ValueError(
+            f"episode_data.actions must be integers [{n_rows}], got {given.dtype} {list(given.shape)}"
+        )
+    index = head.raw_of(given)
+    if index.min() < 0 or index.max() >= n_actions:
+        raise ValueError(
+            f"episode_data.actions must be among the model's {n_actions}, "
+            f"got {int(given.min())} to {int(given.max())}"
+        )
+    return index

@@ -1,0 +1,1 @@
+"""What updates networks, and what acts by them: a folder for each algorithm."""

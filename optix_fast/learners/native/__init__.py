@@ -1,0 +1,1 @@
+"""What the compiled core serves: recognised networks and optimizers, acting."""

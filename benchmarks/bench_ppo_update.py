@@ -18,10 +18,12 @@ import pytest
 import torch
 
 from optix_fast import _native
-from optix_fast.learners.native.networks import layers_of, networks_of
+from optix_fast.learners.native.networks import layers_of
+from optix_fast.learners.ppo.batch import Batch
 from optix_fast.learners.ppo.config import PPOConfig
-from optix_fast.learners.ppo.native import Rows, ppo_update
-from optix_fast.ops import Categorical
+from optix_fast.learners.ppo.native import ppo_update
+from optix_fast.learners.ppo.update import PPOModel
+from optix_fast.networks.heads import CategoricalHead
 from optix_fast.random import RandomStream
 
 # observation width, hidden width, actions, minibatch
@@ -46,11 +48,12 @@ def native(n_in, width, n_out, minibatch):
         pytest.skip("native: the compiled core is not in use")
     actor, critic, optimizer, data = setting(n_in, width, n_out)
     config = PPOConfig(minibatch_size=minibatch, n_epochs=EPOCHS, vf_coef=0.25)
-    stream, rows = RandomStream(0), Rows(*data)
+    stream, batch = RandomStream(0), Batch(*data, None)
+    model = PPOModel(actor, critic, optimizer, CategoricalHead())
 
     def update():
         order = torch.from_numpy(np.stack([stream.permutation(ROWS) for _ in range(EPOCHS)]))
-        ppo_update(networks_of(actor, critic), optimizer, rows, order, config, dist=Categorical())
+        ppo_update(model, batch, order, config)
 
     return update
 

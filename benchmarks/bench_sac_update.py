@@ -46,7 +46,7 @@ def native(n_in, width, n_actions, batch):
     critics = [mlp([n_in + n_actions, width, width, 1], "relu") for _ in range(2)]
     log_alpha = nn.Parameter(torch.zeros(()))
     model = SACModel(
-        actor, (critics[0], critics[1]), (target_of(critics[0]), target_of(critics[1])), log_alpha,
+        actor, *critics, target_of(critics[0]), target_of(critics[1]), log_alpha,
         torch.optim.Adam(actor.parameters(), lr=3e-4),
         torch.optim.Adam([p for net in critics for p in net.parameters()], lr=3e-4),
         torch.optim.Adam([log_alpha], lr=3e-4),

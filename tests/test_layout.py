@@ -46,8 +46,8 @@ PUBLIC = {
 }
 REFERENCE = {
     "mlp": "optix_fast/networks/mlp.py",
-    "ppo_update": "optix_fast/agents/ppo.py",
-    "act": "optix_fast/learners/actor_critic.py",
+    "ppo_update": "optix_fast/learners/ppo/update.py",
+    "act": "optix_fast/learners/policy.py",
     "dqn_update": "optix_fast/learners/dqn/update.py",
     "sac_update": "optix_fast/learners/sac/update.py",
 }

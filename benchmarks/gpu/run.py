@@ -171,10 +171,10 @@ def ppo_updates(torch, ops, width):
     sys.path.insert(0, str(ROOT / "benchmarks"))
     import eager_ppo
 
-    from optix_fast.learners.actor_critic import ActorCriticPolicy
     from optix_fast.learners.ppo.batch import Batch
     from optix_fast.learners.ppo.config import PPOConfig
     from optix_fast.learners.ppo.graph import GraphPPO
+    from optix_fast.learners.ppo.update import Permutations, PPOModel
     from optix_fast.networks.heads import CategoricalHead
     from optix_fast.random import RandomStream
 
@@ -188,15 +188,20 @@ def ppo_updates(torch, ops, width):
         adam = torch.optim.Adam([*actor.parameters(), *critic.parameters()], lr=3e-4, fused=name != "graph")
         policies[name] = actor, critic, adam, eager_ppo.Data(*(part.cuda() for part in data))
     actor, critic, adam, data = policies["graph"]
-    policy = ActorCriticPolicy(actor, critic, CategoricalHead(), torch.device("cuda"), None)
-    graph, stream = GraphPPO(policy, adam, ops), RandomStream(0)
+    model = PPOModel(actor, critic, adam, CategoricalHead(), is_loss_fused=True)
+    graph, stream = GraphPPO(), RandomStream(0)
     batch = Batch(*data, None)
+
+    def replay():
+        order = Permutations(stream, epochs, len(batch.returns)).order
+        graph.update(model, batch, order, config)
+
     actor, critic, adam, data = policies["torch.compile"]
     compiled = torch.compile(actor), torch.compile(critic), adam, data
     return {
         "eager": lambda: eager_ppo.update(*policies["eager"], epochs, minibatch),
         "torch.compile": lambda: eager_ppo.update(*compiled, epochs, minibatch),
-        "graph": lambda: graph.update(batch, config, stream),
+        "graph": replay,
     }
 
 

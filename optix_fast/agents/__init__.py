@@ -3,10 +3,9 @@
 from optix_fast.agents.base import Agent
 from optix_fast.agents.dqn import TorchDQNAgent
 from optix_fast.agents.factory import choose_algo, make_agent
-from optix_fast.agents.ppo import PPOAgent
+from optix_fast.agents.ppo import PPOAgent, TorchGaussianPPOAgent, TorchPPOAgent
 from optix_fast.agents.sac import TorchSACAgent
 from optix_fast.agents.torch_agent import TorchAgent
-from optix_fast.agents.torch_ppo import TorchGaussianPPOAgent, TorchPPOAgent
 from optix_fast.learners.dqn.config import DQNConfig
 from optix_fast.learners.policy_gradient import TorchAgentConfig
 from optix_fast.learners.ppo.config import PPOConfig

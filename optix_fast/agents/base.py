@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,9 +20,11 @@ from optix_fast.agents.learning_rates import LearningRates
 from optix_fast.agents.observations import fit_observations, has_batch_axis
 from optix_fast.buffers import ReplaySegments
 from optix_fast.envs.normalizers import RewardNormalizer
-from optix_fast.learners.native.backend import Backend, NativeLearner
-from optix_fast.learners.policy import ActorPolicy
-from optix_fast.learners.tensors import to_numpy, unique_parameters
+from optix_fast.learners.experience import Experience
+from optix_fast.learners.learner import Backend, Learner
+from optix_fast.learners.model import LayerWatch, Model
+from optix_fast.learners.policy import Policy
+from optix_fast.learners.tensors import to_numpy
 from optix_fast.locks import CallLock, exclusive
 from optix_fast.networks.heads import CategoricalHead, Draw
 from optix_fast.pipelines.acting import batched
@@ -44,9 +45,11 @@ from optix_fast.types import (
 
 A = TypeVar("A", bound="Agent")
 # What an agent has of the core.
-_CONNECTIONS = ("_native", "_graph")
+_CONNECTIONS = ("_learner", "_graph")
 # What every agent's state_dict holds.
-_COMMON_STATE = ("hyperparams", "learning_rates", "streams", "env_steps")
+_COMMON_STATE = (
+    "model", "obs_normalizer", "updates", "hyperparams", "learning_rates", "streams", "env_steps",
+)  # fmt: skip
 
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -93,10 +96,14 @@ class Agent(BaseAgent):
     reward_normalizer: RewardNormalizer | None = None
     kept_on_rollback = ("streams", "env_steps")
 
-    _policy: ActorPolicy
-    _native: NativeLearner
+    _policy: Policy
+    _model: Model
+    _learner: Learner[..., Any]
+    # What learns from stored transitions has them here.
+    _experience: Experience | None = None
+    updates = 0
     # What state_dict() holds beside _COMMON_STATE.
-    _own_state: ClassVar[tuple[str, ...]]
+    _own_state: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, hyperparams: HyperparamSet, seed: int | None) -> None:
         self._hyperparams = Hyperparams(self.config_type, hyperparams)
@@ -104,6 +111,7 @@ class Agent(BaseAgent):
         check_seed(seed)
         self._observation_space: Any = None
         self._rates = LearningRates()
+        self._layers = LayerWatch()
         self._root = RandomStream(seed)
         self._streams = {name: self._root.spawn(name) for name in ("rollout", "evaluation", "update")}
         self.env_steps = 0
@@ -112,8 +120,8 @@ class Agent(BaseAgent):
 
     def __getstate__(self) -> dict[str, Any]:
         state = {key: value for key, value in self.__dict__.items() if key not in _CONNECTIONS}
-        native = self.__dict__.get("_native")
-        return state if native is None else {**state, "_requested_backend": native.requested}
+        learner = self.__dict__.get("_learner")
+        return state if learner is None else {**state, "_requested_backend": learner.requested}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         backend = state.pop("_requested_backend", None)
@@ -124,25 +132,19 @@ class Agent(BaseAgent):
     # --- what an algorithm consists of ------------------------------------------------------------
 
     def _connect(self, backend: str) -> None:
-        """Make the core's share in the agent, `_native`."""
+        """Make `_learner`."""
 
-    @abstractmethod
     def _networks(self) -> dict[str, nn.Module]:
         """The networks that weight files hold, by the names of the files."""
+        return self._model.networks()
 
-    @abstractmethod
-    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """The optimizers by name; the first one's rate is the learning_rate."""
-
-    @abstractmethod
-    def _get_state(self, replay: bool | ReplaySegments) -> dict[str, Any]:
+    def _get_state(self) -> dict[str, Any]:
         """The algorithm's share of state_dict(), copied: the keys of `_own_state`."""
+        return {}
 
-    @abstractmethod
     def _check_state(self, state: Mapping[str, Any]) -> None:
         """Raise ValueError or RuntimeError unless `_set_state` can take the state. Nothing changes."""
 
-    @abstractmethod
     def _set_state(self, state: Mapping[str, Any]) -> None:
         """Restore what `_get_state` gave."""
 
@@ -154,17 +156,6 @@ class Agent(BaseAgent):
     def _arguments(self) -> dict[str, Any]:
         """Arguments of the constructor that say what the weights mean."""
         return {}
-
-    def _targets(self) -> dict[str, nn.Module]:
-        """The target networks by name."""
-        return {}
-
-    def _copy_targets(self) -> None:
-        """Make the target networks copies."""
-
-    def _perturbed(self) -> list[nn.Parameter]:
-        """What perturb_weights changes."""
-        return unique_parameters(self._networks().values())
 
     # --- what it runs on --------------------------------------------------------------------------
 
@@ -180,7 +171,12 @@ class Agent(BaseAgent):
 
         Recognised anew before every window and every update, so that it follows what is done to modules and
         optimizers. Whether the core reads the observations shows with the first of them."""
-        return self._native.backend()
+        return self._learner.backend()
+
+    @property
+    def is_on_policy(self) -> bool:
+        """Whether it learns from windows of its present policy alone."""
+        return self._experience is None
 
     # --- acting -----------------------------------------------------------------------------------
 
@@ -211,7 +207,7 @@ class Agent(BaseAgent):
             return self._act(observation, deterministic)
 
     def _act(self, observation: Tree, deterministic: bool) -> Any:
-        acted = self._native.act(observation, deterministic, False, self._stream())
+        acted = self._learner.act(observation, deterministic, False, self._stream())
         if acted is not None:
             return acted.action
         batch, mask = self._batch_of_one(observation)
@@ -222,7 +218,7 @@ class Agent(BaseAgent):
     ) -> Array:
         """Actions [N, …] for N observations [N, …]; nothing is recorded."""
         with self._lock:
-            actions = self._native.act_batch(observations, deterministic, action_masks, self._stream())
+            actions = self._learner.act_batch(observations, deterministic, action_masks, self._stream())
             if actions is not None:
                 return actions
             return self._draw(observations, deterministic, action_masks).actions
@@ -231,7 +227,7 @@ class Agent(BaseAgent):
         """Act for all environments of row t of a window and write into its columns what learn() will read
         (see pipelines.rows.WindowRows); returns the environments' actions."""
         with self._lock:
-            if not self._native.act_rows(observations, rows, t, self._stream()):
+            if not self._learner.act_rows(observations, rows, t, self._stream()):
                 self._act_rows(observations, rows, t)
         actions: Array = rows.actions[t]
         return actions
@@ -285,7 +281,8 @@ class Agent(BaseAgent):
             got = "" if head.space is None else f", got {head.space}"
             raise ValueError(f"action_probs needs a Discrete action space{got}")
         batch, _ = self._batch_of_one(tree_map(to_numpy, observation))
-        probs: Array = self._policy.probabilities(self._prepare(batch))[0]
+        with torch.no_grad():
+            probs: Array = head.probabilities(self._policy.params(self._prepare(batch)))[0]
         return probs
 
     def _draw(self, observations: Tree, deterministic: bool, masks: Array | None) -> Draw:
@@ -302,7 +299,7 @@ class Agent(BaseAgent):
     def _prepare_to_act(self, observations: Tree) -> Tree:
         """The same for acting in torch; RuntimeError where the agent must be native."""
         prepared = self._prepare(observations)
-        self._native.require_acting()
+        self._learner.require_acting()
         return prepared
 
     def _stream(self) -> RandomStream:
@@ -353,6 +350,8 @@ class Agent(BaseAgent):
 
     def _check_config(self, config: Any) -> None:
         """Raise ValueError where a new config does not fit what the agent was made with."""
+        if self._experience is not None:
+            self._experience.check_batch(config)
 
     def _apply(self, config: Any, params: Mapping[str, Any]) -> None:
         """Take over what lies outside of the set: here the learning rates."""
@@ -360,7 +359,7 @@ class Agent(BaseAgent):
             self._rates.set(self._groups(), float(config.learning_rate))
 
     def _groups(self) -> list[dict[str, Any]]:
-        return [group for optimizer in self._optimizers().values() for group in optimizer.param_groups]
+        return [group for optimizer in self._model.optimizers().values() for group in optimizer.param_groups]
 
     # --- weights ----------------------------------------------------------------------------------
 
@@ -412,10 +411,6 @@ class Agent(BaseAgent):
 
         return load_agent(cls, str(path), device, backend, seed)
 
-    def _unnamed(self) -> list[nn.Parameter]:
-        """Trained parameters that are no network's: the constructor makes them."""
-        return []
-
     def _not_described(self) -> list[str]:
         """What a card cannot hold, beside networks and optimizers."""
         return []
@@ -443,28 +438,21 @@ class Agent(BaseAgent):
     def perturb_weights(self, noise_scale: float) -> None:
         """Multiply each parameter by 1 + noise_scale·N(0, 1); target networks become copies."""
         perturb(self._perturbed(), noise_scale, self._streams["update"].normal)
-        self._copy_targets()
+        self._model.copy_targets()
+
+    def _perturbed(self) -> list[nn.Parameter]:
+        return self._model.parameters()
 
     def _read_network(self, path: str, name: str) -> dict[str, torch.Tensor]:
         return read_module_file(path, name)
 
-    def _get_extras(self) -> dict[str, Any]:
-        """What belongs to the policy beside its networks, copied."""
-        return {}
-
-    def _check_extras(self, extras: Mapping[str, Any]) -> None:
-        """Raise RuntimeError unless `_set_extras` can take them."""
-        if extras:
-            raise RuntimeError(f"the saved policy has {', '.join(extras)}, this agent does not")
-
-    def _set_extras(self, extras: Mapping[str, Any]) -> None:
-        """Restore what `_get_extras` gave."""
+    def _weights_were_loaded(self) -> None:
+        """Called after weight files have been loaded."""
 
     @exclusive
     def teardown(self) -> None:
         """Move the networks to the CPU and empty the CUDA cache."""
-        for module in (*self._networks().values(), *self._targets().values()):
-            module.cpu()
+        self._model.to_cpu()
         self._policy.device = torch.device("cpu")
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -480,8 +468,14 @@ class Agent(BaseAgent):
             replay: False leaves the stored transitions out; whoever loads such a state keeps its own.
                 Segments on disk take them in instead, and the state refers to those.
         """
+        stored = {} if self._experience is None else {"experience": self._experience.state_dict(replay)}
+        normalizer = self._policy.obs_normalizer
         return {
-            **self._get_state(replay),
+            "model": self._model.state_dict(),
+            "obs_normalizer": None if normalizer is None else normalizer.state_dict(),
+            **self._get_state(),
+            **stored,
+            "updates": self.updates,
             "hyperparams": dict(self._hyperparams.params),
             "learning_rates": self._rates.state_dict(),
             "streams": {name: stream.state_dict() for name, stream in self._streams.items()},
@@ -496,10 +490,15 @@ class Agent(BaseAgent):
             RuntimeError, ValueError: the state is incomplete (the missing keys are named) or of another
                 architecture. Nothing is loaded then.
         """
-        missing = [repr(key) for key in (*self._own_state, *_COMMON_STATE) if key not in state]
+        stored = () if self._experience is None else ("experience",)
+        wanted = (*self._own_state, *stored, *_COMMON_STATE)
+        missing = [repr(key) for key in wanted if key not in state]
         if missing:
             raise ValueError(f"the state of a {type(self).__name__} must hold {', '.join(missing)}")
         try:
+            self._renew_targets()
+            self._model.check_state(state["model"])
+            self._check_normalizer(state["obs_normalizer"])
             self._check_state(state)
             read_config(self.config_type, state["hyperparams"])
             before = self.state_dict(replay=False)
@@ -516,8 +515,28 @@ class Agent(BaseAgent):
             stream.load_state_dict(state["streams"][name])
         self._rates.load_state_dict(state["learning_rates"])
         self._hyperparams.restore(state["hyperparams"])
-        self.env_steps = int(state["env_steps"])
+        self.env_steps, self.updates = int(state["env_steps"]), int(state["updates"])
+        self._model.load_state_dict(state["model"])
+        if self._policy.obs_normalizer is not None:
+            self._policy.obs_normalizer.load_state_dict(state["obs_normalizer"])
         self._set_state(state)
+        if self._experience is not None:
+            # Last: the stored transitions are not kept aside while the state is being loaded.
+            self._experience.load_state_dict(state["experience"])
+
+    def _check_normalizer(self, saved: Any) -> None:
+        own = self._policy.obs_normalizer
+        if (own is None) != (saved is None):
+            has, other = ("has no", "has one") if saved is None else ("has an", "does not")
+            raise RuntimeError(f"the state {has} obs_normalizer, this agent {other}")
+        if own is not None and np.shape(saved["statistics"]["mean"]) != own.mean.shape:
+            shape = list(np.shape(saved["statistics"]["mean"]))
+            raise RuntimeError(f"obs_normalizer has shape {shape}, not {list(own.mean.shape)}")
+
+    def _renew_targets(self) -> None:
+        """New target networks where the user has given networks other layers."""
+        if self._model.TARGETS and self._layers.changed(self._model.networks().values()):
+            self._model.renew_targets()
 
 
 def perturb(parameters: Iterable[nn.Parameter], scale: float, normal: Any) -> None:

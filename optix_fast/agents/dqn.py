@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,15 +13,13 @@ from torch import nn
 from optix_fast.agents.arguments import action_indices, check_backend, require, require_count, resolve_device
 from optix_fast.agents.base import Agent, as_in_training
 from optix_fast.agents.files.agent_card import Parts
-from optix_fast.buffers import ReplaySegments
+from optix_fast.learners.dqn import native
 from optix_fast.learners.dqn.config import DQNConfig
-from optix_fast.learners.dqn.native import NativeDQN
 from optix_fast.learners.dqn.update import DQNModel, Updated, dqn_update
 from optix_fast.learners.experience import Experience
-from optix_fast.learners.optimizers import check_optimizer_state, load_optimizer_state, optimizer_state
-from optix_fast.learners.q_policy import QPolicy
-from optix_fast.learners.targets import LayerWatch, renewed, target_of
-from optix_fast.learners.tensors import check_matches, module_state
+from optix_fast.learners.learner import Learner
+from optix_fast.learners.model import target_of
+from optix_fast.learners.policy import Policy
 from optix_fast.locks import exclusive
 from optix_fast.networks.heads import GreedyHead
 from optix_fast.types import EpisodeData, HyperparamSet
@@ -57,9 +56,10 @@ class TorchDQNAgent(Agent):
     default_min_episodes_before_dormant = 60
     algorithm = "dqn"
     config_type = DQNConfig
-    _policy: QPolicy
-    _native: NativeDQN
-    _own_state = ("q_network", "target", "optimizer", "epsilon", "experience", "updates", "episodes")
+    _model: DQNModel
+    _experience: Experience
+    _learner: Learner[..., Updated]
+    _own_state = ("epsilon", "episodes")
 
     def __init__(
         self,
@@ -80,20 +80,22 @@ class TorchDQNAgent(Agent):
         check_backend(backend)
         config: DQNConfig = self._hyperparams.config()
         self._n_actions = int(n_actions)
-        head = GreedyHead(config.epsilon, self._n_actions)
+        self._head = GreedyHead(config.epsilon, self._n_actions)
         if action_space is not None:
-            head.bind(action_space)
-        self._policy = QPolicy(q_network, head, resolve_device(device))
+            self._head.bind(action_space)
+        self._policy = Policy(q_network, self._head, resolve_device(device))
         self._model = DQNModel(q_network, target_of(q_network), optimizer)
         self._experience = Experience(config, self._root)
-        self.updates = 0
-        self._layers = LayerWatch()
         self._episodes = 0  # finished ones
         self._connect(backend)
         self._apply(config, self._hyperparams.params)
 
     def _connect(self, backend: str) -> None:
-        self._native = NativeDQN(self._policy, self._model, backend)
+        model = self._model
+        self._learner = Learner(
+            self._policy, partial(native.recognise, model), partial(native.dqn_update, model),
+            partial(dqn_update, model), backend,
+        )  # fmt: skip
 
     @classmethod
     def _from_parts(cls, parts: Parts) -> TorchDQNAgent:
@@ -116,14 +118,9 @@ class TorchDQNAgent(Agent):
         return self._policy.actor
 
     @property
-    def is_on_policy(self) -> bool:
-        """False: it learns from what older policies did."""
-        return False
-
-    @property
     def epsilon(self) -> float:
         """Probability of a random action now."""
-        return self._policy.head.epsilon
+        return self._head.epsilon
 
     # --- learning -------------------------------------------------------------------------------
 
@@ -146,13 +143,11 @@ class TorchDQNAgent(Agent):
         if episode_data.length == 0:
             raise ValueError("episode_data must hold at least one row")
         config: DQNConfig = self._hyperparams.config()
-        actions = action_indices(
-            self._policy.head, episode_data.actions, episode_data.length, self._n_actions
-        )
+        actions = action_indices(self._head, episode_data.actions, episode_data.length, self._n_actions)
         due = self._experience.add(episode_data, config, actions)
         self.env_steps += episode_data.length
         finished = self._finished(episode_data)
-        self._policy.head.epsilon = config.epsilon_after(self.epsilon, finished, self.env_steps)
+        self._head.epsilon = config.epsilon_after(self.epsilon, finished, self.env_steps)
         updated = self._update(due, config)
         return {
             "loss": updated.loss,
@@ -176,23 +171,15 @@ class TorchDQNAgent(Agent):
         return int(not window.metadata.get("episodic", self.env_steps == window.length))
 
     def _update(self, due: int, config: DQNConfig) -> Updated:
-        self._renew_target()
+        self._renew_targets()
         parts: list[Updated] = []
         for draws in self._experience.draws(due, config):
-            arguments = (self._experience, draws, config, self.updates)
-            part = self._native.update(*arguments)
-            if part is None:
-                part = dqn_update(self._model, *arguments)
+            part = self._learner.update(self._experience, draws, config, self.updates)
             self.updates += part.n_updates
             parts.append(part)
         n = sum(part.n_updates for part in parts)
         means = (sum(p[i] * p.n_updates for p in parts) / max(n, 1) for i in range(2, 5))
         return Updated(n, sum(part.copies for part in parts), *means)
-
-    def _renew_target(self) -> None:
-        """A new target network where the user has given the network other layers."""
-        if self._layers.changed([self._model.q_network]):
-            self._model.target = renewed(self._model.target, self._model.q_network)
 
     # --- hyperparameters ------------------------------------------------------------------------
 
@@ -205,51 +192,16 @@ class TorchDQNAgent(Agent):
             hyperparams.params["epsilon"] = self.epsilon
         return hyperparams
 
-    def _check_config(self, config: DQNConfig) -> None:
-        self._experience.check_batch(config)
-
     def _apply(self, config: DQNConfig, params: Mapping[str, Any]) -> None:
         super()._apply(config, params)
         if "epsilon" in params and config.epsilon_decay_steps is None:
-            self._policy.head.epsilon = config.epsilon
+            self._head.epsilon = config.epsilon
 
-    # --- weights and state ----------------------------------------------------------------------
+    # --- state ----------------------------------------------------------------------------------
 
-    def _networks(self) -> dict[str, nn.Module]:
-        return {"q_network": self._model.q_network}
-
-    def _targets(self) -> dict[str, nn.Module]:
-        return {"target": self._model.target}
-
-    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        return {"optimizer": self._model.optimizer}
-
-    def _copy_targets(self) -> None:
-        self._model.target = target_of(self._model.q_network)
-
-    def _get_state(self, replay: bool | ReplaySegments) -> dict[str, Any]:
-        return {
-            "q_network": module_state(self._model.q_network),
-            "target": module_state(self._model.target),
-            "optimizer": optimizer_state(self._model.optimizer),
-            "epsilon": self.epsilon,
-            "experience": self._experience.state_dict(replay),
-            "updates": self.updates,
-            "episodes": self._episodes,
-        }
-
-    def _check_state(self, state: Mapping[str, Any]) -> None:
-        self._renew_target()
-        for name, net in {**self._targets(), **self._networks()}.items():
-            check_matches(net, state[name], name)
-        check_optimizer_state(self._model.optimizer, state["optimizer"], "optimizer")
+    def _get_state(self) -> dict[str, Any]:
+        return {"epsilon": self.epsilon, "episodes": self._episodes}
 
     def _set_state(self, state: Mapping[str, Any]) -> None:
-        self._model.q_network.load_state_dict(state["q_network"])
-        self._model.target.load_state_dict(state["target"])
-        load_optimizer_state(self._model.optimizer, state["optimizer"])
-        self._policy.head.epsilon = float(state["epsilon"])
-        self.updates = int(state["updates"])
+        self._head.epsilon = float(state["epsilon"])
         self._episodes = int(state["episodes"])
-        # Last: the stored transitions are not kept aside while the state is being loaded.
-        self._experience.load_state_dict(state["experience"])

@@ -14,9 +14,8 @@ from optix_fast.agents.arguments import check_seed, require_count
 from optix_fast.agents.base import Agent
 from optix_fast.agents.dqn import TorchDQNAgent
 from optix_fast.agents.hyperparams import read_config, unknown_keys
-from optix_fast.agents.ppo import PPOAgent
+from optix_fast.agents.ppo import PPOAgent, TorchGaussianPPOAgent, TorchPPOAgent
 from optix_fast.agents.sac import TorchSACAgent
-from optix_fast.agents.torch_ppo import TorchGaussianPPOAgent, TorchPPOAgent
 from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer
 from optix_fast.learners.dqn.config import DQNConfig
 from optix_fast.learners.ppo.config import PPOConfig

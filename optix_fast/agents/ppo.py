@@ -2,39 +2,42 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import torch
+from gymnasium import spaces
 from torch import Tensor, nn
 
 import optix_fast.ops as native_ops
 import optix_fast.reference as reference_ops
-from optix_fast.agents.arguments import check_backend, require, resolve_device
+from optix_fast.agents.arguments import check_backend, require, require_count, resolve_device
 from optix_fast.agents.base import Agent, as_in_training, restored_on_error
-from optix_fast.buffers import ReplaySegments
+from optix_fast.agents.files.agent_card import Parts
 from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer
-from optix_fast.learners.actor_critic import ActorCriticPolicy
-from optix_fast.learners.native.backend import Backend
-from optix_fast.learners.optimizers import (
-    check_optimizer_state,
-    descend,
-    load_optimizer_state,
-    optimizer_state,
-)
+from optix_fast.learners.learner import Backend, Learner
+from optix_fast.learners.native.networks import UnsupportedError
+from optix_fast.learners.policy import Policy
+from optix_fast.learners.ppo import native
 from optix_fast.learners.ppo.act_queue import ActQueue
 from optix_fast.learners.ppo.batch import Batch, make_batch
 from optix_fast.learners.ppo.config import PPOConfig
 from optix_fast.learners.ppo.graph import GraphPPO
-from optix_fast.learners.ppo.native import STATISTICS, NativePPO, Updated
+from optix_fast.learners.ppo.update import Permutations, PPOModel, Updated, ppo_update
 from optix_fast.learners.tensors import explained_variance
 from optix_fast.locks import exclusive
-from optix_fast.networks.heads import NormalHead, PolicyHead
-from optix_fast.types import EpisodeData, HyperparamSet, NonFiniteError, Tree, is_recording
+from optix_fast.networks.heads import (
+    CategoricalHead,
+    MultiDiscreteHead,
+    NormalHead,
+    PolicyHead,
+    component_sizes,
+)
+from optix_fast.types import EpisodeData, HyperparamSet, Tree, is_recording
 
 
 class PPOAgent(Agent):
@@ -67,9 +70,9 @@ class PPOAgent(Agent):
     default_log_params = ["learning_rate"]  # noqa: RUF012
     algorithm = "ppo"
     config_type = PPOConfig
-    _policy: ActorCriticPolicy
-    _native: NativePPO
-    _own_state = ("policy", "optimizer", "reward_normalizer")
+    _model: PPOModel
+    _learner: Learner[..., Updated]
+    _own_state = ("reward_normalizer",)
 
     def __init__(
         self,
@@ -91,36 +94,45 @@ class PPOAgent(Agent):
         require("reward_normalizer", reward_normalizer, RewardNormalizer, optional=True)
         super().__init__(hyperparams, seed)
         check_backend(backend)
-        self._policy = ActorCriticPolicy(actor, critic, head, resolve_device(device), obs_normalizer)
-        self._optimizer = optimizer
+        self._policy = Policy(actor, head, resolve_device(device), critic, obs_normalizer)
+        self._model = PPOModel(actor, critic, optimizer, head, is_loss_fused=backend != "torch")
         self.reward_normalizer = reward_normalizer
         self._queue = ActQueue()
         self._connect(backend)
         self._apply(self._hyperparams.config(), self._hyperparams.params)
 
     def _connect(self, backend: str) -> None:
-        self._native = NativePPO(self._policy, self._optimizer, backend)
+        model = self._model
         on_cuda = self._policy.device.type == "cuda" and backend != "torch"
-        self._graph = GraphPPO(self._policy, self._optimizer, self._ops) if on_cuda else None
+        self._graph = GraphPPO() if on_cuda else None
+        self._learner = Learner(
+            self._policy, partial(native.recognise, model), partial(native.ppo_update, model),
+            partial(ppo_update, model), backend,
+            between=self._replay,
+        )  # fmt: skip
 
     @property
     def actor(self) -> nn.Module:
         """The network of the policy."""
-        return self._policy.actor
+        return self._model.actor
 
     @property
     def critic(self) -> nn.Module:
         """The network of the values."""
-        return self._policy.critic
+        return self._model.critic
 
     @property
     def _actor(self) -> nn.Module:
         """The actor, under the name that subclasses of the documented agents read."""
-        return self._policy.actor
+        return self._model.actor
 
     @property
     def _critic(self) -> nn.Module:
-        return self._policy.critic
+        return self._model.critic
+
+    @property
+    def _optimizer(self) -> torch.optim.Optimizer:
+        return self._model.optimizer
 
     @property
     def continuous_dimensions(self) -> int:
@@ -143,14 +155,14 @@ class PPOAgent(Agent):
 
     @property
     def _ops(self) -> ModuleType:
-        """Where the loss and GAE are taken from."""
-        return reference_ops if self._native.requested == "torch" else native_ops
+        """Where GAE is taken from."""
+        return native_ops if self._model.is_loss_fused else reference_ops
 
     # --- acting ---------------------------------------------------------------------------------
 
     def _act(self, observation: Tree, deterministic: bool) -> Any:
         recording = is_recording()
-        acted = self._native.act(observation, deterministic, recording, self._stream())
+        acted = self._learner.act(observation, deterministic, recording, self._stream())
         if acted is not None:
             if recording:
                 self._queue.push(observation, acted.action, acted.log_prob, acted.value, acted.raw)
@@ -209,54 +221,20 @@ class PPOAgent(Agent):
         return diagnostics
 
     def _update(self, batch: Batch, config: PPOConfig) -> dict[str, Any]:
-        updated = self._native.update(batch, config, self._streams["update"])
-        if updated is None and self._graph is not None:
-            updated = self._graph.update(batch, config, self._streams["update"])
-        if updated is None:
-            updated = self._update_in_torch(batch, config)
+        permutations = Permutations(self._streams["update"], config.n_epochs, len(batch.returns))
+        updated = self._learner.update(batch, permutations.order, config)
+        permutations.begun(updated.n_updates, config.minibatch_size)
         return {
             **updated.means,
             "explained_var": explained_variance(batch.values, batch.returns),
             "n_updates": updated.n_updates,
-            "learning_rate": float(self._optimizer.param_groups[0]["lr"]),
+            "learning_rate": float(self._model.optimizer.param_groups[0]["lr"]),
         }
 
-    def _update_in_torch(self, batch: Batch, config: PPOConfig) -> Updated:
-        n_rows = int(batch.returns.shape[0])
-        collected: list[list[float]] = []
-        for index in self._minibatches(n_rows, config):
-            stats = self._minibatch_step(batch.rows(index), config)
-            collected.append(stats)
-            if config.target_kl is not None and stats[3] > 1.5 * config.target_kl:
-                break
-        means = np.mean(np.asarray(collected)[:, : len(STATISTICS)], axis=0)
-        named = {name: float(mean) for name, mean in zip(STATISTICS, means, strict=True)}
-        return Updated(named, len(collected))
-
-    def _minibatch_step(self, batch: Batch, config: PPOConfig) -> list[float]:
-        params, values = self._policy.evaluate(batch.observations, batch.returns.dtype)
-        result = self._ops.ppo_loss(
-            self._policy.head.dist,
-            params,
-            batch.actions,
-            batch.log_probs,
-            batch.advantages,
-            values,
-            batch.returns,
-            batch.values if config.value_clip is not None else None,
-            action_mask=batch.action_masks,
-            **config.loss_options(),
-        )
-        stats: list[float] = result.stats.tolist()
-        if not all(map(math.isfinite, stats)):
-            raise NonFiniteError("loss")
-        descend(result.loss, self._optimizer, config.max_grad_norm)
-        return stats
-
-    def _minibatches(self, n_rows: int, config: PPOConfig) -> Iterator[Tensor]:
-        for _ in range(config.n_epochs):
-            order = self._policy.put(self._streams["update"].permutation(n_rows))
-            yield from torch.split(order, config.minibatch_size)
+    def _replay(self, batch: Batch, permutations: Tensor, config: PPOConfig) -> Updated:
+        if self._graph is None:
+            raise UnsupportedError("there is no CUDA graph")
+        return self._graph.update(self._model, batch, permutations, config)
 
     def _annealed(self, config: PPOConfig) -> PPOConfig:
         """The config with learning_rate and clip_ratio as they are at this point of the run."""
@@ -271,51 +249,138 @@ class PPOAgent(Agent):
             self._rates.end_annealing(self._groups())
         super()._apply(config, params)
 
-    # --- weights and state ----------------------------------------------------------------------
+    # --- state ----------------------------------------------------------------------------------
 
-    def _networks(self) -> dict[str, nn.Module]:
-        return {"actor": self._policy.actor, "critic": self._policy.critic}
-
-    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        return {"optimizer": self._optimizer}
-
-    def _unnamed(self) -> list[nn.Parameter]:
-        return [] if self._policy.log_std is None else [self._policy.log_std]
-
-    def _perturbed(self) -> list[nn.Parameter]:
-        return self._policy.parameters()
-
-    def _get_extras(self) -> dict[str, Any]:
-        return self._policy.extras()
-
-    def _check_extras(self, extras: Mapping[str, Any]) -> None:
-        self._policy.check_extras(extras)
-
-    def _set_extras(self, extras: Mapping[str, Any]) -> None:
-        self._policy.load_extras(extras)
-
-    @exclusive
-    def teardown(self) -> None:
-        super().teardown()
-        if self._policy.log_std is not None:
-            self._policy.log_std.data = self._policy.log_std.data.cpu()
-
-    def _get_state(self, replay: bool | ReplaySegments) -> dict[str, Any]:
+    def _get_state(self) -> dict[str, Any]:
         rewards = self.reward_normalizer
-        return {
-            "policy": self._policy.state_dict(),
-            "optimizer": optimizer_state(self._optimizer),
-            "reward_normalizer": None if rewards is None else rewards.state_dict(),
-        }
+        return {"reward_normalizer": None if rewards is None else rewards.state_dict()}
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
-        self._policy.check_state(state["policy"])
-        check_optimizer_state(self._optimizer, state["optimizer"], "optimizer")
         if self.reward_normalizer is not None and state["reward_normalizer"] is None:
             raise ValueError("the state has no reward_normalizer, this agent has one")
 
     def _set_state(self, state: Mapping[str, Any]) -> None:
-        self._policy.load_state_dict(state["policy"])
-        load_optimizer_state(self._optimizer, state["optimizer"])
         if self.reward_normalizer is not None:
             self.reward_normalizer.load_state_dict(state["reward_normalizer"])
+
+
+class TorchPPOAgent(PPOAgent):
+    """PPO for Discrete, MultiDiscrete and MultiBinary action spaces (seed 003).
+
+    The actor returns logits: [B, n_actions], or [B, sum of nvec], one component after the other; a
+    MultiBinary's bits are components of two.
+
+    Args: see PPOAgent. `action_space` binds the environment's space at once; otherwise the
+    pipeline's set_agent does. A MultiDiscrete or MultiBinary space has to be given
+    here.
+    """
+
+    def __init__(
+        self,
+        actor: nn.Module,
+        critic: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        hyperparams: HyperparamSet,
+        device: str | torch.device = "auto",
+        reward_normalizer: RewardNormalizer | None = None,
+        *,
+        obs_normalizer: ObsNormalizer | None = None,
+        action_space: Any = None,
+        seed: int | None = None,
+        backend: str = "auto",
+    ) -> None:
+        multi = isinstance(action_space, spaces.MultiDiscrete | spaces.MultiBinary)
+        head = MultiDiscreteHead(component_sizes(action_space)) if multi else CategoricalHead()
+        if action_space is not None:
+            head.bind(action_space)
+        super().__init__(
+            actor, critic, optimizer, hyperparams, head, device,
+            obs_normalizer, reward_normalizer, seed, backend,
+        )  # fmt: skip
+
+    @classmethod
+    def _from_parts(cls, parts: Parts) -> TorchPPOAgent:
+        return cls(
+            parts.networks["actor"], parts.networks["critic"], parts.optimizers["optimizer"],
+            parts.hyperparams, reward_normalizer=parts.reward_normalizer,
+            obs_normalizer=parts.obs_normalizer, action_space=parts.action_space, **parts.options,
+        )  # fmt: skip
+
+
+class TorchGaussianPPOAgent(PPOAgent):
+    """PPO for Box action spaces (seed 003): a diagonal Gaussian, by default squashed by tanh.
+
+    Args: see PPOAgent, and
+        action_dim: A, values of an action.
+        action_space: the Box to act in; without it and without a pipeline, actions are in (−1, 1).
+        squash: tanh of the sample, scaled to the Box; without it the sample is clipped to the Box.
+        log_std: "state": the actor returns [mean ‖ log_std], [B, 2A]; "free": it returns the mean
+            and log_std is a parameter of its own, starting at 0, which joins the optimizer's first group.
+    """
+
+    def __init__(
+        self,
+        actor: nn.Module,
+        critic: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        action_dim: int,
+        hyperparams: HyperparamSet,
+        device: str | torch.device = "auto",
+        reward_normalizer: RewardNormalizer | None = None,
+        *,
+        obs_normalizer: ObsNormalizer | None = None,
+        action_space: Any = None,
+        squash: bool = True,
+        log_std: str = "state",
+        seed: int | None = None,
+        backend: str = "auto",
+    ) -> None:
+        require_count("action_dim", action_dim)
+        if log_std not in ("state", "free"):
+            raise ValueError(f"log_std must be 'state' or 'free', got {log_std!r}")
+        free = None
+        if log_std == "free":
+            free = nn.Parameter(torch.zeros(action_dim, device=resolve_device(device)))
+        head = NormalHead(action_dim, squash, free)
+        if action_space is not None:
+            head.bind(action_space)
+        # Before the agent looks at the optimizer, which has to hold every parameter it trains.
+        with _joined(optimizer, free):
+            super().__init__(
+                actor, critic, optimizer, hyperparams, head, device,
+                obs_normalizer, reward_normalizer, seed, backend,
+            )  # fmt: skip
+
+    @classmethod
+    def _from_parts(cls, parts: Parts) -> TorchGaussianPPOAgent:
+        return cls(
+            parts.networks["actor"], parts.networks["critic"], parts.optimizers["optimizer"],
+            hyperparams=parts.hyperparams, reward_normalizer=parts.reward_normalizer,
+            obs_normalizer=parts.obs_normalizer, action_space=parts.action_space,
+            **parts.arguments, **parts.options,
+        )  # fmt: skip
+
+    def _arguments(self) -> dict[str, Any]:
+        head = self._policy.head
+        assert isinstance(head, NormalHead)
+        log_std = "state" if head.log_std is None else "free"
+        return {"action_dim": head.action_dim, "squash": bool(head.squash), "log_std": log_std}
+
+
+@contextmanager
+def _joined(optimizer: Any, log_std: nn.Parameter | None) -> Iterator[None]:
+    """Let the optimizer train log_std in its first group (a learning-rate scheduler that was made earlier
+    counts the groups), unless what is done inside fails."""
+    if log_std is None or not isinstance(optimizer, torch.optim.Optimizer):
+        yield
+        return
+    group = optimizer.param_groups[0]
+    joined = {key: value for key, value in (("params", log_std), ("param_names", "log_std")) if key in group}
+    for key, value in joined.items():
+        group[key].append(value)
+    try:
+        yield
+    except BaseException:
+        for key in joined:
+            del group[key][-1]
+        raise

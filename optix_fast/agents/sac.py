@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,15 @@ from torch import nn
 from optix_fast.agents.arguments import action_indices, check_backend, require, require_count, resolve_device
 from optix_fast.agents.base import Agent, as_in_training
 from optix_fast.agents.files.agent_card import Parts
-from optix_fast.buffers import ReplaySegments
 from optix_fast.learners.experience import Experience
-from optix_fast.learners.optimizers import check_optimizer_state, optimizer_like
+from optix_fast.learners.learner import Learner
+from optix_fast.learners.model import target_of
+from optix_fast.learners.optimizers import optimizer_like
+from optix_fast.learners.policy import Policy
+from optix_fast.learners.sac import native
 from optix_fast.learners.sac.config import SACConfig
-from optix_fast.learners.sac.native import NativeSAC
 from optix_fast.learners.sac.update import STATISTICS, SACModel, Updated, sac_update
-from optix_fast.learners.sac_policy import SACPolicy
-from optix_fast.learners.targets import LayerWatch, renewed, target_of
-from optix_fast.learners.tensors import check_matches, unique_parameters
-from optix_fast.locks import exclusive
+from optix_fast.learners.tensors import unique_parameters
 from optix_fast.networks.heads import LOG_STD_MAX, LOG_STD_MIN, CategoricalHead, SquashedHead
 from optix_fast.types import Array, EpisodeData, HyperparamSet, Tree, is_recording
 
@@ -74,9 +74,10 @@ class TorchSACAgent(Agent):
     default_min_episodes_before_dormant = 30
     algorithm = "sac"
     config_type = SACConfig
-    _policy: SACPolicy
-    _native: NativeSAC
-    _own_state = ("model", "experience", "updates", "uniform_steps", "held_action", "held_for")
+    _model: SACModel
+    _experience: Experience
+    _learner: Learner[..., Updated]
+    _own_state = ("uniform_steps", "held_action", "held_for")
 
     def __init__(
         self,
@@ -112,11 +113,12 @@ class TorchSACAgent(Agent):
         config: SACConfig = self._hyperparams.config()
         where = resolve_device(device)
         discrete = discrete or isinstance(action_space, spaces.Discrete)
-        head = CategoricalHead() if discrete else SquashedHead(action_dim)
-        self._policy = SACPolicy(actor, action_dim, head, where)
+        self._head = CategoricalHead(action_dim) if discrete else SquashedHead(action_dim)
+        self._width = int(action_dim)
+        self._policy = Policy(actor, self._head, where)
         if action_space is not None:
-            self.bind_spaces(None, action_space)
-        critics = critic1.to(where), critic2.to(where)
+            self._head.bind(action_space)
+        critic1.to(where), critic2.to(where)
         first = next(actor.parameters(), None)
         log_alpha = nn.Parameter(
             torch.tensor(
@@ -124,12 +126,10 @@ class TorchSACAgent(Agent):
             )
         )
         self._model = SACModel(
-            actor, critics, (target_of(critic1), target_of(critic2)), log_alpha,
+            actor, critic1, critic2, target_of(critic1), target_of(critic2), log_alpha,
             actor_optimizer, critic_optimizer, optimizer_like(alpha_optimizer, log_alpha), discrete,
         )  # fmt: skip
         self._experience = Experience(config, self._root)
-        self.updates = 0
-        self._layers = LayerWatch()
         # Steps that are still to be acted uniformly; the action of the last ones, and how often to repeat it.
         self._uniform_steps = config.first_update_at
         self._held_action: Array | None = None
@@ -138,7 +138,11 @@ class TorchSACAgent(Agent):
         self._apply(config, self._hyperparams.params)
 
     def _connect(self, backend: str) -> None:
-        self._native = NativeSAC(self._policy, self._model, backend)
+        model = self._model
+        self._learner = Learner(
+            self._policy, partial(native.recognise, model), partial(native.sac_update, model),
+            partial(sac_update, model), backend,
+        )  # fmt: skip
 
     @classmethod
     def _from_parts(cls, parts: Parts) -> TorchSACAgent:
@@ -150,7 +154,7 @@ class TorchSACAgent(Agent):
         )  # fmt: skip
 
     def _arguments(self) -> dict[str, Any]:
-        return {"action_dim": self._policy.width, "discrete": self._model.discrete}
+        return {"action_dim": self._width, "discrete": self._model.discrete}
 
     @property
     def actor(self) -> nn.Module:
@@ -168,29 +172,11 @@ class TorchSACAgent(Agent):
         return self._model.actor
 
     @property
-    def is_on_policy(self) -> bool:
-        """False: it learns from what older policies did."""
-        return False
-
-    @property
     def alpha(self) -> float:
         """The temperature now."""
         return float(self._model.log_alpha.detach().exp())
 
     # --- acting ---------------------------------------------------------------------------------
-
-    @exclusive
-    def bind_spaces(self, observation_space: Any, action_space: Any) -> None:
-        """Learn the spaces of the environment; pipelines call it.
-
-        Raises:
-            ValueError: the action space does not fit the policy, or the agent is bound to another one.
-        """
-        head, width = self._policy.head, self._policy.width
-        discrete = isinstance(head, CategoricalHead) and isinstance(action_space, spaces.Discrete)
-        if discrete and action_space.n != width:
-            raise ValueError(f"action_dim={width} is not the number of actions of {action_space}")
-        super().bind_spaces(observation_space, action_space)
 
     def _act(self, observation: Tree, deterministic: bool) -> Any:
         if deterministic or not self._explores():
@@ -211,12 +197,13 @@ class TorchSACAgent(Agent):
         self._uniform_steps -= n
         held = self._held_action
         if held is None or self._held_for == 0 or len(held) != n:
-            held = self._policy.uniform(n, self._stream(), masks)
+            held = self._head.uniform(n, self._stream(), masks)
             self._held_for = self._hyperparams.config().uniform_action_repeat
         elif masks is not None:
-            allowed = self._policy.allows(held, masks)
+            assert isinstance(self._head, CategoricalHead)
+            allowed = self._head.allows(held, masks)
             if not allowed.all():
-                held = np.where(allowed, held, self._policy.uniform(n, self._stream(), masks))
+                held = np.where(allowed, held, self._head.uniform(n, self._stream(), masks))
         self._held_action = held
         self._held_for -= 1
         return held
@@ -258,57 +245,30 @@ class TorchSACAgent(Agent):
         }
 
     def _raw(self, data: EpisodeData) -> Array:
-        head = self._policy.head
-        if isinstance(head, CategoricalHead):
-            return action_indices(head, data.actions, data.length, self._policy.width)
-        return head.raw_of(data.actions)
+        if isinstance(self._head, CategoricalHead):
+            return action_indices(self._head, data.actions, data.length, self._width)
+        return self._head.raw_of(data.actions)
 
     def _update(self, due: int, config: SACConfig) -> Updated:
         self._renew_targets()
-        width, discrete = self._policy.width, self._model.discrete
+        width, discrete = self._width, self._model.discrete
         entropy = config.wanted_entropy(width, discrete)
         per_row = 0 if discrete else 2 * width
         sums, n = dict.fromkeys(STATISTICS, 0.0), 0
         for draws in self._experience.draws(due, config, 4 * per_row):
             shape = (draws.updates, 2, config.batch_size, 0 if discrete else width)
             noise = torch.from_numpy(self._streams["update"].normal(shape))
-            part = self._native.update(self._experience, draws, noise, config, entropy)
-            if part is None:
-                part = sac_update(self._model, self._experience, draws, noise, config, entropy)
+            part = self._learner.update(self._experience, draws, noise, config, entropy)
             self.updates += part.n_updates
             n += part.n_updates
             for name, mean in part.means.items():
                 sums[name] += mean * part.n_updates
         return Updated(n, {name: total / max(n, 1) for name, total in sums.items()})
 
-    def _renew_targets(self) -> None:
-        """New target critics where the user has given a critic other layers."""
-        if self._layers.changed(self._model.critics):
-            (target1, target2), (critic1, critic2) = self._model.targets, self._model.critics
-            self._model.targets = renewed(target1, critic1), renewed(target2, critic2)
-
-    def _check_config(self, config: SACConfig) -> None:
-        self._experience.check_batch(config)
-
     # --- weights and state ----------------------------------------------------------------------
 
     def _networks(self) -> dict[str, nn.Module]:
-        critic1, critic2 = self._model.critics
-        alpha = nn.ParameterDict({_ALPHA: self._model.log_alpha})
-        return {"actor": self._model.actor, "critic1": critic1, "critic2": critic2, _ALPHA: alpha}
-
-    def _targets(self) -> dict[str, nn.Module]:
-        target1, target2 = self._model.targets
-        return {"target1": target1, "target2": target2}
-
-    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        return self._model.optimizers()
-
-    def _copy_targets(self) -> None:
-        self._model.copy_targets()
-
-    def _unnamed(self) -> list[nn.Parameter]:
-        return [self._model.log_alpha]
+        return {**super()._networks(), _ALPHA: nn.ParameterDict({_ALPHA: self._model.log_alpha})}
 
     def _perturbed(self) -> list[nn.Parameter]:
         return unique_parameters([self._model.actor, *self._model.critics])
@@ -323,39 +283,27 @@ class TorchSACAgent(Agent):
         except Exception as error:
             raise ValueError(f"{older} cannot be read: {error}") from error
 
-    def _set_extras(self, extras: Mapping[str, Any]) -> None:
-        # Loaded weights have learned something already.
+    def _weights_were_loaded(self) -> None:
+        # They have learned something already.
         self._uniform_steps, self._held_action = 0, None
 
-    def _get_state(self, replay: bool | ReplaySegments) -> dict[str, Any]:
+    def _get_state(self) -> dict[str, Any]:
         return {
-            "model": self._model.state_dict(),
-            "experience": self._experience.state_dict(replay),
-            "updates": self.updates,
             "uniform_steps": self._uniform_steps,
             "held_action": None if self._held_action is None else self._held_action.copy(),
             "held_for": self._held_for,
         }
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
-        self._renew_targets()
         held = state["held_action"]
         if held is not None and np.asarray(held).dtype.kind not in "iuf":
             raise ValueError(f"the state's held_action must be numbers, got {held!r}")
-        model = state["model"]
-        for name, net in self._model.modules().items():
-            check_matches(net, model["networks"][name], name)
-        for name, optimizer in self._model.optimizers().items():
-            check_optimizer_state(optimizer, model["optimizers"][name], f"{name} optimizer")
 
     def _set_state(self, state: Mapping[str, Any]) -> None:
-        self._model.load_state_dict(state["model"])
-        self.updates, self._uniform_steps = int(state["updates"]), int(state["uniform_steps"])
+        self._uniform_steps = int(state["uniform_steps"])
         held = state["held_action"]
         self._held_action = None if held is None else np.array(held)
         self._held_for = int(state["held_for"])
-        # Last: the stored transitions are not kept aside while the state is being loaded.
-        self._experience.load_state_dict(state["experience"])
 
 
 def _check_disjoint(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,17 +13,13 @@ from torch import Tensor, nn
 from optix_fast.agents.arguments import action_indices, require, resolve_device
 from optix_fast.agents.base import Agent, as_in_training, restored_on_error
 from optix_fast.agents.files.agent_card import Parts
-from optix_fast.buffers import ReplaySegments
-from optix_fast.learners.native.backend import Backend
+from optix_fast.learners.learner import Backend
 from optix_fast.learners.optimizers import (
-    check_optimizer_state,
     descend,
-    load_optimizer_state,
-    optimizer_state,
 )
-from optix_fast.learners.policy import ActorPolicy
-from optix_fast.learners.policy_gradient import TorchAgentConfig, make_targets
-from optix_fast.learners.tensors import check_matches, explained_variance, module_state, to_numpy
+from optix_fast.learners.policy import Policy
+from optix_fast.learners.policy_gradient import PolicyGradientModel, TorchAgentConfig, make_targets
+from optix_fast.learners.tensors import explained_variance, to_numpy
 from optix_fast.locks import exclusive
 from optix_fast.networks.heads import CategoricalHead, Draw
 from optix_fast.types import Array, EpisodeData, HyperparamSet, NonFiniteError, Tree, is_recording, tree_map
@@ -61,8 +57,7 @@ class TorchAgent(Agent):
     default_log_params = ["learning_rate"]  # noqa: RUF012
     algorithm = "policy gradient"
     config_type = TorchAgentConfig
-    _policy: ActorPolicy
-    _own_state = ("model", "optimizer")
+    _model: PolicyGradientModel
 
     def __init__(
         self,
@@ -83,8 +78,8 @@ class TorchAgent(Agent):
             )
         super().__init__(hyperparams, seed)
         self._head = CategoricalHead()
-        self._policy = ActorPolicy(model, self._head, resolve_device(device))
-        self.optimizer = optimizer
+        self._policy = Policy(model, self._head, resolve_device(device))
+        self._model = PolicyGradientModel(model, optimizer)
         self._compute_loss_fn = compute_loss_fn
         self._apply(self._hyperparams.config(), self._hyperparams.params)
 
@@ -104,7 +99,16 @@ class TorchAgent(Agent):
     @property
     def model(self) -> nn.Module:
         """The network of logits."""
-        return self._policy.actor
+        return self._model.model
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer; another one over the model's parameters may be put in its place."""
+        return self._model.optimizer
+
+    @optimizer.setter
+    def optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        self._model.optimizer = optimizer
 
     @property
     def backend(self) -> Backend:
@@ -214,28 +218,6 @@ class TorchAgent(Agent):
         index = torch.as_tensor(taken, device=self.device)
         log_probs = torch.log_softmax(logits, dim=-1).gather(-1, index[:, None]).squeeze(-1)
         return -(log_probs * targets).mean()
-
-    # --- weights and state ----------------------------------------------------------------------
-
-    def _networks(self) -> dict[str, nn.Module]:
-        return {"model": self.model}
-
-    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        return {"optimizer": self.optimizer}
-
-    def _get_state(self, replay: bool | ReplaySegments) -> dict[str, Any]:
-        return {
-            "model": module_state(self.model),
-            "optimizer": optimizer_state(self.optimizer),
-        }
-
-    def _check_state(self, state: Mapping[str, Any]) -> None:
-        check_matches(self.model, state["model"], "model")
-        check_optimizer_state(self.optimizer, state["optimizer"], "optimizer")
-
-    def _set_state(self, state: Mapping[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        load_optimizer_state(self.optimizer, state["optimizer"])
 
 
 def _checked_loss(loss: Any) -> Tensor:

@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from optix_fast import ops
 from optix_fast.learners.config_checks import check_ranges
+from optix_fast.learners.model import Model
 from optix_fast.types import Array, EpisodeData, NonFiniteError
 
 
@@ -35,6 +36,19 @@ class TorchAgentConfig:
             (("learning_rate", 0.0, math.inf), ("gamma", 0.0, 1.0), ("max_grad_norm", 0.0, math.inf)),
             optional=("max_grad_norm",),
         )
+
+
+@dataclass
+class PolicyGradientModel(Model):
+    """Everything that an update changes.
+
+    Args:
+        model: observations → logits, [B, n_actions].
+        optimizer: over its parameters, and whatever else the loss trains.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
 
 
 class Targets(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from optix_fast.ops import Categorical, MultiDiscrete, Normal
 from optix_fast.random import RandomStream
-from optix_fast.types import Array
+from optix_fast.types import Array, NonFiniteError
 
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
 _HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
@@ -33,15 +33,44 @@ class Draw(NamedTuple):
     raw: Array
 
 
+class ActSpec(NamedTuple):
+    """A head as the core acts by it (csrc/act/act.h).
+
+    kind: "categorical", "normal" or "greedy".
+    outputs: of the network, as many as the head reads.
+    components: of discrete actions, how many actions each component has and the number of its first one.
+    bounds: of continuous actions, scale, offset, low and high, [A] each.
+    squash, log_std: of a Gaussian; log_std where it is a parameter of its own.
+    """
+
+    kind: str
+    outputs: int
+    components: list[tuple[int, int]]
+    bounds: tuple[Array, ...] | None = None
+    squash: bool = False
+    log_std: Tensor | None = None
+
+
 class CategoricalHead:
-    """Logits over a Discrete space's actions."""
+    """Logits over a Discrete space's actions.
+
+    Args:
+        n_actions: K, where it is known before the space is.
+    """
 
     dist = Categorical()
     raw_column: str | None = None
+    is_continuous: ClassVar[bool] = False
+    # Numbers in one action.
+    action_width = 1
     who, outputs_are = "a categorical policy", "actor must return logits"
+    act_kind: ClassVar[str] = "categorical"
+    # The attributes that acting depends on.
+    act_state: ClassVar[tuple[str, ...]] = ("_start", "space")
 
-    def __init__(self) -> None:
+    def __init__(self, n_actions: int | None = None) -> None:
         self.space: spaces.Discrete | None = None
+        self.n_actions = n_actions
         self._start = 0
 
     def bind(self, space: spaces.Space[Any]) -> None:
@@ -52,16 +81,27 @@ class CategoricalHead:
         """
         if not isinstance(space, spaces.Discrete):
             raise ValueError(f"{self.who} needs a Discrete action space, got {space}")
+        if self.n_actions not in (None, space.n):
+            raise ValueError(f"n_actions is {self.n_actions}, but the action space is {space}")
         if self.space is not None and self.space != space:
             raise ValueError(f"the policy is bound to {self.space}; it cannot act in {space}")
         self.space, self._start = space, int(space.start)
 
     def params(self, outputs: Tensor) -> Tensor:
-        """Network outputs [B, K] → logits, checked against the space."""
-        if outputs.ndim != 2 or (self.space is not None and outputs.shape[1] != self.space.n):
-            k = "K" if self.space is None else int(self.space.n)
-            raise ValueError(f"{self.outputs_are} [B, {k}], got {list(outputs.shape)}")
+        """Network outputs [B, K] → logits (a Q-network's: values), checked against the space."""
+        k = self._known_width
+        if outputs.ndim != 2 or (k is not None and outputs.shape[1] != k):
+            raise ValueError(f"{self.outputs_are} [B, {k or 'K'}], got {list(outputs.shape)}")
         return outputs
+
+    @property
+    def _known_width(self) -> int | None:
+        return self.n_actions if self.space is None else int(self.space.n)
+
+    def act_spec(self, outputs: int) -> ActSpec:
+        """See ActSpec; `outputs` of the network, where the head does not know how many to read."""
+        n = self._known_width or outputs
+        return ActSpec(self.act_kind, n, [(n, self._start)])
 
     def draw(
         self,
@@ -75,11 +115,32 @@ class CategoricalHead:
         probable action."""
         uniform = None if deterministic else stream.uniform((params.shape[0], 1))
         raw, log_probs = _draw_component(params, uniform, action_masks)
-        return Draw(raw + self._start, log_probs, raw)
+        return Draw(raw + self._start, _finite(log_probs), raw)
+
+    def probabilities(self, params: Tensor) -> Array:
+        """Probabilities of the actions, [B, K]."""
+        probs: Array = torch.softmax(params, dim=-1).cpu().numpy()
+        return probs
+
+    def uniform(self, n: int, stream: RandomStream, action_masks: Array | None = None) -> Array:
+        """n actions in environment units, each allowed one equally likely."""
+        return CategoricalHead.draw(
+            self, torch.zeros(n, self._known_width or 0), stream, False, action_masks
+        ).actions
+
+    def allows(self, actions: Array, action_masks: Array) -> Array:
+        """Whether the masks [N, K] allow the actions [N]."""
+        taken = self.raw_of(actions)
+        allowed: Array = np.asarray(action_masks, np.bool_)[np.arange(len(taken)), taken]
+        return allowed
 
     def raw_of(self, actions: Array) -> Array:
         """Indices of environment actions."""
         return np.asarray(actions, np.int64) - self._start
+
+    def shaped(self, actions: Array) -> Array:
+        """Actions as the core writes them, in the shape of the space."""
+        return actions
 
 
 def component_sizes(space: spaces.MultiDiscrete | spaces.MultiBinary) -> list[int]:
@@ -98,6 +159,8 @@ class MultiDiscreteHead:
     """
 
     raw_column: str | None = None
+    is_continuous: ClassVar[bool] = False
+    act_state: ClassVar[tuple[str, ...]] = ("_start", "space")
 
     def __init__(self, nvec: Sequence[int]) -> None:
         self.dist = MultiDiscrete(nvec)
@@ -120,6 +183,16 @@ class MultiDiscreteHead:
         self.space = space
         if isinstance(space, spaces.MultiDiscrete):
             self._start = np.asarray(space.start, np.int64).reshape(-1)
+
+    @property
+    def action_width(self) -> int:
+        """Numbers in one action."""
+        return len(self.dist.nvec)
+
+    def act_spec(self, outputs: int) -> ActSpec:
+        """See ActSpec."""
+        components = list(zip(self.dist.nvec, self._start.tolist(), strict=True))
+        return ActSpec("categorical", sum(self.dist.nvec), components)
 
     def params(self, outputs: Tensor) -> Tensor:
         """Network outputs [B, ΣK] → logits, checked against the components."""
@@ -148,9 +221,9 @@ class MultiDiscreteHead:
             numbers = None if uniform is None else uniform[:, c : c + 1]
             raw[:, c], chosen = _draw_component(params[:, part], numbers, masks)
             log_probs += chosen
-        return Draw(self.to_environment(raw + self._start), log_probs, raw)
+        return Draw(self.shaped(raw + self._start), _finite(log_probs), raw)
 
-    def to_environment(self, actions: Array) -> Array:
+    def shaped(self, actions: Array) -> Array:
         """Actions [N, C] → [N, *space.shape] with the space's dtype."""
         if self.space is None:
             return actions
@@ -190,26 +263,11 @@ class GreedyHead(CategoricalHead):
     """
 
     who, outputs_are = "a Q-network", "q_network must return one value for each action,"
+    act_kind = "greedy"
 
     def __init__(self, epsilon: float = 0.0, n_actions: int | None = None) -> None:
-        super().__init__()
-        self.epsilon, self.n_actions = epsilon, n_actions
-
-    def bind(self, space: spaces.Space[Any]) -> None:
-        """Act in `space`.
-
-        Raises:
-            ValueError: the space is not Discrete, has another number of actions, or is not the bound one.
-        """
-        if isinstance(space, spaces.Discrete) and self.n_actions not in (None, space.n):
-            raise ValueError(f"n_actions is {self.n_actions}, but the action space is {space}")
-        super().bind(space)
-
-    def params(self, outputs: Tensor) -> Tensor:
-        """Network outputs [B, K] → values, checked against n_actions."""
-        if self.n_actions is not None and (outputs.ndim != 2 or outputs.shape[1] != self.n_actions):
-            raise ValueError(f"{self.outputs_are} [B, {self.n_actions}], got {list(outputs.shape)}")
-        return super().params(outputs)
+        super().__init__(n_actions)
+        self.epsilon = epsilon
 
     def draw(
         self,
@@ -220,7 +278,7 @@ class GreedyHead(CategoricalHead):
     ) -> Draw:
         """The action of the greatest value, the first of equals; where a uniform number is below epsilon,
         one that a second number chooses. log_probs are zero: nothing learns from them."""
-        values = params.detach().float().cpu().numpy()
+        values = _finite(params.detach().float().cpu().numpy())
         allowed = (
             np.ones(values.shape, np.bool_) if action_masks is None else np.asarray(action_masks, np.bool_)
         )
@@ -235,6 +293,13 @@ class GreedyHead(CategoricalHead):
             chosen = (allowed.cumsum(axis=-1) > number[:, None]).argmax(axis=-1)
             raw = np.where(explored, chosen, raw)
         return Draw(raw + self._start, np.zeros(len(raw), np.float32), raw)
+
+    def probabilities(self, params: Tensor) -> Array:
+        """Probabilities of the actions under ε-greedy, [B, K]."""
+        values = _finite(params.cpu().numpy())
+        probs = np.full(values.shape, self.epsilon / values.shape[1], np.float32)
+        probs[np.arange(len(values)), values.argmax(axis=1)] += 1.0 - self.epsilon
+        return probs
 
 
 class NormalHead:
@@ -253,6 +318,10 @@ class NormalHead:
 
     dist = Normal()
     raw_column: str | None = "pre_tanh"
+    is_continuous: ClassVar[bool] = True
+    act_state: ClassVar[tuple[str, ...]] = (
+        "_scale", "_offset", "_low", "_high", "squash", "log_std", "space",
+    )  # fmt: skip
 
     def __init__(self, action_dim: int, squash: bool = True, log_std: Tensor | None = None) -> None:
         self.action_dim, self.squash, self.log_std = action_dim, squash, log_std
@@ -293,6 +362,17 @@ class NormalHead:
         self._low = np.where(low32 < low, np.nextafter(low32, np.float32(np.inf)), low32)
         self._high = np.where(high32 > high, np.nextafter(high32, np.float32(-np.inf)), high32)
 
+    @property
+    def action_width(self) -> int:
+        """Numbers in one action."""
+        return self.action_dim
+
+    def act_spec(self, outputs: int) -> ActSpec:
+        """See ActSpec."""
+        reads = self.action_dim * (2 if self.log_std is None else 1)
+        bounds = (self._scale, self._offset, self._low, self._high)
+        return ActSpec("normal", reads, [], bounds, bool(self.squash), self.log_std)
+
     def params(self, outputs: Tensor) -> Tensor:
         """Network outputs → [B, 2A] = mean ‖ log_std, the log_std clamped to [−5, 2]."""
         width = self.action_dim * (2 if self.log_std is None else 1)
@@ -319,15 +399,19 @@ class NormalHead:
         array = params.detach().float().cpu().numpy()
         mean, log_std = array[:, : self.action_dim], array[:, self.action_dim :]
         noise = np.zeros_like(mean) if deterministic else stream.normal(mean.shape)
-        raw = mean + np.exp(log_std) * noise
+        # A free log_std keeps the log-probability finite when the mean is not.
+        raw = _finite(mean + np.exp(log_std) * noise)
         log_probs = (-0.5 * np.square(noise) - log_std - _HALF_LOG_TWO_PI).sum(axis=-1)
-        return Draw(self.to_environment(raw), log_probs.astype(np.float32), raw)
+        return Draw(self.to_environment(raw), _finite(log_probs.astype(np.float32)), raw)
 
     def to_environment(self, raw: Array) -> Array:
         """Samples [N, A] → actions in environment units, [N, *space.shape]."""
         actions: Array = np.tanh(raw) * self._scale + self._offset if self.squash else raw
-        actions = np.clip(actions, self._low, self._high)
-        return actions.reshape(len(raw), *self._shape)
+        return self.shaped(np.clip(actions, self._low, self._high))
+
+    def shaped(self, actions: Array) -> Array:
+        """Actions [N, A] → [N, *space.shape]."""
+        return actions.reshape(len(actions), *self._shape)
 
     def raw_of(self, actions: Array) -> Array:
         """Raise ValueError: the sample before squashing cannot be told from the action."""
@@ -359,8 +443,11 @@ class SquashedHead(NormalHead):
 
     def of_unit(self, actions: Array) -> Array:
         """Actions [N, A] in (−1, 1) → in environment units, [N, *space.shape]."""
-        scaled: Array = np.clip(actions * self._scale + self._offset, self._low, self._high)
-        return scaled.reshape(len(actions), *self._shape)
+        return self.shaped(np.clip(actions * self._scale + self._offset, self._low, self._high))
+
+    def uniform(self, n: int, stream: RandomStream, action_masks: Array | None = None) -> Array:
+        """n actions in environment units, uniform in the Box."""
+        return self.of_unit(2.0 * stream.uniform((n, self.action_dim)) - 1.0)
 
     def raw_of(self, actions: Array) -> Array:
         """Actions [N, *space.shape] in environment units → in (−1, 1), float32 [N, A]."""
@@ -370,6 +457,12 @@ class SquashedHead(NormalHead):
         # A dimension whose bounds are equal has no scale.
         scale = np.where(self._scale > 0, self._scale, 1)
         return np.clip((flat - self._offset) / scale, -1, 1)
+
+
+def _finite(numbers: Array) -> Array:
+    if not np.isfinite(numbers).all():
+        raise NonFiniteError("policy output while acting")
+    return numbers
 
 
 PolicyHead = CategoricalHead | MultiDiscreteHead | NormalHead

@@ -333,7 +333,7 @@ def test_moments_of_another_shape_are_refused_before_anything_is_loaded() -> Non
     for each in (agent, other):
         each.learn(cartpole_window(each))
     state, before = other.state_dict(), agent.state_dict()
-    state["optimizer"]["state"]["0"]["exp_avg"] = torch.zeros(3)
+    state["model"]["optimizers"]["optimizer"]["state"]["0"]["exp_avg"] = torch.zeros(3)
     with pytest.raises(ValueError, match=r"optimizer has exp_avg of shape \[3\]"):
         agent.load_state_dict(state)
     assert_same(agent.state_dict(), before)

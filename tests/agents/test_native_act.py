@@ -319,7 +319,7 @@ CHANGES = {
 def test_changes_are_seen_on_the_next_row(what: str) -> None:
     native, _ = in_mid_window(CHANGES[what])
     served = list(CHANGES).index(what) <= list(CHANGES).index("freeze")
-    assert native._native._actor.ready() == served
+    assert native._learner._actor.ready() == served
 
 
 def test_a_changed_log_std_is_seen() -> None:
@@ -413,7 +413,7 @@ def test_three_windows_train_alike(env: str, params: dict[str, Any], kwargs: dic
     (native, ours), (in_torch, theirs) = (trained(b, params, env, **kwargs) for b in ("native", "torch"))
     ours_state, theirs_state = native.state_dict(), in_torch.state_dict()
     assert ours_state["streams"] == theirs_state["streams"]
-    for p, q in zip(native._policy.parameters(), in_torch._policy.parameters(), strict=True):
+    for p, q in zip(native._model.parameters(), in_torch._model.parameters(), strict=True):
         assert float((p - q).detach().norm() / q.detach().norm().clamp_min(1e-3)) < 1e-3
     for one, other in zip(ours, theirs, strict=True):
         assert one["n_updates"] == other["n_updates"]
@@ -442,7 +442,7 @@ def test_several_components_train_alike_and_learn() -> None:
         it.learn(next(windows))
         agents.append((it, windows))
     (native, windows), (in_torch, _) = agents
-    for p, q in zip(native._policy.parameters(), in_torch._policy.parameters(), strict=True):
+    for p, q in zip(native._model.parameters(), in_torch._model.parameters(), strict=True):
         assert float((p - q).detach().norm() / q.detach().norm().clamp_min(1e-3)) < 1e-3
     returns: list[float] = []
     for _ in range(25):
@@ -464,8 +464,8 @@ def test_a_failed_update_leaves_the_agent_as_it_was() -> None:
         it.learn(data)
     assert it.state_dict()["streams"] == before["streams"]
     for name in ("actor", "critic"):
-        for key, value in it.state_dict()["policy"][name].items():
-            assert torch.equal(value, before["policy"][name][key])
+        for key, value in it.state_dict()["model"]["networks"][name].items():
+            assert torch.equal(value, before["model"]["networks"][name][key])
 
 
 def test_evaluation_leaves_the_rollout_alone() -> None:

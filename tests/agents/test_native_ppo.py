@@ -21,8 +21,9 @@ from ppo_learners import (
 )
 from torch import nn
 
+from optix_fast.learners.ppo.batch import Batch
 from optix_fast.learners.ppo.config import PPOConfig
-from optix_fast.learners.ppo.native import STATISTICS, Rows
+from optix_fast.learners.ppo.update import STATISTICS
 from optix_fast.networks.heads import CategoricalHead
 from optix_fast.types import NonFiniteError
 
@@ -59,7 +60,9 @@ def test_one_adam_step_of_the_smallest_networks() -> None:
     optimizer = torch.optim.Adam([*actor.parameters(), *critic.parameters()], lr=0.1, eps=0.0)
     it = Learner(actor, critic, optimizer, CategoricalHead())
     one = torch.ones(1)
-    rows = Rows(3.0 * one[None], torch.tensor([1]), math.log(0.5) * one, 0.0 * one, 4.0 * one, 5.0 * one)
+    rows = Batch(
+        3.0 * one[None], torch.tensor([1]), math.log(0.5) * one, 0.0 * one, 4.0 * one, 5.0 * one, None
+    )
     config = PPOConfig(
         entropy_coef=0.0, vf_coef=0.5, max_grad_norm=None, normalize_advantages="none", minibatch_size=1
     )
@@ -285,7 +288,7 @@ def test_autograd_notices_that_parameters_changed() -> None:
 # --- failures -----------------------------------------------------------------------------------
 
 
-def spoiled(rows: Rows, what: str) -> Rows:
+def spoiled(rows: Batch, what: str) -> Batch:
     field = rows._asdict()[what].clone()
     field[-1] = math.inf
     return rows._replace(**{what: field})

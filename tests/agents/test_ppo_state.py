@@ -74,7 +74,7 @@ def test_a_row_learns_the_call_whose_action_it_holds(make: Any, backend: str) ->
 
     batch = make_batch(agent._policy, window, PPOConfig(), reference, agent._queue, None)
 
-    params = agent._policy.evaluate(torch.from_numpy(observations))[0].detach()
+    params = agent._model.evaluate(torch.from_numpy(observations))[0].detach()
     if make is discrete_agent:
         assert batch.actions.tolist() == actions.tolist()
         expected = torch.distributions.Categorical(logits=params).log_prob(torch.from_numpy(actions))

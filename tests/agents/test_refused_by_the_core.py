@@ -165,7 +165,8 @@ def test_a_replaced_layer_is_learned_with_and_saved(backend: str, held: bool) ->
         group["params"] += list(network[2].parameters())
     before = [p.detach().clone() for p in network.parameters()]
     state = agent.state_dict()
-    assert len(state["optimizer"]["state"]) == 2  # of the first layer; the new one has none yet
+    held_state = state["model"]["optimizers"]["optimizer"]["state"]
+    assert len(held_state) == 2  # of the first layer; the new one has none yet
     for data in windows_of("dqn", agent):
         assert agent.learn(data)["n_updates"] > 0
     moved = [not torch.equal(p, q) for p, q in zip(network.parameters(), before, strict=True)]
@@ -173,4 +174,4 @@ def test_a_replaced_layer_is_learned_with_and_saved(backend: str, held: bool) ->
     agent.load_state_dict(state)
     assert all(torch.equal(p, q) for p, q in zip(network.parameters(), before, strict=True))
     # What the optimizer knows of the old layer is still there for whoever puts it back.
-    assert agent.state_dict()["optimizer"]["state"].keys() == state["optimizer"]["state"].keys()
+    assert agent.state_dict()["model"]["optimizers"]["optimizer"]["state"].keys() == held_state.keys()

@@ -370,7 +370,7 @@ def test_spaces_that_do_not_fit_are_named() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             agent_of().bind_spaces(None, space)
-    with pytest.raises(ValueError, match=r"action_dim=2 is not the number of actions of Discrete\(3\)"):
+    with pytest.raises(ValueError, match=r"n_actions is 2, but the action space is Discrete\(3\)"):
         agent_of(width=2, discrete=True).bind_spaces(None, spaces.Discrete(3))
     with pytest.raises(ValueError, match="needs a Discrete action space"):
         agent_of(width=2, discrete=True).bind_spaces(None, BOX)
@@ -455,7 +455,9 @@ def test_resumed_training_gives_the_same_bits(backend: str) -> None:
 def test_one_backend_goes_on_from_the_state_of_the_other(backends: tuple[str, str]) -> None:
     straight, resumed = straight_and_resumed(*backends)
     ours, theirs = (agent.state_dict()["model"] for agent in (resumed, straight))
-    torch.testing.assert_close(ours["log_alpha"], theirs["log_alpha"], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        ours["parameters"]["log_alpha"], theirs["parameters"]["log_alpha"], rtol=1e-4, atol=1e-5
+    )
     for name, net in ours["networks"].items():
         for key, value in net.items():
             torch.testing.assert_close(value, theirs["networks"][name][key], rtol=1e-3, atol=1e-4)
@@ -482,7 +484,7 @@ def test_weights_round_trip_and_the_targets_become_copies(tmp_path: Path) -> Non
     for name in ("actor", "critic1", "critic2"):
         assert_same(ours["networks"][name], theirs["networks"][name], name)
     assert_same(ours["networks"]["target2"], theirs["networks"]["critic2"])
-    assert ours["log_alpha"] == theirs["log_alpha"]
+    assert ours["parameters"]["log_alpha"] == theirs["parameters"]["log_alpha"]
     with pytest.raises(RuntimeError, match="another architecture"):
         agent_of(width=2).load_weights(str(tmp_path / "w"))
     with pytest.raises(FileNotFoundError, match="actor"):

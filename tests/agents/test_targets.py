@@ -6,11 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from optix_fast.learners.targets import LayerWatch, renewed, target_of
+from optix_fast.learners.dqn.update import DQNModel
+from optix_fast.learners.model import LayerWatch, target_of
 
 
 def network() -> nn.Sequential:
     return nn.Sequential(nn.Linear(3, 4), nn.LeakyReLU(0.1), nn.Sequential(nn.Linear(4, 2)))
+
+
+def model_of(net: nn.Module) -> DQNModel:
+    return DQNModel(net, target_of(net), torch.optim.Adam(net.parameters()))
 
 
 def test_a_target_is_an_untrained_copy() -> None:
@@ -23,10 +28,12 @@ def test_a_target_is_an_untrained_copy() -> None:
 
 def test_a_target_that_lags_behind_is_kept() -> None:
     net = network()
-    target = target_of(net)
+    model = model_of(net)
+    target = model.target
     with torch.no_grad():
         net[0].weight.add_(1.0)
-    assert renewed(target, net) is target
+    model.renew_targets()
+    assert model.target is target
 
 
 @pytest.mark.parametrize(
@@ -34,10 +41,11 @@ def test_a_target_that_lags_behind_is_kept() -> None:
 )
 def test_other_layers_make_a_new_target(place: int, layer: nn.Module) -> None:
     net = network()
-    target = target_of(net)
+    model = model_of(net)
+    before = str(net)
     net[place] = layer
-    fresh = renewed(target, net)
-    assert str(fresh) == str(net) != str(target)
+    model.renew_targets()
+    assert str(model.target) == str(net) != before
 
 
 def test_a_watch_sees_layers_and_parameters_that_were_replaced() -> None:

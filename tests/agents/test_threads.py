@@ -149,7 +149,7 @@ def test_two_threads_that_learn_do_one_window_after_the_other(backend: str) -> N
 
 
 def weights(agent: Any) -> bytes:
-    return b"".join(p.detach().numpy().tobytes() for p in agent._policy.parameters())
+    return b"".join(p.detach().numpy().tobytes() for p in agent._model.parameters())
 
 
 def test_a_loss_function_may_act_with_its_agent() -> None:

@@ -113,7 +113,7 @@ def test_nothing_is_installed_unasked(tmp_path: Path):
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    assert done.stdout.split() == ["none", "2", "False", "optix_fast.agents.torch_ppo"]
+    assert done.stdout.split() == ["none", "2", "False", "optix_fast.agents.ppo"]
 
 
 def test_real_package_is_not_shadowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -13,7 +13,7 @@ from torch import nn
 from optix_fast.learners.dqn.config import DQNConfig
 from optix_fast.learners.dqn.update import DQNModel
 from optix_fast.learners.experience import Draws, Experience
-from optix_fast.learners.targets import target_of
+from optix_fast.learners.model import target_of
 from optix_fast.networks import mlp
 from optix_fast.random import RandomStream
 

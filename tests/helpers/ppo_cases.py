@@ -49,7 +49,7 @@ def cartpole_window(agent: Any, n_envs: int = 2, window_size: int = 32) -> Episo
 
 
 def flat_parameters(agent: Any) -> torch.Tensor:
-    return torch.cat([p.detach().reshape(-1) for p in agent._policy.parameters()])
+    return torch.cat([p.detach().reshape(-1) for p in agent._model.parameters()])
 
 
 def scripted(n: int = 3) -> dict[str, Any]:

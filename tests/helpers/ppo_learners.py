@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from optix_fast import reference
-from optix_fast.learners.native.networks import networks_of
+from optix_fast.learners.ppo.batch import Batch
 from optix_fast.learners.ppo.config import PPOConfig
-from optix_fast.learners.ppo.native import STATISTICS, Rows, ppo_update
+from optix_fast.learners.ppo.native import ppo_update
+from optix_fast.learners.ppo.update import STATISTICS, PPOModel
 from optix_fast.networks import mlp
 from optix_fast.networks.heads import CategoricalHead, MultiDiscreteHead, NormalHead, PolicyHead
 
@@ -31,6 +32,10 @@ class Learner:
     @property
     def log_std(self) -> nn.Parameter | None:
         return getattr(self.head, "log_std", None)
+
+    @property
+    def model(self) -> PPOModel:
+        return PPOModel(self.actor, self.critic, self.optimizer, self.head)
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -80,7 +85,7 @@ def learner(
     return Learner(actor, critic, make_optimizer(parameters), head)
 
 
-def rows_for(it: Learner, n: int = 320, masks: bool = False, seed: int = 0, features: int = 5) -> Rows:
+def rows_for(it: Learner, n: int = 320, masks: bool = False, seed: int = 0, features: int = 5) -> Batch:
     """A window as the learner's policy would have left it, with random advantages."""
     torch.manual_seed(seed)
     dtype = it.parameters[0].dtype
@@ -114,7 +119,7 @@ def rows_for(it: Learner, n: int = 320, masks: bool = False, seed: int = 0, feat
         exact = distribution.log_prob(actions)
     log_probs = exact + 0.05 * torch.randn(n, dtype=dtype)
     advantages = 2.0 * torch.randn(n, dtype=dtype) + 0.3
-    return Rows(observations, actions, log_probs, values, advantages, advantages + values, action_masks)
+    return Batch(observations, actions, log_probs, values, advantages, advantages + values, action_masks)
 
 
 def permutations(n_epochs: int, n_rows: int) -> torch.Tensor:
@@ -124,12 +129,12 @@ def permutations(n_epochs: int, n_rows: int) -> torch.Tensor:
 
 
 def torch_update(
-    it: Learner, rows: Rows, order: torch.Tensor, config: PPOConfig
+    it: Learner, rows: Batch, order: torch.Tensor, config: PPOConfig
 ) -> tuple[dict[str, float], int]:
     """The specification: the same minibatches with torch's own modules, autograd and optimizer."""
     collected: list[list[float]] = []
     for index in (part for epoch in order for part in torch.split(epoch, config.minibatch_size)):
-        part = Rows(*(None if x is None else x[index] for x in rows))  # type: ignore[arg-type]
+        part = Batch(*(None if x is None else x[index] for x in rows))  # type: ignore[arg-type]
         result = reference.ppo_loss(
             it.head.dist, it.head.params(it.actor(part.observations)), part.actions, part.log_probs,
             part.advantages, it.critic(part.observations).reshape(-1), part.returns,
@@ -151,12 +156,9 @@ def torch_update(
 
 
 def core_update(
-    it: Learner, rows: Rows, order: torch.Tensor, config: PPOConfig
+    it: Learner, rows: Batch, order: torch.Tensor, config: PPOConfig
 ) -> tuple[dict[str, float], int]:
-    updated = ppo_update(
-        networks_of(it.actor, it.critic), it.optimizer, rows, order, config,
-        dist=it.head.dist, log_std=it.log_std,
-    )  # fmt: skip
+    updated = ppo_update(it.model, rows, order, config)
     return updated.means, updated.n_updates
 
 

@@ -33,9 +33,8 @@ def make_model(
     dtype = next(actor.parameters()).dtype
     temperature = nn.Parameter(torch.tensor(log_alpha, dtype=dtype))
     one, other = critics
-    targets = copy.deepcopy(one), copy.deepcopy(other)
     return SACModel(
-        actor, (one, other), targets, temperature,
+        actor, one, other, copy.deepcopy(one), copy.deepcopy(other), temperature,
         make_optimizer(list(actor.parameters())),
         make_optimizer([*one.parameters(), *other.parameters()]),
         make_optimizer([temperature]),

@@ -44,7 +44,7 @@ class Watch(LoopCallback):
 
 
 def moments(state: dict[str, Any]) -> list[torch.Tensor]:
-    return [entry["exp_avg"] for entry in state["optimizer"]["state"].values()]
+    return [entry["exp_avg"] for entry in state["model"]["optimizers"]["optimizer"]["state"].values()]
 
 
 @both_backends
@@ -77,12 +77,12 @@ def test_rollback_restores_optimizer_and_normalizer_with_the_weights(tmp_path: P
     best, after, before = watch.states[6], watch.states[8], watch.states[7]
     assert all(torch.equal(a, b) for a, b in zip(moments(best), moments(after), strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(moments(best), moments(before), strict=True))
-    for key, value in best["policy"]["actor"].items():
-        assert torch.equal(value, after["policy"]["actor"][key])
+    for key, value in best["model"]["networks"]["actor"].items():
+        assert torch.equal(value, after["model"]["networks"]["actor"][key])
     assert after["env_steps"] == 9 * 64
     assert after["streams"]["update"] != best["streams"]["update"]
     assert after["hyperparams"]["learning_rate"] == 1e-5
-    assert after["optimizer"]["param_groups"][0]["lr"] == 1e-5
+    assert after["model"]["optimizers"]["optimizer"]["param_groups"][0]["lr"] == 1e-5
 
 
 def test_second_rollback_restores_the_same_state(tmp_path: Path) -> None:

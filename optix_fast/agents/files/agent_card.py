@@ -42,8 +42,10 @@ def card_of(agent: Agent, state: bool = False) -> Card:
     """
     networks = {n: m for n, m in agent._networks().items() if not isinstance(m, nn.ParameterDict)}
     named = [(f"{n}.{key}", p) for n, m in networks.items() for key, p in m.named_parameters()]
-    names = {id(p): name for name, p in reversed(named)} | {id(p): "" for p in agent._unnamed()}
-    optimizers = {name: cards.of_optimizer(each, names) for name, each in agent._optimizers().items()}
+    names = {id(p): name for name, p in reversed(named)} | {
+        id(p): "" for p in agent._model.other_parameters().values()
+    }
+    optimizers = {name: cards.of_optimizer(each, names) for name, each in agent._model.optimizers().items()}
     reasons = [f"its {name}" for name, card in optimizers.items() if card is None] + agent._not_described()
     if len({id(p) for _, p in named}) < len(named):
         reasons.append("networks that share parameters")

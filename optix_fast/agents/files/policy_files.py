@@ -30,7 +30,7 @@ def save_policy(agent: Agent, path: str, state: bool = False) -> None:
     metadata = cards.write(card_of(agent, state))
     for name, module in agent._networks().items():
         save_module(module, path, name, metadata)
-    extras, file = agent._get_extras(), Path(path) / _EXTRAS_FILE
+    extras, file = agent._policy.extras(), Path(path) / _EXTRAS_FILE
     if extras:
         save_state(file, extras)
     else:
@@ -55,12 +55,13 @@ def load_policy(agent: Agent, paths: Sequence[str]) -> None:
     extras = _read_extras(agent, paths[0])
     for name, module in networks.items():
         module.load_state_dict(mean_of([state[name] for state in states]))
-    agent._set_extras(extras)
-    agent._copy_targets()
+    agent._policy.load_extras(extras)
+    agent._model.copy_targets()
+    agent._weights_were_loaded()
 
 
 def _read_extras(agent: Agent, path: str) -> Any:
     file = Path(path) / _EXTRAS_FILE
-    extras = load_state(file) if agent._get_extras() or file.exists() else {}
-    agent._check_extras(extras)
+    extras = load_state(file) if agent._policy.extras() or file.exists() else {}
+    agent._policy.check_extras(extras)
     return extras

@@ -20,9 +20,9 @@ from optix_fast.agents.files.agent_card import Parts, class_name
 from optix_fast.agents.files.cards import Card
 from optix_fast.agents.files.policy_files import STATE_FILE
 from optix_fast.agents.hyperparams import read_config
+from optix_fast.agents.ppo import TorchGaussianPPOAgent, TorchPPOAgent
 from optix_fast.agents.sac import TorchSACAgent
 from optix_fast.agents.torch_agent import TorchAgent
-from optix_fast.agents.torch_ppo import TorchGaussianPPOAgent, TorchPPOAgent
 from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer
 from optix_fast.networks.encoders import ObservationEncoder
 from optix_fast.serialization import load_state

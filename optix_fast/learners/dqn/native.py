@@ -12,8 +12,6 @@ from optix_fast import _native
 from optix_fast.learners.dqn.config import DQNConfig
 from optix_fast.learners.dqn.update import DQNModel, Updated
 from optix_fast.learners.experience import Draws, Experience
-from optix_fast.learners.native.acting import Policy
-from optix_fast.learners.native.backend import NativeLearner
 from optix_fast.learners.native.networks import (
     Layer,
     UnsupportedError,
@@ -29,48 +27,17 @@ from optix_fast.types import NonFiniteError
 _core: Any = _native.core
 
 
-class NativeDQN(NativeLearner):
-    """The core's share in a DQN agent; see NativeLearner.
-
-    Args:
-        policy, model: of the agent.
-        requested: as the agent's `backend` argument.
+def recognise(
+    model: DQNModel, create: bool = False
+) -> tuple[list[Layer], list[Layer], list[tuple[Any, ...]], list[nn.Parameter]]:
+    """Network and target network as the core sees them, the network's parameters with their optimizer state,
+    and the target's.
 
     Raises:
-        RuntimeError: requested is "native" and the core does not serve this agent.
+        UnsupportedError: the core does not serve the model; with the reason.
     """
-
-    def __init__(self, policy: Policy, model: DQNModel, requested: str) -> None:
-        super().__init__(policy, requested)
-        self._model = model
-        self.require(self.unsupported_reason())
-
-    def _unsupported_update(self) -> str:
-        try:
-            networks = networks_of_dqn(self._model)
-            adam_parameters(self._model.optimizer, _parameters(networks[0]), create=False)
-        except UnsupportedError as error:
-            return str(error)
-        return ""
-
-    def update(
-        self, experience: Experience, draws: Draws, config: DQNConfig, updates_before: int
-    ) -> Updated | None:
-        """K updates.
-
-        Raises:
-            NonFiniteError, ValueError: see dqn_update.
-            RuntimeError: backend="native", and the core does not serve the agent.
-        """
-        if self.requested == "torch":
-            return None
-        try:
-            if not self._actor.ready():
-                raise UnsupportedError(self._actor.reason)
-            return dqn_update(self._model, experience, draws, config, updates_before)
-        except UnsupportedError as error:
-            self.require(str(error))
-            return None
+    online, target = networks_of_dqn(model)
+    return online, target, adam_parameters(model.optimizer, _parameters(online), create), _parameters(target)
 
 
 def networks_of_dqn(model: DQNModel) -> tuple[list[Layer], list[Layer]]:
@@ -105,9 +72,7 @@ def dqn_update(
             as before.
         ValueError: an action that the network does not have, or a replay that does not fit it.
     """
-    online, target = networks_of_dqn(model)
-    parameters, targets = _parameters(online), _parameters(target)
-    adam = adam_parameters(model.optimizer, parameters, create=True)
+    online, target, adam, targets = recognise(model, create=True)
     buffer = experience.buffer
     try:
         view = buffer.replay.view()

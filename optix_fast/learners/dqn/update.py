@@ -7,21 +7,22 @@ al. 2016; priorities: Schaul et al. 2016.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from optix_fast.learners.dqn.config import DQNConfig
 from optix_fast.learners.experience import Draws, Experience, Transitions, check_masks, discounted
-from optix_fast.learners.optimizers import descend, load_optimizer_state, optimizer_state
-from optix_fast.learners.tensors import unique_parameters
+from optix_fast.learners.model import Model
+from optix_fast.learners.optimizers import descend
 from optix_fast.types import NonFiniteError
 
 
 @dataclass
-class DQNModel:
+class DQNModel(Model):
     """Everything that an update changes.
 
     Args:
@@ -34,9 +35,7 @@ class DQNModel:
     target: nn.Module
     optimizer: torch.optim.Optimizer
 
-    def parameters(self) -> list[nn.Parameter]:
-        """What is trained, each once."""
-        return unique_parameters([self.q_network])
+    TARGETS: ClassVar[Mapping[str, str]] = {"target": "q_network"}
 
 
 class Updated(NamedTuple):
@@ -63,28 +62,19 @@ def dqn_update(
         NonFiniteError: a target, loss or gradient is NaN or infinite; networks, optimizer and priorities are
             as before.
     """
-    kept = model.q_network.state_dict(), model.target.state_dict()
-    kept = tuple({key: value.clone() for key, value in state.items()} for state in kept)  # type: ignore[assignment]
-    optimizer = optimizer_state(model.optimizer)
     collected: list[list[float]] = []
     copies = 0
-    try:
-        with experience.priorities_kept_on_error():
-            for k in range(draws.updates):
-                batch, indices = experience.batch(draws, k, next(model.q_network.parameters()))
-                statistics, errors = dqn_step(model, batch, config)
-                experience.update_priorities(indices, errors)
-                collected.append(statistics)
-                if config.tau:
-                    _follow(model, config.tau)
-                elif (updates_before + k + 1) % config.target_update_freq == 0:
-                    model.target.load_state_dict(model.q_network.state_dict())
-                    copies += 1
-    except BaseException:
-        model.q_network.load_state_dict(kept[0])
-        model.target.load_state_dict(kept[1])
-        load_optimizer_state(model.optimizer, optimizer)
-        raise
+    with model.undone_on_error(), experience.priorities_kept_on_error():
+        for k in range(draws.updates):
+            batch, indices = experience.batch(draws, k, next(model.q_network.parameters()))
+            statistics, errors = dqn_step(model, batch, config)
+            experience.update_priorities(indices, errors)
+            collected.append(statistics)
+            if config.tau:
+                model.move_targets(config.tau)
+            elif (updates_before + k + 1) % config.target_update_freq == 0:
+                model.target.load_state_dict(model.q_network.state_dict())
+                copies += 1
     n = max(len(collected), 1)
     loss, td_error, q_value = (sum(column) / n for column in zip(*collected, strict=True))
     return Updated(len(collected), copies, loss, td_error, q_value)
@@ -127,15 +117,3 @@ def dqn_step(model: DQNModel, batch: Transitions, config: DQNConfig) -> tuple[li
         raise NonFiniteError("loss")
     descend(loss, model.optimizer, config.max_grad_norm)
     return statistics, errors
-
-
-@torch.no_grad()
-def _follow(model: DQNModel, tau: float) -> None:
-    """target ← target + tau·(network − target); what is not a float is copied."""
-    for own, target in zip(
-        model.q_network.state_dict().values(), model.target.state_dict().values(), strict=True
-    ):
-        if target.is_floating_point():
-            target.lerp_(own, tau)
-        else:
-            target.copy_(own)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,41 +13,17 @@ from torch.nn.modules import module as nn_module
 from optix_fast import _native
 from optix_fast.envs.normalizers import ObsNormalizer, RunningMeanStd
 from optix_fast.learners.native.networks import Layer, UnsupportedError, check_parameter, networks_of
-from optix_fast.networks.heads import (
-    CategoricalHead,
-    GreedyHead,
-    MultiDiscreteHead,
-    NormalHead,
-    PolicyHead,
-    SquashedHead,
-)
+from optix_fast.learners.policy import Policy
+from optix_fast.networks.heads import CategoricalHead, GreedyHead, MultiDiscreteHead, NormalHead, SquashedHead
 from optix_fast.random import RandomStream
 from optix_fast.types import Array, NonFiniteError
 
 _core: Any = _native.core
+# Exactly these classes: a subclass may act in any way.
+_SERVED = (CategoricalHead, MultiDiscreteHead, NormalHead, SquashedHead, GreedyHead)
 # The numbers of csrc/act/act.h.
-_KINDS: dict[type, int] = {
-    CategoricalHead: 0,
-    MultiDiscreteHead: 0,
-    NormalHead: 1,
-    SquashedHead: 1,
-    GreedyHead: 2,
-}
+_KINDS = {"categorical": 0, "normal": 1, "greedy": 2}
 _FORWARD_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
-_HEAD_STATE = ("_start", "_scale", "_offset", "_low", "_high", "squash", "log_std", "space")
-
-
-class Policy(Protocol):
-    """What is acted with. Without a critic no log-probabilities and values are asked for."""
-
-    @property
-    def actor(self) -> nn.Module: ...
-    @property
-    def critic(self) -> nn.Module | None: ...
-    @property
-    def head(self) -> PolicyHead: ...
-    @property
-    def obs_normalizer(self) -> ObsNormalizer | None: ...
 
 
 class Acted(NamedTuple):
@@ -104,33 +80,19 @@ class NativeActor:
         self._forget()
         if _core is None:
             raise UnsupportedError("the compiled core is not loaded")
-        if type(head) not in _KINDS:
+        if type(head) not in _SERVED:
             raise UnsupportedError(f"the policy head is a {type(head).__name__}")
         networks = networks_of(policy.actor, policy.critic)
         if next(networks.parameters()).dtype != torch.float32:
             raise UnsupportedError("the networks are not float32")
-        if isinstance(head, NormalHead):
-            if networks.outputs != head.action_dim * (2 if head.log_std is None else 1):
-                raise UnsupportedError("the actor's outputs do not fit the action space")
-            bounds = (head._scale, head._offset, head._low, head._high)
-            log_std, squash = head.log_std, bool(head.squash)
-            components: list[tuple[int, int]] = []
-            if log_std is not None:
-                check_parameter(log_std, "log_std")
-        else:
-            bounds, log_std, squash = None, None, False
-            if isinstance(head, MultiDiscreteHead):
-                components = list(zip(head.dist.nvec, head._start.tolist(), strict=True))
-            else:
-                n = networks.outputs if head.space is None else int(head.space.n)
-                if isinstance(head, GreedyHead) and head.n_actions is not None:
-                    n = head.n_actions
-                components = [(n, head._start)]
-            if networks.outputs != sum(n for n, _ in components):
-                raise UnsupportedError("the actor's outputs do not fit the action space")
+        spec = head.act_spec(networks.outputs)
+        if networks.outputs != spec.outputs:
+            raise UnsupportedError("the actor's outputs do not fit the action space")
+        if spec.log_std is not None:
+            check_parameter(spec.log_std, "log_std")
         plan = _core.ActPlan(
             tuple([_described(layer) for layer in part] for part in networks),
-            _KINDS[type(head)], log_std, squash, components, bounds,
+            _KINDS[spec.kind], spec.log_std, spec.squash, spec.components, spec.bounds,
             [size for net in _nets(policy) for size in _sizes(net)],
             [*(entry for net in _nets(policy) for entry in _entries(net)), *_own_entries(policy)],
         )  # fmt: skip
@@ -178,7 +140,7 @@ class NativeActor:
             targets, actions, *_ = self._new_targets(n, values=False)
             served = self._run(targets, 0, observations, mask, deterministic, stream)
             if served is not None:
-                return self._shaped(actions) if served else None
+                return self._policy.head.shaped(actions) if served else None
             look_again = True
         return None
 
@@ -202,9 +164,9 @@ class NativeActor:
                 return None
             if raw is None:
                 sample = self._policy.head.raw_of(actions)[0]
-                action = int(actions[0]) if actions.ndim == 1 else self._shaped(actions)[0].copy()
+                action = int(actions[0]) if actions.ndim == 1 else self._policy.head.shaped(actions)[0].copy()
                 return Acted(action, float(log_probs[0]), float(values[0]), sample)
-            action = self._shaped(actions)[0].copy()
+            action = self._policy.head.shaped(actions)[0].copy()
             return Acted(action, float(log_probs[0]), float(values[0]), raw[0].copy())
         return None
 
@@ -219,40 +181,28 @@ class NativeActor:
         if column is not None:
             raw = rows.column(column, (self._plan.width,))
         self._targets = _core.ActTargets(
-            rows.n_steps, rows.n_envs, self._action_width(), isinstance(self._policy.head, NormalHead),
+            rows.n_steps, rows.n_envs, self._policy.head.action_width, self._policy.head.is_continuous,
             rows.actions, rows.column("log_probs") if judged else None,
             rows.column("values") if judged else None, raw,
         )  # fmt: skip
 
     def _takes_mask(self, mask: Array, n: int) -> bool:
         """Whether the core reads this mask of allowed actions [N, K]."""
-        return not isinstance(self._policy.head, NormalHead) and mask.shape == (n, self._plan.width)
-
-    def _action_width(self) -> int:
-        """Numbers in one action."""
-        head = self._policy.head
-        if isinstance(head, NormalHead):
-            return head.action_dim
-        return len(head.dist.nvec) if isinstance(head, MultiDiscreteHead) else 1
+        return not self._policy.head.is_continuous and mask.shape == (n, self._plan.width)
 
     def _new_targets(self, n: int, values: bool) -> tuple[Any, Array, Array, Array, Array | None]:
-        width, head = self._action_width(), self._policy.head
+        head = self._policy.head
+        width = head.action_width
         log_probs, value_column = np.empty(n, np.float32), np.zeros(n, np.float32)
         raw: Array | None = None
-        if isinstance(head, NormalHead):
+        if head.is_continuous:
             actions, raw = np.empty((n, width), np.float32), np.empty((n, width), np.float32)
         else:
-            actions = np.empty((n, width) if isinstance(head, MultiDiscreteHead) else n, np.int64)
+            actions = np.empty(n if isinstance(head, CategoricalHead) else (n, width), np.int64)
         targets = _core.ActTargets(
             1, n, width, raw is not None, actions, log_probs, value_column if values else None, raw
         )
         return targets, actions, log_probs, value_column, raw
-
-    def _shaped(self, actions: Array) -> Array:
-        head = self._policy.head
-        if isinstance(head, MultiDiscreteHead):
-            return head.to_environment(actions)
-        return actions.reshape(len(actions), *head._shape) if isinstance(head, NormalHead) else actions
 
     def _run(
         self,
@@ -314,9 +264,8 @@ def _own_entries(policy: Policy) -> Iterator[tuple[dict[str, Any], str, Any]]:
     for key in ("actor", "critic", "head", "obs_normalizer"):
         yield policy.__dict__, key, policy.__dict__[key]
     state = policy.head.__dict__
-    for key in _HEAD_STATE:
-        if key in state:
-            yield state, key, state[key]
+    for key in policy.head.act_state:
+        yield state, key, state[key]
     normalizer = policy.obs_normalizer
     if normalizer is not None:
         yield normalizer.__dict__, "clip", normalizer.clip

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from optix_fast.envs.normalizers import RewardNormalizer
-from optix_fast.learners.actor_critic import ActorCriticPolicy
+from optix_fast.learners.policy import Policy
 from optix_fast.learners.ppo.act_queue import ActQueue
 from optix_fast.learners.ppo.config import PPOConfig
 from optix_fast.types import Array, EpisodeData, NonFiniteError, Tree, tree_map
@@ -35,7 +35,7 @@ class Batch(NamedTuple):
 
 
 def make_batch(
-    policy: ActorCriticPolicy,
+    policy: Policy,
     data: EpisodeData,
     config: PPOConfig,
     ops: ModuleType,
@@ -98,7 +98,7 @@ def make_batch(
 
 
 def _what_the_policy_thought(
-    policy: ActorCriticPolicy, data: EpisodeData, queue: ActQueue
+    policy: Policy, data: EpisodeData, queue: ActQueue
 ) -> tuple[Array, Array, Array]:
     """log_probs and values [T, N] as of acting, and the raw actions of the valid rows."""
     if data.log_probs is None:
@@ -127,7 +127,7 @@ class _Successors(NamedTuple):
         return np.where(self.known, self.values, substitute)
 
 
-def _at_cuts(policy: ActorCriticPolicy, data: EpisodeData, truncated: Array) -> _Successors:
+def _at_cuts(policy: Policy, data: EpisodeData, truncated: Array) -> _Successors:
     """The true final observations of truncated rows, [T, N].
 
     Of a hand-made window with one environment, `final_obs` is what a truncated last row led to.
@@ -147,7 +147,7 @@ def _at_cuts(policy: ActorCriticPolicy, data: EpisodeData, truncated: Array) -> 
     return _Successors(values, known)
 
 
-def _after_window(policy: ActorCriticPolicy, data: EpisodeData, done: Array) -> _Successors:
+def _after_window(policy: Policy, data: EpisodeData, done: Array) -> _Successors:
     """What each environment shows after the last row, [N].
 
     Args:
@@ -163,6 +163,6 @@ def _after_window(policy: ActorCriticPolicy, data: EpisodeData, done: Array) -> 
     return _Successors(values, known)
 
 
-def _value_of_one(policy: ActorCriticPolicy, observation: Tree) -> Array:
+def _value_of_one(policy: Policy, observation: Tree) -> Array:
     batch = tree_map(lambda leaf: np.asarray(leaf)[None], observation)
     return policy.values(policy.prepare(batch))

@@ -15,6 +15,9 @@ from optix_fast.learners.config_checks import (
     round_counts,
 )
 
+# A window's updates end after the minibatch whose approx_kl exceeds this many times target_kl.
+KL_STOP = 1.5
+
 
 @dataclass(frozen=True)
 class PPOConfig:

@@ -12,10 +12,8 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as nn_module
@@ -23,13 +21,9 @@ from torch.optim.adam import adam
 
 from optix_fast.learners.native.networks import UnsupportedError, check_adam, note_step
 from optix_fast.learners.ppo.batch import Batch
-from optix_fast.learners.ppo.config import PPOConfig
-from optix_fast.learners.ppo.native import STATISTICS, Updated
-from optix_fast.random import RandomStream
+from optix_fast.learners.ppo.config import KL_STOP, PPOConfig
+from optix_fast.learners.ppo.update import STATISTICS, PPOModel, Updated, updated_of
 from optix_fast.types import NonFiniteError
-
-if TYPE_CHECKING:
-    from optix_fast.learners.actor_critic import ActorCriticPolicy
 
 Record = Callable[[Callable[[], None]], Callable[[], Any]]
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -52,7 +46,7 @@ def record_on_cuda(work: Callable[[], None]) -> Callable[[], Any]:
 
 
 class GraphPPO:
-    """Replays the updates of one agent.
+    """Replays the updates of one model.
 
     A graph is recorded anew when the size of the window, a hyperparameter other than the learning rate, a
     module, its settings or hooks, or the memory of a parameter has changed. Where annealing changes the clip
@@ -60,19 +54,11 @@ class GraphPPO:
     torch did the last update; it is empty where the graph did.
 
     Args:
-        policy, optimizer: of the agent.
-        ops: where ppo_loss is taken from.
         record: makes a replay of some work; it is run once with every parameter left alone.
     """
 
-    def __init__(
-        self,
-        policy: ActorCriticPolicy,
-        optimizer: torch.optim.Optimizer,
-        ops: ModuleType,
-        record: Record = record_on_cuda,
-    ) -> None:
-        self._policy, self._optimizer, self._ops, self._record = policy, optimizer, ops, record
+    def __init__(self, record: Record = record_on_cuda) -> None:
+        self._record = record
         self._made_for: Any = None
         self._recorded: _Recorded | None = None
         self.reason = ""
@@ -80,49 +66,41 @@ class GraphPPO:
         self._failed_for: Any = None
         self._failed = ""
 
-    def update(self, batch: Batch, config: PPOConfig, stream: RandomStream) -> Updated | None:
-        """All epochs and minibatches; None where they cannot be replayed. The stream moves as far as the
-        epochs that were begun.
+    def update(self, model: PPOModel, batch: Batch, permutations: Tensor, config: PPOConfig) -> Updated:
+        """The updates of update.ppo_update.
 
         Raises:
+            UnsupportedError: they cannot be replayed; `reason` says why.
             NonFiniteError: a loss or gradient is NaN or infinite; parameters are those before that minibatch.
         """
-        parameters = [p for p in self._policy.parameters() if p.requires_grad]
         try:
-            recorded = self._current(batch, config, parameters)
+            recorded = self._current(model, batch, config, model.parameters())
         except UnsupportedError as error:
             self.reason = str(error)
-            return None
+            raise
         self.reason = ""
-        n_rows = len(batch.returns)
-        order = np.empty((config.n_epochs, n_rows), np.int64)
-        states = []
-        for epoch in range(config.n_epochs):
-            order[epoch] = stream.permutation(n_rows)
-            states.append(stream.state_dict())
-        stats, n_updates, finite = recorded.run(batch, torch.from_numpy(order))
-        begun = -(-max(n_updates, 1) // -(-n_rows // config.minibatch_size))
-        stream.load_state_dict(states[begun - 1])
+        stats, n_updates, finite = recorded.run(batch, permutations)
         if not finite:
             raise NonFiniteError("loss or gradient")
-        note_step(self._optimizer)
-        means = stats[:n_updates, : len(STATISTICS)].double().mean(dim=0).tolist()
-        return Updated(dict(zip(STATISTICS, means, strict=True)), n_updates)
+        note_step(model.optimizer)
+        return updated_of(stats[:n_updates].double().mean(dim=0).tolist(), n_updates)
 
-    def _current(self, batch: Batch, config: PPOConfig, parameters: list[nn.Parameter]) -> _Recorded:
+    def _current(
+        self, model: PPOModel, batch: Batch, config: PPOConfig, parameters: list[nn.Parameter]
+    ) -> _Recorded:
         if config.anneal_steps is not None:
             raise UnsupportedError("the clip ratio is annealed")
         if not isinstance(batch.observations, Tensor):
             raise UnsupportedError("the observations are not one array")
-        check_adam(self._optimizer, parameters)
+        check_adam(model.optimizer, parameters)
         wanted = (
             replace(config, learning_rate=0.0),
             [None if t is None else (t.shape, t.dtype) for t in batch],
             [(p.data_ptr(), p.shape) for p in parameters],
-            _computed_by(self._policy),
+            _computed_by(model),
             [
                 {k: v for k, v in group.items() if k not in ("lr", "params")}
-                for group in self._optimizer.param_groups
+                for group in model.optimizer.param_groups
             ],
         )
         if self._recorded is not None and wanted == self._made_for:
@@ -130,7 +108,7 @@ class GraphPPO:
         self._recorded, self._made_for = None, None
         if self._failed and wanted == self._failed_for:
             raise UnsupportedError(self._failed)
-        recorded = _Recorded(self._policy, self._optimizer, self._ops, batch, config, parameters)
+        recorded = _Recorded(model, batch, config, parameters)
         try:
             recorded.replay = self._record(recorded.work)
         except RuntimeError as error:
@@ -145,12 +123,12 @@ class GraphPPO:
         return recorded
 
 
-def _computed_by(policy: ActorCriticPolicy) -> list[Any]:
+def _computed_by(model: PPOModel) -> list[Any]:
     """The modules in their order, with everything of them that a recording has seen: training or not, plain
     settings such as an activation's slope, hooks. Modules and hooks themselves, not their addresses: a new
     one may lie where an old one was."""
     found: list[Any] = [dict(getattr(nn_module, name)) for name in _GLOBAL_HOOKS]
-    for module in itertools.chain(policy.actor.modules(), policy.critic.modules()):
+    for module in itertools.chain(model.actor.modules(), model.critic.modules()):
         own = vars(module)
         hooks = [dict(own[name]) for name in _HOOKS if own.get(name)]
         settings = {k: v for k, v in own.items() if isinstance(v, bool | int | float | str)}
@@ -163,27 +141,27 @@ class _Recorded:
 
     def __init__(
         self,
-        policy: ActorCriticPolicy,
-        optimizer: torch.optim.Optimizer,
-        ops: ModuleType,
+        model: PPOModel,
         batch: Batch,
         config: PPOConfig,
         parameters: list[nn.Parameter],
     ) -> None:
-        self._policy, self._optimizer, self._ops, self._config = policy, optimizer, ops, config
+        self._model, self._config = model, config
         self._parameters = parameters
         device, n_rows = batch.returns.device, len(batch.returns)
         self._batch = Batch(*(None if t is None else t.clone() for t in batch))  # type: ignore[arg-type]
         self._order = torch.arange(n_rows, device=device).repeat(config.n_epochs, 1)
         size = config.minibatch_size
         n = config.n_epochs * -(-n_rows // size)
-        components = policy.head.dist.components
+        components = model.head.dist.components
         self._stats = torch.zeros(n, len(STATISTICS) + components, device=device)
         self._ran = torch.zeros(n, device=device)
         # float32 flags, as fused Adam reads them: 1 is true.
         self._stopped_at_start = torch.ones((), device=device)
         self._stopped, self._broken = torch.zeros((), device=device), torch.zeros((), device=device)
-        self._groups = [_Group(optimizer, group, parameters, device) for group in optimizer.param_groups]
+        self._groups = [
+            _Group(model.optimizer, group, parameters, device) for group in model.optimizer.param_groups
+        ]
         self.replay: Callable[[], Any] = self.work
 
     def run(self, batch: Batch, order: Tensor) -> tuple[Tensor, int, bool]:
@@ -213,12 +191,7 @@ class _Recorded:
 
     def _minibatch(self, rows: Batch, at: int) -> None:
         config = self._config
-        params, values = self._policy.evaluate(rows.observations, rows.returns.dtype)
-        result = self._ops.ppo_loss(
-            self._policy.head.dist, params, rows.actions, rows.log_probs, rows.advantages, values,
-            rows.returns, rows.values if config.value_clip is not None else None,
-            action_mask=rows.action_masks, **config.loss_options(),
-        )  # fmt: skip
+        result = self._model.loss(rows, config)
         grads = list(torch.autograd.grad(result.loss, self._parameters))
         norm = nn.utils.get_total_norm(grads)
         finite = torch.isfinite(result.stats).all() & torch.isfinite(norm)
@@ -232,7 +205,7 @@ class _Recorded:
         self._broken.copy_(torch.maximum(self._broken, ((self._stopped == 0) & ~finite).float()))
         self._ran[at] = goes_on.float()
         self._stats[at] = torch.where(goes_on, result.stats, 0.0)
-        past = result.stats[_KL] > (math.inf if config.target_kl is None else 1.5 * config.target_kl)
+        past = result.stats[_KL] > (math.inf if config.target_kl is None else KL_STOP * config.target_kl)
         self._stopped.copy_(torch.maximum(skip, past.float()))
 
 

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from optix_fast import _native
 from optix_fast.learners.experience import Draws, Experience
-from optix_fast.learners.native.acting import Policy
-from optix_fast.learners.native.backend import NativeLearner
 from optix_fast.learners.native.networks import (
     Layer,
     UnsupportedError,
@@ -28,49 +26,6 @@ from optix_fast.learners.sac.update import SACModel, Updated, means_of
 from optix_fast.types import NonFiniteError
 
 _core: Any = _native.core
-
-
-class NativeSAC(NativeLearner):
-    """The core's share in a SAC agent; see NativeLearner.
-
-    Args:
-        policy, model: of the agent.
-        requested: as the agent's `backend` argument.
-
-    Raises:
-        RuntimeError: requested is "native" and the core does not serve this agent.
-    """
-
-    def __init__(self, policy: Policy, model: SACModel, requested: str) -> None:
-        super().__init__(policy, requested)
-        self._model = model
-        self.require(self.unsupported_reason())
-
-    def _unsupported_update(self) -> str:
-        try:
-            sac_parameters(self._model, networks_of_sac(self._model), create=False)
-        except UnsupportedError as error:
-            return str(error)
-        return ""
-
-    def update(
-        self, experience: Experience, draws: Draws, noise: Tensor, config: SACConfig, target_entropy: float
-    ) -> Updated | None:
-        """K updates.
-
-        Raises:
-            NonFiniteError, ValueError: see sac_update.
-            RuntimeError: backend="native", and the core does not serve the agent.
-        """
-        if self.requested == "torch":
-            return None
-        try:
-            if not self._actor.ready():
-                raise UnsupportedError(self._actor.reason)
-            return sac_update(self._model, experience, draws, noise, config, target_entropy)
-        except UnsupportedError as error:
-            self.require(str(error))
-            return None
 
 
 class SACNetworks(NamedTuple):
@@ -125,22 +80,24 @@ def _check_shapes(networks: SACNetworks) -> None:
             raise UnsupportedError("a target critic is not like its critic")
 
 
-def sac_parameters(
-    model: SACModel, networks: SACNetworks, create: bool, learn_alpha: bool = True
-) -> tuple[Any, ...]:
-    """What the core changes: the actor's parameters, the critics', their targets, the temperature's, as
-    adam_parameters describes them. With `create`, missing optimizer state is made.
+def recognise(
+    model: SACModel, create: bool = False, learn_alpha: bool = True
+) -> tuple[SACNetworks, tuple[Any, ...]]:
+    """The networks as the core sees them, and what it changes: the actor's parameters, the critics', their
+    targets, the temperature's, as adam_parameters describes them. With `create`, missing optimizer state is
+    made.
 
     Raises:
-        UnsupportedError: the core does not serve an optimizer; with the reason.
+        UnsupportedError: the core does not serve the model; with the reason.
     """
+    networks = networks_of_sac(model)
     actor, critics = _parameters(networks.actor), _parameters(networks.critic1, networks.critic2)
     targets = _parameters(networks.target1, networks.target2)
     learned = learn_alpha and model.log_alpha.requires_grad
     for parameters in (actor, critics):
         if not any(p.requires_grad for p in parameters):
             raise UnsupportedError("every parameter of a network is frozen")
-    return (
+    return networks, (
         adam_parameters(model.actor_optimizer, actor, create),
         adam_parameters(model.critic_optimizer, critics, create),
         targets,
@@ -163,8 +120,7 @@ def sac_update(
         NonFiniteError: a loss or gradient is NaN or infinite; model and priorities are as before.
         ValueError: a replay that does not fit the networks.
     """
-    networks = networks_of_sac(model)
-    parameters = sac_parameters(model, networks, True, config.learn_alpha)
+    networks, parameters = recognise(model, create=True, learn_alpha=config.learn_alpha)
     try:
         view = experience.buffer.replay.view()
     except ValueError as error:

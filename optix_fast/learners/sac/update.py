@@ -8,18 +8,17 @@ from the actor as it is, then critics, actor, target critics.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from optix_fast.learners.experience import Draws, Experience, Transitions, check_masks, discounted
-from optix_fast.learners.optimizers import descend, load_optimizer_state, optimizer_state
+from optix_fast.learners.model import Model
+from optix_fast.learners.optimizers import descend
 from optix_fast.learners.sac.config import SACConfig
-from optix_fast.learners.targets import target_of
-from optix_fast.learners.tensors import check_matches, module_state
 from optix_fast.networks.heads import LOG_STD_MAX, LOG_STD_MIN
 from optix_fast.reference.tanh_normal import tanh_normal_of_noise
 from optix_fast.types import NonFiniteError, Tree
@@ -28,72 +27,41 @@ STATISTICS = ("critic_loss", "actor_loss", "alpha_loss", "q_value", "entropy")
 
 
 @dataclass
-class SACModel:
+class SACModel(Model):
     """Everything that an update changes.
 
     Args:
         actor: observations → [mean ‖ log_std], [B, 2A]; of a categorical policy logits, [B, K].
-        critics: observation ‖ action → [B, 1] or [B]; of a categorical policy, observation → [B, K].
+        critic1, critic2: observation ‖ action → [B, 1] or [B]; of a categorical policy, observation → [B, K].
             Observations that are not [B, D] are handed over apart: critic(observations, actions).
-        targets: copies of the critics.
+        target1, target2: copies of the critics.
         log_alpha: logarithm of the temperature, [].
         actor_optimizer, critic_optimizer, alpha_optimizer: over the parameters of each.
         discrete: whether the policy is categorical.
     """
 
     actor: nn.Module
-    critics: tuple[nn.Module, nn.Module]
-    targets: tuple[nn.Module, nn.Module]
+    critic1: nn.Module
+    critic2: nn.Module
+    target1: nn.Module
+    target2: nn.Module
     log_alpha: nn.Parameter
     actor_optimizer: torch.optim.Optimizer
     critic_optimizer: torch.optim.Optimizer
     alpha_optimizer: torch.optim.Optimizer
     discrete: bool = False
 
-    def modules(self) -> dict[str, nn.Module]:
-        """The networks by the names of their files."""
-        critic1, critic2 = self.critics
-        target1, target2 = self.targets
-        return {
-            "actor": self.actor, "critic1": critic1, "critic2": critic2,
-            "target1": target1, "target2": target2,
-        }  # fmt: skip
+    TARGETS: ClassVar[Mapping[str, str]] = {"target1": "critic1", "target2": "critic2"}
 
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """The optimizers by name."""
-        return {
-            "actor": self.actor_optimizer,
-            "critic": self.critic_optimizer,
-            "alpha": self.alpha_optimizer,
-        }
+    @property
+    def critics(self) -> tuple[nn.Module, nn.Module]:
+        """Both critics."""
+        return self.critic1, self.critic2
 
-    def target_pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Each tensor of the critics with its copy in the targets."""
-        for critic, target in zip(self.critics, self.targets, strict=True):
-            yield from zip(critic.state_dict().values(), target.state_dict().values(), strict=True)
-
-    def copy_targets(self) -> None:
-        """Set the targets to the critics as they are."""
-        self.targets = target_of(self.critics[0]), target_of(self.critics[1])
-
-    def state_dict(self) -> dict[str, Any]:
-        """Copies of all of it."""
-        return {
-            "networks": {name: module_state(net) for name, net in self.modules().items()},
-            "optimizers": {name: optimizer_state(opt) for name, opt in self.optimizers().items()},
-            "log_alpha": self.log_alpha.detach().clone(),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore; the architecture must be the same (RuntimeError, nothing loaded, otherwise)."""
-        for name, net in self.modules().items():
-            check_matches(net, state["networks"][name], name)
-        for name, net in self.modules().items():
-            net.load_state_dict(state["networks"][name])
-        for name, optimizer in self.optimizers().items():
-            load_optimizer_state(optimizer, state["optimizers"][name])
-        with torch.no_grad():
-            self.log_alpha.copy_(state["log_alpha"])
+    @property
+    def targets(self) -> tuple[nn.Module, nn.Module]:
+        """Their copies."""
+        return self.target1, self.target2
 
 
 class Updated(NamedTuple):
@@ -127,21 +95,16 @@ def sac_update(
     Raises:
         NonFiniteError: a loss or gradient is NaN or infinite; model and priorities are as before.
     """
-    before = model.state_dict()
     collected: list[list[float]] = []
-    try:
-        with experience.priorities_kept_on_error():
-            for k in range(draws.updates):
-                batch, indices = experience.batch(draws, k, model.log_alpha)
-                if model.discrete:
-                    step = discrete_sac_step(model, batch, config, target_entropy)
-                else:
-                    step = sac_step(model, batch, noise[k].to(model.log_alpha), config, target_entropy)
-                experience.update_priorities(indices, step.td_errors)
-                collected.append(step.statistics)
-    except BaseException:
-        model.load_state_dict(before)
-        raise
+    with model.undone_on_error(), experience.priorities_kept_on_error():
+        for k in range(draws.updates):
+            batch, indices = experience.batch(draws, k, model.log_alpha)
+            if model.discrete:
+                step = discrete_sac_step(model, batch, config, target_entropy)
+            else:
+                step = sac_step(model, batch, noise[k].to(model.log_alpha), config, target_entropy)
+            experience.update_priorities(indices, step.td_errors)
+            collected.append(step.statistics)
     return Updated(
         len(collected), means_of([sum(column) for column in zip(*collected, strict=True)], len(collected))
     )
@@ -179,7 +142,7 @@ def sac_step(
     critic_loss, td_errors = _critic_step(model, values, target, batch.weights, config)
     actor_loss = (alpha * log_prob - _least(model.critics, batch.observations, actions)).mean()
     _descend("actor", actor_loss, model.actor_optimizer, config.max_grad_norm)
-    _move_targets(model, config.tau)
+    model.move_targets(config.tau)
     q_value = 0.5 * (values[0].mean() + values[1].mean())
     return _step(critic_loss, actor_loss, alpha_loss, q_value, -log_prob.mean(), td_errors)
 
@@ -212,7 +175,7 @@ def discrete_sac_step(model: SACModel, batch: Transitions, config: SACConfig, ta
         least = torch.min(*(net(batch.observations) for net in model.critics))
     actor_loss = (p * (alpha * log_p - least)).sum(dim=-1).mean()
     _descend("actor", actor_loss, model.actor_optimizer, config.max_grad_norm)
-    _move_targets(model, config.tau)
+    model.move_targets(config.tau)
     q_value = 0.5 * (values[0].mean() + values[1].mean())
     return _step(critic_loss, actor_loss, alpha_loss, q_value, -mean_log_p.mean(), td_errors)
 
@@ -277,15 +240,6 @@ def _descend(name: str, loss: Tensor, optimizer: torch.optim.Optimizer, max_grad
     if not math.isfinite(loss.item()):
         raise NonFiniteError(f"{name} loss")
     descend(loss, optimizer, max_grad_norm, f"{name} gradient")
-
-
-@torch.no_grad()
-def _move_targets(model: SACModel, tau: float) -> None:
-    for value, target in model.target_pairs():
-        if target.is_floating_point():
-            target.lerp_(value, tau)
-        else:
-            target.copy_(value)
 
 
 def _step(

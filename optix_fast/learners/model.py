@@ -1,0 +1,146 @@
+"""What updates change, of whatever algorithm: networks, their target copies, optimizers, other parameters."""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from optix_fast.learners.optimizers import check_optimizer_state, load_optimizer_state, optimizer_state
+from optix_fast.learners.tensors import check_matches, module_state, unique_parameters
+
+
+class Model:
+    """The base of the algorithms' models: dataclasses whose attributes are the parts, found by their type.
+
+    An nn.Module is a network, or the target copy of one where `TARGETS` says so; an Optimizer is known by its
+    name without "_optimizer"; an nn.Parameter is one that belongs to no network.
+    """
+
+    # Attributes that are target copies, and the attributes that they copy.
+    TARGETS: ClassVar[Mapping[str, str]] = {}
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The trained networks by name."""
+        return {n: part for n, part in self._parts(nn.Module) if n not in self.TARGETS}
+
+    def modules(self) -> dict[str, nn.Module]:
+        """The networks and the target networks by name."""
+        return {**self.networks(), **{name: getattr(self, name) for name in self.TARGETS}}
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """The optimizers by name."""
+        return {n.removesuffix("_optimizer"): part for n, part in self._parts(torch.optim.Optimizer)}
+
+    def other_parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters that belong to no network, by name."""
+        return dict(self._parts(nn.Parameter))
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Everything trainable, each once."""
+        others = [p for p in self.other_parameters().values() if p.requires_grad]
+        return [*unique_parameters(self.networks().values()), *others]
+
+    def _parts(self, kind: type[Any]) -> Iterator[tuple[str, Any]]:
+        return ((name, part) for name, part in vars(self).items() if isinstance(part, kind))
+
+    def to_cpu(self) -> None:
+        """Move everything but the optimizers' state."""
+        for module in self.modules().values():
+            module.cpu()
+        for parameter in self.other_parameters().values():
+            parameter.data = parameter.data.cpu()
+
+    # --- target networks --------------------------------------------------------------------------
+
+    def copy_targets(self) -> None:
+        """Make every target network a new copy of what it follows."""
+        for target, network in self.TARGETS.items():
+            setattr(self, target, target_of(getattr(self, network)))
+
+    def renew_targets(self) -> None:
+        """New target networks where a user has given a network other layers; the others stay."""
+        for name, follows in self.TARGETS.items():
+            target, network = getattr(self, name), getattr(self, follows)
+            shapes, own = ([t.shape for t in net.state_dict().values()] for net in (target, network))
+            if shapes != own or str(target) != str(network):
+                setattr(self, name, target_of(network))
+
+    @torch.no_grad()
+    def move_targets(self, tau: float) -> None:
+        """target ← target + tau·(network − target); what is not a float is copied."""
+        for name, follows in self.TARGETS.items():
+            target, network = getattr(self, name).state_dict(), getattr(self, follows).state_dict()
+            for own, copied in zip(network.values(), target.values(), strict=True):
+                if copied.is_floating_point():
+                    copied.lerp_(own, tau)
+                else:
+                    copied.copy_(own)
+
+    # --- state ------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Copies of all of it."""
+        return {
+            "networks": {name: module_state(module) for name, module in self.modules().items()},
+            "optimizers": {name: optimizer_state(each) for name, each in self.optimizers().items()},
+            "parameters": {name: p.detach().clone() for name, p in self.other_parameters().items()},
+        }
+
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        """Raise RuntimeError or ValueError unless the state is of the same architecture."""
+        for name, module in self.modules().items():
+            check_matches(module, state["networks"][name], name)
+        for name, optimizer in self.optimizers().items():
+            label = name if name == "optimizer" else f"{name} optimizer"
+            check_optimizer_state(optimizer, state["optimizers"][name], label)
+        for name, parameter in self.other_parameters().items():
+            saved = state["parameters"][name]
+            if saved.shape != parameter.shape:
+                raise RuntimeError(f"{name} has shape {list(saved.shape)}, not {list(parameter.shape)}")
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what state_dict gave; nothing changes where `check_state` raises."""
+        self.check_state(state)
+        for name, module in self.modules().items():
+            module.load_state_dict(state["networks"][name])
+        for name, optimizer in self.optimizers().items():
+            load_optimizer_state(optimizer, state["optimizers"][name])
+        with torch.no_grad():
+            for name, parameter in self.other_parameters().items():
+                parameter.copy_(state["parameters"][name])
+
+    @contextmanager
+    def undone_on_error(self) -> Iterator[None]:
+        """Everything is as it was if what is done inside fails."""
+        before = self.state_dict()
+        try:
+            yield
+        except BaseException:
+            self.load_state_dict(before)
+            raise
+
+
+def target_of(network: nn.Module) -> nn.Module:
+    """A copy that nothing trains."""
+    return copy.deepcopy(network).requires_grad_(False)
+
+
+class LayerWatch:
+    """Tells whether a user has given networks other layers or parameters since it was asked last."""
+
+    def __init__(self) -> None:
+        self._seen: list[Any] = []
+
+    def changed(self, networks: Iterable[nn.Module]) -> bool:
+        """True at the first time, too."""
+        modules = (module for network in networks for module in network.modules())
+        found = [part for module in modules for part in (module, *module._parameters.values())]
+        same = len(found) == len(self._seen) and all(map(operator.is_, found, self._seen))
+        self._seen = found
+        return not same

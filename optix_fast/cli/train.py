@@ -252,8 +252,8 @@ class _Session:
         config, path = self.config, self.run.path
         if not self.run.can_resume:
             raise ValueError(
-                f"{path} holds no state of a run to go on from: it ended before the first one was written; "
-                f"start it anew with optix-fast train --config {path / 'config.yaml'}"
+                f"{path} holds no run state to resume from: the run ended before it wrote one; "
+                f"start again with optix-fast train --config {path / 'config.yaml'}"
             )
         self.optimizer.resume()
         taken = self.pipeline.total_steps

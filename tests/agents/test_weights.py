@@ -448,17 +448,18 @@ def test_write_that_fails_leaves_every_file_whole(
     agent.learn(next(episodes))
     agent.save(str(tmp_path / "complete"))
     new = content(tmp_path / "complete")
-    sync, writes = os.fsync, 0
+    sync, left = os.fsync, 0
 
     def full_disk(handle: int) -> None:
-        nonlocal writes
-        writes -= 1
-        if writes < 0:
+        nonlocal left
+        left -= 1
+        if left < 0:
             raise OSError(28, "No space left on device")
         sync(handle)
 
     monkeypatch.setattr(os, "fsync", full_disk)
     for writes in range(2 * len(old)):  # each file is synced, then its directory
+        left = writes
         with pytest.raises(OSError, match="No space"):
             agent.save(str(tmp_path / "agent"))
         found = content(tmp_path / "agent")

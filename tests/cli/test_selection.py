@@ -149,6 +149,11 @@ def test_who_is_clearly_worse_than_the_leader_plays_no_second_round(
     assert [seed for *_, seed in played] == [2_000_000] * 3 + [2_000_010] * 2
 
 
+def test_last_policy_without_a_checkpoint_wins_without_playing(monkeypatch: pytest.MonkeyPatch) -> None:
+    (name, mean), played = rounds(monkeypatch, {"last": [1.0]}, {})
+    assert (name, played) == ("last", []) and np.isnan(mean)
+
+
 def test_clear_leader_wins_after_the_first_round(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen, played = rounds(monkeypatch, {"a": [3.0, 4.0], "last": [1.0, 2.0]}, {})
     assert chosen == ("a", 3.5)

@@ -93,6 +93,8 @@ def test_signal_is_noted_first_and_then_raised() -> None:
 
 def test_signal_outside_of_a_deferral_is_raised_at_once() -> None:
     with Interruption(show=False) as interruption, pytest.raises(KeyboardInterrupt):
+        with interruption.deferred():
+            pass
         hear(signal.SIGTERM)
     assert interruption.signal is signal.SIGTERM
 

@@ -160,3 +160,17 @@ def test_lock_that_was_deleted_while_it_was_waited_for_is_taken_anew(
     monkeypatch.setattr(os, "open", open_then_delete)
     RunLock(tmp_path).acquire()
     assert deleted and json.loads((tmp_path / FILE).read_text())["pid"] == os.getpid()
+
+
+def test_file_is_locked_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    blocked: list[bool] = []
+
+    def try_to_lock(lock: RunLock, content: bytes) -> None:
+        with (tmp_path / FILE).open() as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        blocked.append(True)
+
+    monkeypatch.setattr(RunLock, "_check", try_to_lock)
+    RunLock(tmp_path).acquire()
+    assert blocked == [True]

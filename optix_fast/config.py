@@ -48,9 +48,9 @@ class TrainConfig:
         hyperparams: of the algorithm.
         anneal: lower the learning rate and the clip ratio linearly to zero over `steps` (ppo).
         target_score: stop once this mean return is reached and confirmed; None takes the environment's
-            registered reward_threshold, and no target where there is none.
+            registered reward_threshold; an environment without one has no target.
         confirm_episodes: deterministic episodes that confirm it.
-        tuner: who changes hyperparameters during the run: nobody, or see optix_fast.tuners.
+        tuner: changes hyperparameters during the run, see optix_fast.tuners; "none" leaves them as they are.
         max_snapshots: checkpoints kept.
         state_interval: seconds between writes of the state that --resume goes on from; 0 writes it after
             every window.

@@ -1,4 +1,4 @@
-"""What somebody meant by a name that nobody here knows."""
+"""Suggestions for names that do not exist here."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ _ELSEWHERE: dict[str, tuple[str, ...]] = {
 _HYPERPARAMETERS = frozenset(_ELSEWHERE) - {"env", "algorithm", "agent", "policy"} | {
     name for names in _ELSEWHERE.values() for name in names
 }
-# Names that other libraries give an agent and that are nobody's hyperparameter here.
+# Names that other libraries give an agent and that no algorithm here has.
 _ELSEWHERE_SET: dict[str, str] = {
     **dict.fromkeys(
         ("n_steps", "num_steps", "window_size", "rollout_length", "horizon"),

@@ -60,7 +60,7 @@ class RandomStream:
 
     @classmethod
     def seed_from_os(cls, name: str | int = 0) -> RandomStream:
-        """A stream that nobody can repeat, save by its state_dict."""
+        """A stream that only its own state_dict can repeat."""
         return cls(None, name)
 
     @classmethod

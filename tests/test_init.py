@@ -33,12 +33,46 @@ def test_importing_the_package_does_not_import_torch_or_gymnasium(tmp_path: Path
     assert done.stdout.strip() == "[]"
 
 
-def test_agents_and_command_line_do_not_load_the_compiler_of_torch(tmp_path: Path) -> None:
-    code = (
-        "import sys, optix_fast.agents, optix_fast.cli.train, optix_fast.ops;"
-        "print(sorted({'torch._dynamo', 'torch._inductor', 'sympy', 'matplotlib'} & set(sys.modules)))"
-    )
+# Each takes longer to import than all of this package, and a run needs none of it before its first step.
+NOT_NEEDED = {"torch._dynamo", "torch._inductor", "sympy", "matplotlib", "rich"}
+
+
+def loaded_by(code: str, names: set[str], where: Path) -> str:
+    """Which of the modules a new process has loaded after the code."""
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "[]"
+        [sys.executable, "-c", f"import sys\n{code}\nprint(sorted({names!r} & set(sys.modules)))"],
+        cwd=where, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return done.stdout.splitlines()[-1]
+
+
+def test_agents_and_command_line_do_not_load_what_they_do_not_need(tmp_path: Path) -> None:
+    code = "import optix_fast.agents, optix_fast.cli.train, optix_fast.cli.settings, optix_fast.ops"
+    assert loaded_by(code, NOT_NEEDED | {"tensorboard", "google.protobuf"}, tmp_path) == "[]"
+
+
+@pytest.mark.native
+@pytest.mark.parametrize(
+    ("algo", "env"), [("ppo", "CartPole-v1"), ("dqn", "CartPole-v1"), ("sac", "Pendulum-v1")]
+)
+def test_a_run_loads_neither_the_compiler_of_torch_nor_sympy(tmp_path: Path, algo: str, env: str) -> None:
+    code = f"""
+from pathlib import Path
+from optix_fast.cli.settings import complete_config
+from optix_fast.cli.train import train
+train(complete_config({env!r}, {{"algo": {algo!r}, "steps": 64, "n_steps": 32, "n_envs": 1}}), Path("run"))"""
+    assert loaded_by(code, NOT_NEEDED - {"matplotlib"}, tmp_path) == "[]"
+
+
+def test_optimizers_are_hidden_from_a_compiler_that_is_loaded(tmp_path: Path) -> None:
+    code = """
+import torch
+from optix_fast.cli.torch_start import postpone_compiler
+postpone_compiler()
+optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+hidden = torch.optim.Optimizer.zero_grad.__wrapped__
+assert "torch._dynamo" not in sys.modules
+import torch._dynamo
+optimizer.zero_grad()
+assert hidden.__dynamo_disable._torchdynamo_disable"""
+    assert loaded_by(code, set(), tmp_path) == "[]"

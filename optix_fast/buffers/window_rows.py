@@ -175,7 +175,7 @@ def complete_masks(
     looked_at = np.flatnonzero(beside)
     if not theirs[~following[looked_at]].any(axis=1).all():
         at = looked_at[_first_without(theirs[~following[looked_at]])]
-        raise ValueError(f"ReplayBuffer: action_masks: what follows row {at} allows no action")
+        raise ValueError(f"ReplayBuffer: action_masks: the mask after row {at} allows no action")
     return mine, theirs
 
 

@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
-from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 
 
 class TensorBoardLog:
@@ -30,6 +28,11 @@ class TensorBoardLog:
     """
 
     def __init__(self, folder: Path, begin: int = 0) -> None:
+        # Imported here: commands that write no events start sooner without it.
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
+        from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
+
+        self._event, self._summary = Event, Summary
         folder.mkdir(parents=True, exist_ok=True)
         name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
         self._file = (folder / name).open("wb")
@@ -40,11 +43,11 @@ class TensorBoardLog:
     def add(self, step: int, scalars: Mapping[str, Any]) -> None:
         """Write the numbers among `scalars`, by tag; what is no number, or NaN or infinite, is left out."""
         values = [
-            Summary.Value(tag=tag, simple_value=float(value))
+            self._summary.Value(tag=tag, simple_value=float(value))
             for tag, value in scalars.items()
             if isinstance(value, Real) and math.isfinite(value)
         ]
-        self._write(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+        self._write(self._event(wall_time=time.time(), step=step, summary=self._summary(value=values)))
 
     def close(self) -> None:
         """Write what is left."""

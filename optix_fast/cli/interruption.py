@@ -17,10 +17,10 @@ _MESSAGE = "\noptix-fast: ending after this window and saving; once more ends at
 class Interruption:
     """Notes the signals that ask a run to end, and turns them into KeyboardInterrupt when it is time.
 
-    Inside `deferred()` the first signal is only noted, and whoever runs looks at `signal`. A second one, or
-    one outside of `deferred()`, raises KeyboardInterrupt. Signals that the process ignores stay ignored;
-    worker processes that inherit the handlers by a fork ignore SIGINT, which a terminal sends to all of them,
-    and end by SIGTERM.
+    Inside `deferred()` the first signal is only noted in `signal`, which the run reads between two windows.
+    A second one, or one outside of `deferred()`, raises KeyboardInterrupt. Signals that the process ignores
+    stay ignored. Worker processes that inherit the handlers by a fork ignore SIGINT, which a terminal sends
+    to all of them, and end by SIGTERM.
 
     Args:
         show: say on standard error that the signal was heard.

@@ -6,10 +6,11 @@ import math
 import sys
 import time
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as RichProgress
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import ProgressColumn
 
 _SECONDS_BETWEEN_LINES = 5.0
 # Columns that state, bar, steps, return, speed and time take together.
@@ -33,9 +34,8 @@ class Progress:
         self._score = "-"
 
     def __enter__(self) -> Progress:
-        console = Console(stderr=True)
-        if self._show and console.is_terminal:
-            self._live = RichProgress(*_columns(console.width), console=console, transient=True)
+        if self._show and sys.stderr.isatty():
+            self._live = _live_line()
             self._live.start()
             self._task = self._live.add_task("", total=self._total, state="", score="-", speed="-")
         return self
@@ -75,8 +75,19 @@ class Progress:
             self._show = False
 
 
+def _live_line() -> RichProgress:
+    # Imported here: only a terminal needs it.
+    from rich.console import Console
+    from rich.progress import Progress as RichProgress
+
+    console = Console(stderr=True)
+    return RichProgress(*_columns(console.width), console=console, transient=True)
+
+
 def _columns(width: int) -> list[ProgressColumn]:
     """What a terminal of so many columns has room for."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+
     numbers = TextColumn("return {task.fields[score]}  {task.fields[speed]} steps/s")
     if width < _ROOM_FOR_ALL:
         return [MofNCompleteColumn(), numbers, TimeRemainingColumn(compact=True)]

@@ -298,7 +298,7 @@ class RunDir:
 
 
 def _new_directory(config: TrainConfig) -> Path:
-    """A directory that nobody else has; a number is added to its name where that exists already."""
+    """A new directory; a number is appended to a name that is taken."""
     env = config.env_id.replace("/", "-").replace(":", "-")
     name = f"{env}-{config.algo}-seed{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
     number = 1

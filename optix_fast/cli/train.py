@@ -19,6 +19,7 @@ from optix_fast.cli.progress import Progress
 from optix_fast.cli.recorder import Pipeline, Recorder
 from optix_fast.cli.run_dir import RunDir
 from optix_fast.cli.selection import Confirmation, choose_policy
+from optix_fast.cli.torch_start import postpone_compiler
 from optix_fast.config import TrainConfig
 from optix_fast.loop import RLOptimizer
 from optix_fast.pipelines import BatchPipeline, VectorBatchPipeline
@@ -82,6 +83,7 @@ def make_run_agent(config: TrainConfig, env: Any) -> Agent:
         raise ValueError(f"anneal is an option of ppo, not of {config.algo}")
     if config.anneal:
         hyperparams["anneal_steps"] = config.steps
+    postpone_compiler()
     return make_agent(
         config.algo,
         env,
@@ -250,8 +252,8 @@ class _Session:
         config, path = self.config, self.run.path
         if not self.run.can_resume:
             raise ValueError(
-                f"{path} holds no state of a run to go on from: it ended before the first one was written; "
-                f"start it anew with optix-fast train --config {path / 'config.yaml'}"
+                f"{path} holds no run state to resume from: the run ended before it wrote one; "
+                f"start again with optix-fast train --config {path / 'config.yaml'}"
             )
         self.optimizer.resume()
         taken = self.pipeline.total_steps

@@ -80,7 +80,7 @@ def set_env_state(env: Any, state: Mapping[str, Any]) -> None:
     try:
         _set(env, state)
     except KeyError as error:
-        raise ValueError(f"the state was not taken from an environment like {env}: no {error}") from error
+        raise ValueError(f"the state does not fit {env}: it has no {error}") from error
 
 
 def _set(env: Any, state: Mapping[str, Any]) -> None:

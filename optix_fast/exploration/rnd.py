@@ -57,7 +57,7 @@ class RNDPipeline(BasePipeline):
         device: where the networks are.
 
     Raises:
-        TypeError: `pipeline` is not a pipeline, or a number is none.
+        TypeError: `pipeline` is not a pipeline, or a number is of another type.
         ValueError: a number is out of range.
     """
 

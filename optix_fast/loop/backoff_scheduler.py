@@ -66,7 +66,7 @@ class BackoffScheduler:
     luck); σ is the noise of the scores before. It counts as non-improvement too: a policy that has
     collapsed for good ends the run like any other plateau.
 
-    A NaN score is no evidence and changes nothing.
+    A NaN score changes nothing.
 
     Args:
         base_interval: windows between evaluations while learning.

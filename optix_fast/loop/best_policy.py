@@ -75,7 +75,9 @@ class BestPolicy:
                 metrics.metrics["confirmed_score"] = confirmed
                 self._checkpoint(metrics, diagnostics)
                 return True
-            logger.info("window %d: score %g, but %g at the check", metrics.episode_id, score, confirmed)
+            logger.info(
+                "window %d: score %g, but %g in the confirmation", metrics.episode_id, score, confirmed
+            )
         if self.scorer.checkpoint_score_fn is not None:
             metrics.metrics["checkpoint_score"] = self.scorer.for_checkpoint(score)
         _, score = rank_of(metrics)
@@ -109,7 +111,7 @@ class BestPolicy:
         try:
             snapshot = self.registry.save(self.agent, metrics, self.agent.get_hyperparams(), diagnostics)
         except NonFiniteError as error:
-            logger.warning("window %d: %s: this policy is no checkpoint", metrics.episode_id, error)
+            logger.warning("window %d: %s: this policy is not checkpointed", metrics.episode_id, error)
             return
         except BaseException:
             self._rank = self._known_rank()  # it may be in memory though the disk is full

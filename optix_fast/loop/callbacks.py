@@ -69,4 +69,6 @@ def _name_typos(kind: type[LoopCallback]) -> None:
             continue
         near = difflib.get_close_matches(name, HOOKS, n=1, cutoff=0.75)
         hint = f"did you mean {near[0]}?" if near else f"the hooks are {', '.join(HOOKS)}"
-        logger.warning("%s.%s is no hook of LoopCallback and is never called; %s", kind.__name__, name, hint)
+        logger.warning(
+            "%s.%s is not a hook of LoopCallback and is never called; %s", kind.__name__, name, hint
+        )

@@ -166,7 +166,7 @@ def score(requirement: str, value: Any) -> float:
     """
     try:
         if isinstance(value, str):
-            raise TypeError("text is no number")
+            raise TypeError("text is not a number")
         return float(value)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{requirement}, got {value!r}") from error

@@ -82,7 +82,7 @@ class Consequences:
             self._changes.tuner.on_plateau(run.history)
         nothing = run.signal.message
         if nothing is not None and has_budget:
-            # A plateau of nothing is none: what there is to learn from may come as long as there is time.
+            # A score that never varied is not a plateau: a signal may still come within the budget.
             if not run.lacks_signal:
                 logger.warning("window %d: %s so far; training goes on to its budget", window, nothing)
             run.lacks_signal = True

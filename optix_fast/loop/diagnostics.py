@@ -38,8 +38,8 @@ class DiagnosticController:
 
     The learning rate never falls below a tenth of what it was, and learning rate and entropy_coef return:
     half of the (logarithmic) way after every ten windows in which their rules were silent. Epsilon is reset
-    three times at most, each time after twice the patience. A hyperparameter that somebody else has set
-    meanwhile is the new value to return to.
+    three times at most, each time after twice the patience. If the user or a tuner sets the
+    hyperparameter meanwhile, that is the value to return to.
 
     **Entropy.** For discrete actions it is compared with `entropy_floor` nats. A continuous policy's
     differential entropy has no such zero (a healthy Gaussian's is often negative): there it is collapsed

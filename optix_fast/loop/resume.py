@@ -52,7 +52,7 @@ def find_state(directory: str | os.PathLike[str], run_id: str | None) -> Path:
     if not runs and unnamed.is_file():
         return unnamed
     if not runs:
-        raise ValueError(f"{directory} holds no state of a run to go on from (no {_PREFIX}*{_SUFFIX})")
+        raise ValueError(f"{directory} holds no run state to resume from (no {_PREFIX}*{_SUFFIX})")
     newest_first = sorted(runs, key=lambda run: runs[run].stat().st_mtime, reverse=True)
     listed = ", ".join(map(repr, newest_first))
     if run_id is not None:
@@ -176,7 +176,7 @@ class RunParts:
             self.file.interval = None
             return
         except OSError as error:
-            logger.warning("the state of the run could not be written, which is tried again: %s", error)
+            logger.warning("the state of the run could not be written and will be tried again: %s", error)
             return
         self._registry.hold()
         if self._outdated is not None:
@@ -220,10 +220,12 @@ class RunParts:
     def _restore(self, name: str, state: Mapping[str, Any], kind: str | None) -> None:
         part = self._parts.get(name)
         if part is None and name in self._parts:
-            logger.info("the resumed run had a %s, which there is none of now", name)
+            logger.info("the resumed run had a %s; this one has none", name)
             return
         if not isinstance(part, Stateful):
-            raise ValueError(f"the resumed run's {name} had a state, {type(part).__name__} has none")
+            raise ValueError(
+                f"the resumed run's {name} had a state, but {type(part).__name__} cannot load one"
+            )
         try:
             part.load_state_dict(state)
         except Exception as error:

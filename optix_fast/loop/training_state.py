@@ -23,7 +23,8 @@ class TrainingState:
 
     @classmethod
     def of(cls, agent: Any, snapshot_id: str) -> TrainingState | None:
-        """The agent's; None when it has none, or is off-policy and never rolled back."""
+        """The agent's state; None for an agent without state_dict(), and for an off-policy one, which is
+        never rolled back."""
         if not isinstance(agent, Stateful) or not getattr(agent, "is_on_policy", True):
             return None
         return cls(deepcopy(agent.state_dict()), snapshot_id)
@@ -33,8 +34,8 @@ class TrainingState:
         return {"state": self._state, "snapshot_id": self._snapshot_id}
 
     def restore(self, agent: Any, snapshot_id: str) -> None:
-        """Put it back, if `snapshot_id` is what was loaded. The agent's current hyperparameters stay,
-        and what `kept_on_rollback` names."""
+        """Load the state into the agent, if it belongs to the snapshot that was loaded. The agent keeps its
+        current hyperparameters and what `kept_on_rollback` names."""
         if snapshot_id != self._snapshot_id:
             return
         hyperparams = agent.get_hyperparams()

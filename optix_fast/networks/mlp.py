@@ -77,8 +77,12 @@ def uniform_linear(n_in: int, n_out: int, generator: torch.Generator | None = No
 
 
 def _empty_linear(n_in: int, n_out: int) -> nn.Linear:
-    # By way of the meta device, where the layer's own initialisation draws nothing.
-    return nn.Linear(n_in, n_out, device="meta").to_empty(device="cpu")
+    # By way of the meta device, where the layer's own initialisation draws nothing. (to_empty(), which does
+    # the rest too, imports sympy for it.)
+    layer = nn.Linear(n_in, n_out, device="meta")
+    layer.weight = nn.Parameter(torch.empty(n_out, n_in, device="cpu"))
+    layer.bias = nn.Parameter(torch.empty(n_out, device="cpu"))
+    return layer
 
 
 def _or_fresh(generator: torch.Generator | None) -> torch.Generator:

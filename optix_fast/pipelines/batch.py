@@ -45,7 +45,7 @@ class BatchPipeline(WindowPipeline):
         max_steps: int | None = None,
     ) -> None:
         if (env is None) == (env_id is None):
-            raise ValueError("give either env or env_id, not both and not neither")
+            raise ValueError("give exactly one of env and env_id")
         if window_size is not None and n_steps is not None:
             raise ValueError("window_size and n_steps are the same; give one of them")
         if window_size is None:

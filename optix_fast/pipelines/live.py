@@ -173,7 +173,7 @@ class LivePipeline(BasePipeline):
 
     def teardown(self) -> None:
         """Disconnect and end the thread. What was read ahead is forgotten; the window in the making is
-        yielded to whoever waits for it."""
+        yielded to the caller that waits for it."""
         if self._feed is not None:
             feed, self._feed = self._feed, None
             feed.close()

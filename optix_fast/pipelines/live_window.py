@@ -1,4 +1,4 @@
-"""A live window in the making: how many rows it will have nobody knows before it ends."""
+"""A live window that is still growing: its number of rows is known when it ends."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ class VectorBatchPipeline(WindowPipeline):
         vector_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         if (env_fns is None) == (vector_env is None):
-            raise ValueError("give either env_fns or vector_env, not both and not neither")
+            raise ValueError("give exactly one of env_fns and vector_env")
         if vector_env is not None:
             if not isinstance(vector_env, VectorEnv):
                 raise TypeError(

@@ -26,9 +26,8 @@ class BackoffOptimizer(BaseOptimizer):
         clearly worse                       go to the other side; stay at a bound
         anything else                       back to x
 
-    S is the noise of the latest scores (`score_spread`), so that little noise, and little of
-    the training's own progress, moves anything; what does, has even odds. Then it is
-    the next parameter's turn.
+    S is the noise of the latest scores (`score_spread`), so noise and the training's own progress rarely
+    move a parameter, and then to either side with even odds. The next parameter follows.
 
     δ becomes 1.2 of itself at an improvement (at most 0.3) and twice itself at a plateau (at most
     0.5), where a probe under way is dropped.
@@ -38,7 +37,7 @@ class BackoffOptimizer(BaseOptimizer):
             in the agent's when empty.
         perturbation_scale: δ.
         min_delta: smallest δ.
-        gradient_threshold: |difference| / δ that is never taken for one.
+        gradient_threshold: |difference| / δ up to which a difference counts as noise.
         log_params: names searched on a logarithmic scale.
         seed: of the sides; None draws one from the operating system.
 

@@ -25,7 +25,7 @@ class SearchSpace:
     """Maps hyperparameters to [0, 1] by their bounds and back, linearly or in their logarithms.
 
     What is tuned is fixed at the first `fix`: the numbers that have bounds and lie within them. A value
-    outside its bounds was somebody's decision and is left alone, which is logged. Integers stay
+    outside its bounds was chosen on purpose: it is left alone, and a log message says so. Integers stay
     integers.
 
     Args:

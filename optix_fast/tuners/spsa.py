@@ -28,7 +28,7 @@ class SPSAOptimizer(BaseOptimizer):
 
     S is the noise of the latest scores (`score_spread`): dividing by it instead of by 2c makes a step
     mean the same on every score's scale; with scores in hundreds the textbook's ĝ would be at its
-    clip whatever was found. aₖ = learning_rate·(1 + k/10)^−0.602 over the cycles k (Spall 1998), from
+    clip at every step. aₖ = learning_rate·(1 + k/10)^−0.602 over the cycles k (Spall 1998), from
     the beginning again after a plateau. Progress of the training itself between f⁺ and f⁻ averages
     out, because Δ's signs are even odds.
 

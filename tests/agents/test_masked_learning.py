@@ -105,7 +105,7 @@ def test_n_step_targets_read_the_mask_of_the_observation_they_reach(wanted: str)
 @pytest.mark.parametrize("wanted", BACKENDS)
 def test_a_row_that_allows_nothing_is_an_error_before_anything_is_stored(wanted: str) -> None:
     agent = dqn_agent((0.0, 2.5), wanted)
-    with pytest.raises(ValueError, match="action_masks: what follows row 0 allows no action"):
+    with pytest.raises(ValueError, match="action_masks: the mask after row 0 allows no action"):
         agent.learn(window([False, False]))
     assert len(agent._experience) == 0
 

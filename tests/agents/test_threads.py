@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable
 from itertools import chain
 from typing import Any
@@ -95,6 +96,39 @@ def test_random_numbers_go_to_one_thread_each(kind: str, backend: str, recording
     drawn = list(chain.from_iterable(in_threads(*[lambda: act(agent, 30)] * THREADS)))
     assert sorted(drawn) == sorted(act(alone, 30 * THREADS))
     assert agent.state_dict()["streams"] == alone.state_dict()["streams"]
+
+
+@both_backends
+def test_two_threads_take_the_uniform_steps_of_sac_one_after_the_other(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = make_agent(
+        "sac", gym.make("Pendulum-v1"), (16,), {**SMALL, "learning_starts": 200}, seed=3, backend=backend
+    )  # fmt: skip
+    uniform, inside, drawn = agent._policy.uniform, [], []
+
+    def alone(n: int, *rest: Any) -> Any:
+        inside.append(n)
+        time.sleep(0.001)  # long enough for the other thread to come in if it may
+        drawn.append((n, len(inside)))
+        actions = uniform(n, *rest)
+        inside.pop()
+        return actions
+
+    monkeypatch.setattr(agent._policy, "uniform", alone)
+    before = agent.state_dict()["uniform_steps"]
+    pipelines = [
+        VectorBatchPipeline([lambda: gym.make("Pendulum-v1")], agent, window_size=16, seed=i)
+        for i in range(2)
+    ]
+    observation = observations_of("sac", 1)[0]
+
+    def act() -> Any:
+        return [agent.act(observation) for _ in range(16)]
+
+    in_threads(act, act, *[lambda p=p: next(p.episodes()) for p in pipelines])  # type: ignore[misc]
+    assert drawn == [(1, 1)] * 64
+    assert (before, agent.state_dict()["uniform_steps"]) == (200, 136)
 
 
 @every_agent

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from ppo_cases import OBS, assert_same, cartpole_window, discrete_agent, gaussian_agent
+from safetensors import safe_open
 from torch import nn
 
 from optix_fast.agents import (
@@ -422,3 +424,46 @@ def test_observations_of_another_shape_are_named(backend: str, bound: bool) -> N
         with pytest.raises(ValueError, match=r"observation must have shape \[4\].* got \[3\]"):
             agent.act_batch(np.zeros((2, 3), np.float32))
     assert agent.learn(cartpole_window(agent))["n_updates"] > 0
+
+
+# --- a write that fails -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["ppo with everything", "dqn", "sac"])
+def test_write_that_fails_leaves_every_file_whole(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def content(path: Path) -> dict[str, Any]:
+        """By file; safetensors writes its metadata in any order."""
+        found = {}
+        for file in path.iterdir():
+            with safe_open(file, "pt") as opened:
+                tensors = {key: opened.get_tensor(key).tolist() for key in opened.keys()}  # noqa: SIM118
+                found[file.name] = (opened.metadata(), tensors)
+        return found
+
+    agent, episodes = trained(name)
+    agent.save(str(tmp_path / "agent"))
+    old = content(tmp_path / "agent")
+    agent.learn(next(episodes))
+    agent.save(str(tmp_path / "complete"))
+    new = content(tmp_path / "complete")
+    sync, left = os.fsync, 0
+
+    def full_disk(handle: int) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise OSError(28, "No space left on device")
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    for writes in range(2 * len(old)):  # each file is synced, then its directory
+        left = writes
+        with pytest.raises(OSError, match="No space"):
+            agent.save(str(tmp_path / "agent"))
+        found = content(tmp_path / "agent")
+        assert found.keys() == old.keys()
+        assert all(data in (old[file], new[file]) for file, data in found.items())
+        if writes == 0:
+            assert found == old

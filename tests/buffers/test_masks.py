@@ -124,7 +124,7 @@ def test_a_row_that_allows_nothing_is_named_and_nothing_is_stored() -> None:
     masks[2] = False
     with pytest.raises(ValueError, match="action_masks: row 2 allows no action"):
         buffer.push_window(window(0, action_masks=masks))
-    with pytest.raises(ValueError, match="action_masks: what follows row 3 allows no action"):
+    with pytest.raises(ValueError, match="action_masks: the mask after row 3 allows no action"):
         buffer.push_window(window(0, next_action_masks=np.zeros((1, 3), np.bool_)))
     assert len(buffer) == 0
     # After the end of an episode nothing is chosen any more.
@@ -137,7 +137,7 @@ def test_a_row_that_allows_nothing_is_named_and_nothing_is_stored() -> None:
     buffer.push_window(window(0, terminated=over, **final))
     following = buffer.batch(np.array([3])).next_action_masks
     assert following is not None and following.tolist() == [[True] * 3]
-    with pytest.raises(ValueError, match="what follows row 3 allows no action"):
+    with pytest.raises(ValueError, match="the mask after row 3 allows no action"):
         buffer.push_window(window(4, truncated=over, **final))
 
 

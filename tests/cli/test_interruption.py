@@ -1,16 +1,19 @@
-"""Ctrl-C and SIGTERM: what is written, what is said, how to go on."""
+"""Ctrl-C and SIGTERM: the files, the messages, and the way to resume."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from command_line import Command, cli
+from in_threads import in_threads
 
 from optix_fast.cli.interruption import Interruption
 
@@ -90,6 +93,8 @@ def test_signal_is_noted_first_and_then_raised() -> None:
 
 def test_signal_outside_of_a_deferral_is_raised_at_once() -> None:
     with Interruption(show=False) as interruption, pytest.raises(KeyboardInterrupt):
+        with interruption.deferred():
+            pass
         hear(signal.SIGTERM)
     assert interruption.signal is signal.SIGTERM
 
@@ -102,3 +107,42 @@ def test_ignored_signal_stays_ignored() -> None:
         assert interruption.signal is None
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_message_is_written_unless_results_are_being_written(capfd: pytest.CaptureFixture[str]) -> None:
+    for is_winding_up in (True, False):
+        with Interruption() as interruption, interruption.deferred():
+            interruption.is_winding_up = is_winding_up
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert interruption.signal is signal.SIGTERM
+    assert capfd.readouterr().err.splitlines() == [
+        "", "optix-fast: ending after this window and saving; once more ends at once",
+    ]  # fmt: skip
+
+
+def test_forked_worker_ignores_sigint_and_ends_by_sigterm(tmp_path: Path) -> None:
+    code = """
+import os, signal
+from optix_fast.cli.interruption import Interruption
+signal.signal(signal.SIGINT, signal.default_int_handler)
+with Interruption(show=False) as interruption, interruption.deferred():
+    worker = os.fork()
+    if worker == 0:
+        os.kill(os.getpid(), signal.SIGINT)
+        if interruption.signal is None:
+            os.kill(os.getpid(), signal.SIGTERM)
+        os._exit(1)
+    print(os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]), interruption.signal)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "-15 None\n"
+
+
+def test_thread_that_is_not_the_main_one_leaves_signals_alone() -> None:
+    def handler() -> object:
+        with Interruption(show=False):
+            return signal.getsignal(signal.SIGTERM)
+
+    assert in_threads(handler) == [signal.SIG_DFL]

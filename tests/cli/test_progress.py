@@ -28,11 +28,19 @@ def test_a_line_fits_into_60_columns(capsys: pytest.CaptureFixture[str]) -> None
     assert len(line) <= 60
 
 
+class Screen(io.StringIO):
+    """A terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 @pytest.mark.parametrize("width", [60, 80, 200])
 def test_a_live_line_shows_the_numbers_whole(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    screen = io.StringIO()
+    screen = Screen()
     terminal = Console(file=screen, force_terminal=True, width=width, color_system=None)
-    monkeypatch.setattr(module, "Console", lambda **_: terminal)
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setattr("rich.console.Console", lambda **_: terminal)
     with Progress(1_000_000) as shown:
         shown.update(987_654, -1234.5, 54_321.0, "COOLDOWN")
         assert shown._live is not None

@@ -71,7 +71,7 @@ def test_directory_in_use_is_refused_with_its_holder(tmp_path: Path) -> None:
 
 def test_run_that_was_killed_before_its_first_state_says_how_to_start_anew(tmp_path: Path) -> None:
     RunDir.create(tmp_path / "run", config()).release()
-    with pytest.raises(ValueError, match=r"no state of a run .* train --config .*config\.yaml"):
+    with pytest.raises(ValueError, match=r"no run state to resume from: .* train --config .*config\.yaml"):
         resume(tmp_path / "run")
 
 

@@ -117,3 +117,60 @@ def test_of_many_at_once_one_gets_it(tmp_path: Path) -> None:
         for process in many:
             let_it_try(process)
         assert sorted(map(answer, many)) == ["held", "refused", "refused"]
+
+
+def test_process_of_another_user_holds_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, started="1")
+
+    def forbidden(pid: int, number: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", forbidden)
+    with pytest.raises(ValueError, match="in use by process"):
+        RunLock(tmp_path).acquire()
+
+
+def test_release_leaves_the_lock_of_another_holder(tmp_path: Path) -> None:
+    lock = RunLock(tmp_path)
+    lock.acquire()
+    (tmp_path / FILE).write_text('{"pid": 1, "host": "elsewhere", "since": "", "started": "1"}')
+    lock.release()
+    assert (tmp_path / FILE).exists()
+
+
+def test_longer_content_is_replaced_whole(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text("x" * 1000)
+    RunLock(tmp_path).acquire()
+    assert json.loads((tmp_path / FILE).read_text())["pid"] == os.getpid()
+
+
+def test_lock_that_was_deleted_while_it_was_waited_for_is_taken_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = os.open
+    deleted: list[int] = []
+
+    def open_then_delete(path: Any, *rest: Any) -> int:
+        handle = opened(path, *rest)
+        if not deleted:
+            (tmp_path / FILE).unlink()
+            deleted.append(handle)
+        return handle
+
+    monkeypatch.setattr(os, "open", open_then_delete)
+    RunLock(tmp_path).acquire()
+    assert deleted and json.loads((tmp_path / FILE).read_text())["pid"] == os.getpid()
+
+
+def test_file_is_locked_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    blocked: list[bool] = []
+
+    def try_to_lock(lock: RunLock, content: bytes) -> None:
+        with (tmp_path / FILE).open() as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        blocked.append(True)
+
+    monkeypatch.setattr(RunLock, "_check", try_to_lock)
+    RunLock(tmp_path).acquire()
+    assert blocked == [True]

@@ -25,13 +25,17 @@ def result(*returns: float) -> EvaluationResult:
     return EvaluationResult(np.array(returns), np.ones(len(returns), np.int64))
 
 
-def scripted(monkeypatch: pytest.MonkeyPatch, *results: tuple[float, ...]) -> list[int]:
-    """evaluate_policy gives these returns, one tuple per call; the episodes asked for are noted."""
+def scripted(
+    monkeypatch: pytest.MonkeyPatch, *results: tuple[float, ...], seeds: list[int] | None = None
+) -> list[int]:
+    """evaluate_policy gives these returns, one tuple per call; the episodes and seeds asked for are noted."""
     asked: list[int] = []
     waiting = list(results)
 
     def evaluate(agent: Any, make_env: Any, episodes: int, seed: int) -> EvaluationResult:
         asked.append(episodes)
+        if seeds is not None:
+            seeds.append(seed)
         returns = waiting.pop(0)
         return result(*returns)
 
@@ -55,6 +59,32 @@ def test_confirmation_plays_all_its_episodes(monkeypatch: pytest.MonkeyPatch) ->
     # Mean 480, deviation 60: 480 − 12 is not enough for 475.
     assert Confirmation(cartpole, 100, 475.0)(None) == pytest.approx(468.0)
     assert asked == [20, 100]
+
+
+@pytest.mark.parametrize(("episodes", "expected"), [(20, [20]), (21, [20, 21])])
+def test_first_look_is_left_out_where_it_would_save_nothing(
+    monkeypatch: pytest.MonkeyPatch, episodes: int, expected: list[int]
+) -> None:
+    # A mean that equals the target is not below it.
+    asked = scripted(monkeypatch, (475.0,) * 20, (475.0,) * 20)
+    assert Confirmation(cartpole, episodes, 475.0)(None) == 475.0
+    assert asked == expected
+
+
+def test_every_confirmation_plays_fresh_episodes_apart_from_all_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seeds: list[int] = []
+    scripted(monkeypatch, *[(500.0,)] * 4, seeds=seeds)
+    confirmation = Confirmation(cartpole, 10, 475.0)
+    confirmation(None)
+    confirmation(None)
+    resumed = Confirmation(cartpole, 10, 475.0)
+    resumed.load_state_dict(confirmation.state_dict() | {"played": 9_999})
+    resumed(None)
+    resumed(None)
+    # After ten thousand of them the first episodes come again; from 2 000 000 on lie those of the choice.
+    assert seeds == [1_000_000, 1_000_100, 1_999_900, 1_000_000]
 
 
 def test_the_policy_that_plays_best_is_chosen_over_the_one_with_the_luckiest_window(tmp_path: Path) -> None:
@@ -108,15 +138,20 @@ def rounds(
 def test_who_is_clearly_worse_than_the_leader_plays_no_second_round(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Behind the leader, a by 3 and b by 5; the standard error of both is √(32/3/4) = 1.63.
-    first = {"a": [7.0, 7.0, 11.0, 3.0], "b": [5.0, 5.0, 9.0, 1.0], "last": [10.0] * 4}
+    # Behind the leader, a by 3 and b by 4; the standard error of both is √(32/3/4) = 1.63.
+    first = {"a": [7.0, 7.0, 11.0, 3.0], "b": [6.0, 6.0, 10.0, 2.0], "last": [10.0] * 4}
     second = {"a": [20.0] * 4, "last": [10.0] * 4}
     chosen, played = rounds(monkeypatch, first, second)
     assert chosen == ("a", 13.5)
     names = [(name, episodes) for name, episodes, _ in played]
     assert names == [("a", 10), ("b", 10), ("last", 10), ("a", 40), ("last", 40)]
-    assert len({seed for *_, seed in played[:3]}) == 1 and len({seed for *_, seed in played[3:]}) == 1
-    assert played[3][2] >= played[0][2] + 10
+    # All face the same episodes, and those of the second round follow the first round's.
+    assert [seed for *_, seed in played] == [2_000_000] * 3 + [2_000_010] * 2
+
+
+def test_last_policy_without_a_checkpoint_wins_without_playing(monkeypatch: pytest.MonkeyPatch) -> None:
+    (name, mean), played = rounds(monkeypatch, {"last": [1.0]}, {})
+    assert (name, played) == ("last", []) and np.isnan(mean)
 
 
 def test_clear_leader_wins_after_the_first_round(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -243,7 +243,7 @@ def test_state_of_another_kind_is_refused():
     vector = SyncVectorEnv([lambda: gym.make("CartPole-v1")] * 2)
     for env in (cartpole, walk, vector):
         env.reset(seed=1)
-    with pytest.raises(ValueError, match="the state was not taken from an environment like"):
+    with pytest.raises(ValueError, match="the state does not fit "):
         set_env_state(walk, get_env_state(cartpole))
     one = SyncVectorEnv([lambda: gym.make("CartPole-v1")])
     one.reset(seed=1)

@@ -131,6 +131,53 @@ def test_rows_that_are_no_steps_have_no_part_in_it():
     assert data.grid("rewards")[~data.valid].tolist() == [0.0] * int((~data.valid).sum())
 
 
+def led_to(*values: float) -> Any:
+    """The bonus of a window whose rows led to these numbers."""
+    data = window(column([0, *values[:-1]]), next_observations=column(values[-1:]))
+    return bonus_of(RNDPipeline(Given(data), 1))
+
+
+def test_rows_of_the_grid_that_are_no_steps_are_neither_learned_nor_counted():
+    # Environment 0 shows 0, 1, 2 and then 3. Environment 1 shows 10, ends in 15, is reset, shows 12, then 13.
+    data = window(
+        column([0, 10, 1, 2, 12]),
+        done=[1],
+        n_envs=2,
+        valid=np.array([[True, True], [True, False], [True, True]]),
+        final_rows=np.array([1]),
+        final_observations=column([15]),
+        next_observations=column([3, 13]),
+    )
+    pipeline = RNDPipeline(Given(data), 1)
+    np.testing.assert_allclose(bonus_of(pipeline), led_to(1, 15, 2, 3, 13), rtol=1e-6)
+    assert pipeline._observations.mean == pytest.approx([(1 + 15 + 2 + 3 + 13) / 5], rel=1e-3)
+
+
+def test_last_row_that_ends_an_episode_did_not_lead_to_the_next_one():
+    data = window(column([0, 1, 2]), done=[2], next_observations=column([9]))
+    np.testing.assert_allclose(bonus_of(RNDPipeline(Given(data), 1)), led_to(1, 2, 2))
+
+
+def test_truncated_row_did_not_lead_to_the_next_one():
+    data = window(column([0, 1, 2]), next_observations=column([3]))
+    data.truncated[1] = True
+    np.testing.assert_allclose(bonus_of(RNDPipeline(Given(data), 1)), led_to(1, 1, 3))
+
+
+def test_end_that_is_not_finite_counts_as_the_observation_before_it():
+    data = window(
+        np.array([[0, 0], [1, 5], [2, 0]], np.float32),
+        done=[1],
+        next_observations=np.array([[3, 0]], np.float32),
+        final_rows=np.array([1]),
+        final_observations=np.array([[7, np.nan]], np.float32),
+    )
+    known = window(np.array([[0, 0], [1, 5], [1, 5]]), next_observations=np.array([[3, 0]]))
+    np.testing.assert_allclose(
+        bonus_of(RNDPipeline(Given(data), 2)), bonus_of(RNDPipeline(Given(known), 2)), rtol=1e-6
+    )
+
+
 def test_dict_observations_are_flattened():
     a, b = np.arange(8, dtype=np.float32).reshape(4, 2), np.arange(4)
     data = window({"x": a, "y": b}, next_observations={"x": a[:1], "y": b[:1]})

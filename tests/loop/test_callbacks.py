@@ -207,7 +207,7 @@ def test_hook_that_is_never_called_is_named_with_the_nearest_one(
 ) -> None:
     kind = type("Mine", (LoopCallback,), {typo: lambda self, *arguments: None})
     CallbackList([kind()])
-    assert f"Mine.{typo} is no hook of LoopCallback and is never called; {hint}" in caplog.text
+    assert f"Mine.{typo} is not a hook of LoopCallback and is never called; {hint}" in caplog.text
 
 
 def test_hooks_and_other_names_are_no_typos(caplog: pytest.LogCaptureFixture) -> None:

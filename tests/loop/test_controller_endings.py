@@ -257,7 +257,7 @@ def test_nan_never_reaches_the_target(script: Any) -> None:
 
 def test_unconfirmed_target_is_logged(script: Any, caplog: pytest.LogCaptureFixture) -> None:
     script([9.0], max_episodes=1, target_score=8.0, target_confirm_fn=lambda agent: 7.0).run()
-    assert "window 0: score 9, but 7 at the check" in caplog.text
+    assert "window 0: score 9, but 7 in the confirmation" in caplog.text
 
 
 # --- rollback -----------------------------------------------------------------------------------

@@ -81,6 +81,36 @@ def test_two_losses_are_too_few_to_know_what_is_usual() -> None:
         assert steps(controller, a, 1, loss=50.0) == expected
 
 
+def test_loss_at_the_factor_is_no_spike_and_one_above_it_is_said_with_both_numbers() -> None:
+    for loss, expected in ((5.0, []), (5.5, ["loss 5.5 after a mean of 1; learning_rate 0.001 → 0.0005"])):
+        a, controller = agent(learning_rate=1e-3), DiagnosticController(min_episodes=0)
+        steps(controller, a, 3, loss=1.0)
+        assert [text for _, text in controller.step(3, a, {"loss": loss})] == expected
+
+
+def test_loss_that_stays_high_is_a_spike_once() -> None:
+    a, controller = agent(learning_rate=1e-3), DiagnosticController(min_episodes=0)
+    steps(controller, a, 3, loss=1.0)
+    # The second is compared with the mean of 1, 1, 1 and 50.
+    assert steps(controller, a, 2, loss=50.0) == ["LOSS_SPIKE"]
+
+
+@pytest.mark.parametrize(
+    ("losses", "loss", "expected"),
+    [
+        ((9.0, 1.0, 1.0, 1.0), 14.0, []),  # below 5 times the mean of four, 3
+        ((100.0, 1.0, 1.0, 1.0, 1.0), 6.0, ["LOSS_SPIKE"]),  # the fifth last is forgotten
+    ],
+)
+def test_loss_is_compared_with_the_last_losses_of_the_window(
+    losses: Any, loss: float, expected: list[str]
+) -> None:
+    a, controller = agent(learning_rate=1e-3), DiagnosticController(loss_window=4, min_episodes=0)
+    for earlier in losses:
+        steps(controller, a, 1, loss=earlier)
+    assert steps(controller, a, 1, loss=loss) == expected
+
+
 def test_entropy_collapse_doubles_the_bonus_up_to_its_cap_and_back() -> None:
     a, controller = agent(entropy_coef=0.01), DiagnosticController(min_episodes=0)
     assert steps(controller, a, 2, entropy=0.01) == ["ENTROPY_COLLAPSE"] * 2

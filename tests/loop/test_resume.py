@@ -186,7 +186,7 @@ def test_run_that_is_over_does_not_train_on_when_it_is_resumed(tmp_path: Path, r
 def test_state_of_other_parts_is_refused(tmp_path: Path, fake_agent: Any, fake_pipeline: Any) -> None:
     optimizer(tmp_path / "a", 2).run()
     other = RLOptimizer(fake_agent, fake_pipeline, checkpoint_dir=tmp_path / "b")
-    with pytest.raises(ValueError, match="agent had a state, FakeAgent has none"):
+    with pytest.raises(ValueError, match="agent had a state, but FakeAgent cannot load one"):
         other.resume(tmp_path / "a")
     with pytest.raises(ValueError, match="not a directory"):
         other.resume(tmp_path / "absent")

@@ -29,7 +29,7 @@ def test_restored_diagnostics_are_a_copy() -> None:
 
 
 def test_state_comes_back_whole(tmp_path: Path) -> None:
-    run = RunState(score_smoothing=2)
+    run = RunState(score_smoothing=3)
     run.windows, run.env_steps, run.last_evaluated = 7, 700, 6
     run.tuned_after, run.probed_until, run.restores, run.ended = 4, 5, 2, "converged"
     run.raws.extend([1.0, 2.0])
@@ -40,7 +40,7 @@ def test_state_comes_back_whole(tmp_path: Path) -> None:
     }  # fmt: skip
     run.diagnostics = {**values, "object": object(), "set": {1}}
     save_state(tmp_path / "state", run.state_dict())
-    other = RunState(score_smoothing=2)
+    other = RunState(score_smoothing=3)
     other.raws.append(99.0)
     other.load_state_dict(load_state(tmp_path / "state"))
     assert other.diagnostics.keys() == values.keys()
@@ -49,4 +49,4 @@ def test_state_comes_back_whole(tmp_path: Path) -> None:
     names = ("windows", "env_steps", "last_evaluated", "tuned_after", "probed_until", "restores", "ended")
     assert [getattr(other, name) for name in names] == [getattr(run, name) for name in names]
     assert (list(other.raws), other.history) == (list(run.raws), run.history)
-    assert other.smoothed(4.0) == 3.0
+    assert other.smoothed(6.0) == 3.0

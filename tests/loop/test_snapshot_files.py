@@ -208,5 +208,6 @@ def test_loop_does_not_checkpoint_a_policy_of_nan(script: Any, caplog: pytest.Lo
     assert (summary.windows, summary.best_score) == (4, 1.0)
     assert run.agent.version == 1
     assert (
-        "window 2: non-finite weight w in weights/w.safetensors: this policy is no checkpoint" in caplog.text
+        "window 2: non-finite weight w in weights/w.safetensors: this policy is not checkpointed"
+        in caplog.text
     )

@@ -47,9 +47,9 @@ def test_batch_pipeline_refuses_what_is_not_an_environment(scripted):
 
 def test_vector_pipeline_wants_exactly_one_source(scripted):
     env = SyncVectorEnv([lambda: scripted(0)])
-    with pytest.raises(ValueError, match="either env_fns or vector_env"):
+    with pytest.raises(ValueError, match="exactly one of env_fns and vector_env"):
         VectorBatchPipeline()
-    with pytest.raises(ValueError, match="either env_fns or vector_env"):
+    with pytest.raises(ValueError, match="exactly one of env_fns and vector_env"):
         VectorBatchPipeline([lambda: scripted(0)], vector_env=env)
     with pytest.raises(ValueError, match="at least one function"):
         VectorBatchPipeline([])
@@ -218,10 +218,10 @@ def test_same_step_environment_without_final_observations_is_an_error(pipeline, 
         windows(pipe, 1)
 
 
-def test_environment_is_given_or_named_not_both_and_not_neither():
-    with pytest.raises(ValueError, match="give either env or env_id"):
+def test_environment_is_given_or_named_never_both():
+    with pytest.raises(ValueError, match="give exactly one of env and env_id"):
         BatchPipeline()
-    with pytest.raises(ValueError, match="give either env or env_id"):
+    with pytest.raises(ValueError, match="give exactly one of env and env_id"):
         BatchPipeline(Failing(), env_id="CartPole-v1")
     with pytest.raises(ValueError, match="window_size and n_steps are the same"):
         BatchPipeline(Failing(), window_size=4, n_steps=4)

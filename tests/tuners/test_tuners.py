@@ -99,9 +99,10 @@ def test_spsa_perturbation_shrinks_at_improvements_and_grows_at_plateaus() -> No
     assert tuner.perturbation_scale == 0.2
 
 
-def test_spsa_leaves_a_bound_as_soon_as_the_scores_turn() -> None:
+@pytest.mark.parametrize(("start", "bound", "slope"), [(0.9, 1.0, 1.0), (0.1, 0.0, -1.0)])
+def test_spsa_leaves_a_bound_as_soon_as_the_scores_turn(start: float, bound: float, slope: float) -> None:
     tuner = SPSAOptimizer({"x": (0.0, 1.0)}, learning_rate=0.5, seed=0)
-    current, scores = params(x=0.9), [0.9]
+    current, scores = params(x=start), [slope * start]
 
     def cycles(count: int, slope: float) -> float:
         nonlocal current
@@ -110,8 +111,42 @@ def test_spsa_leaves_a_bound_as_soon_as_the_scores_turn() -> None:
             scores.append(slope * current.params["x"])
         return float(current.params["x"])
 
-    assert cycles(4, 1.0) == 1.0
-    assert cycles(3, -1.0) < 1.0
+    assert cycles(4, slope) == bound
+    assert cycles(3, -slope) != bound
+
+
+def test_spsa_begins_anew_when_one_of_several_hyperparameters_was_set() -> None:
+    tuner = SPSAOptimizer({"x": (0.0, 1.0), "y": (0.0, 1.0)}, seed=0)
+    probe = tuner.suggest(params(x=0.5, y=0.5), history(0.0))
+    probe.params["y"] = 0.2
+    moved = tuner.suggest(probe, history(0.0, 1.0))
+    # A first probe from where the hyperparameters are, not the second one around 0.5.
+    assert abs(moved.params["x"] - probe.params["x"]) == pytest.approx(0.05)
+    assert abs(moved.params["y"] - 0.2) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("clip", [1.0, 0.5])
+def test_spsa_gradient_is_clipped(clip: float) -> None:
+    tuner = SPSAOptimizer({"x": (0.0, 1.0)}, learning_rate=0.1, gradient_clip=clip, seed=0)
+    quiet = [0.0] * 18
+    plus = tuner.suggest(params(x=0.5), history(*quiet))
+    minus = tuner.suggest(plus, history(*quiet, 1.0))
+    after = tuner.suggest(minus, history(*quiet, 1.0, 0.0))
+    # S = √π/2 · 2/19, so that ĝ = 1 / (4·S) = 2.7 before it is clipped.
+    assert abs(after.params["x"] - 0.5) == pytest.approx(0.1 * clip)
+
+
+def test_spsa_probes_are_never_smaller_than_min_perturbation() -> None:
+    tuner = SPSAOptimizer({"x": (0.0, 1.0)}, perturbation_scale=0.001, min_perturbation=0.02, seed=0)
+    assert abs(tuner.suggest(params(x=0.5), history(0.0)).params["x"] - 0.5) == pytest.approx(0.02)
+
+
+def test_spsa_comes_back_to_where_it_was_on_a_constant_score() -> None:
+    tuner = SPSAOptimizer({"x": (0.0, 1.0)}, seed=0)
+    current = params(x=0.5)
+    for _ in range(3):
+        current = tuner.suggest(current, history(*[3.0] * 10))
+    assert current.params["x"] == pytest.approx(0.5)
 
 
 def spsa_step(tuner: SPSAOptimizer) -> float:
@@ -160,9 +195,33 @@ def test_backoff_keeps_a_better_probe_and_goes_to_the_other_side_of_a_worse_one(
 
 @pytest.mark.parametrize("start", [0.0, 1.0])
 def test_backoff_stays_at_a_bound_when_leaving_it_is_worse(start: float) -> None:
-    probe, after = two_calls(BackoffOptimizer({"x": (0.0, 1.0)}), start, -9.0)
-    assert probe == pytest.approx(abs(start - 0.05))
-    assert after == start
+    for seed in range(8):  # whatever side would be drawn elsewhere
+        probe, after = two_calls(BackoffOptimizer({"x": (0.0, 1.0)}, seed=seed), start, -9.0)
+        assert probe == pytest.approx(abs(start - 0.05))
+        assert after == start
+
+
+def test_backoff_keeps_a_better_probe_of_an_integer() -> None:
+    tuner = BackoffOptimizer({"n": (1, 100)}, perturbation_scale=0.001, seed=0)
+    probe = tuner.suggest(params(n=50), history(0.0, 0.1, 0.0))
+    assert abs(probe.params["n"] - 50) == 1
+    assert tuner.suggest(probe, history(0.0, 0.1, 0.0, 9.0)).params == probe.params
+
+
+def test_backoff_probes_are_never_smaller_than_min_delta() -> None:
+    tuner = BackoffOptimizer({"x": (0.0, 1.0)}, perturbation_scale=0.001, min_delta=0.02, seed=0)
+    assert abs(tuner.suggest(params(x=0.5), history(0.0)).params["x"] - 0.5) == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize("gain", [6.25, -6.25])
+def test_backoff_takes_no_difference_up_to_the_threshold_for_one(gain: float) -> None:
+    quiet = [0.0] * 18
+    for threshold, moves in ((100.0, False), (99.0, True)):  # times δ: 6.25 and 6.1875
+        tuner = BackoffOptimizer(
+            {"x": (0.0, 1.0)}, perturbation_scale=0.0625, gradient_threshold=threshold, seed=0
+        )
+        probe = tuner.suggest(params(x=0.5), history(*quiet))
+        assert (tuner.suggest(probe, history(*quiet, gain)).params["x"] != 0.5) == moves
 
 
 def test_backoff_does_not_move_on_a_constant_score() -> None:
@@ -202,6 +261,9 @@ def test_backoff_probes_anew_from_hyperparameters_that_somebody_else_set() -> No
     moved = tuner.suggest(params(x=0.2), history(0.0, 9.0))
     assert abs(moved.params["x"] - 0.2) == pytest.approx(0.05)
     assert tuner.is_probing
+    # The new probe is worse than the 9 of those hyperparameters, though not than the 0 of the old ones.
+    after = tuner.suggest(moved, history(0.0, 9.0, 0.0))
+    assert after.params["x"] == pytest.approx(0.4 - moved.params["x"])
 
 
 def test_backoff_perturbation_grows_to_its_limits_and_never_shrinks() -> None:

@@ -24,7 +24,7 @@ from torch.optim.adam import adam
 from optix_fast.agents.native_nets import UnsupportedError, check_adam, note_step
 from optix_fast.agents.native_ppo import STATISTICS, Updated
 from optix_fast.agents.ppo_batch import Batch
-from optix_fast.agents.ppo_config import PPOConfig
+from optix_fast.agents.ppo_config import KL_STOP, PPOConfig
 from optix_fast.random import RandomStream
 from optix_fast.types import NonFiniteError
 
@@ -232,7 +232,7 @@ class _Recorded:
         self._broken.copy_(torch.maximum(self._broken, ((self._stopped == 0) & ~finite).float()))
         self._ran[at] = goes_on.float()
         self._stats[at] = torch.where(goes_on, result.stats, 0.0)
-        past = result.stats[_KL] > (math.inf if config.target_kl is None else 1.5 * config.target_kl)
+        past = result.stats[_KL] > (math.inf if config.target_kl is None else KL_STOP * config.target_kl)
         self._stopped.copy_(torch.maximum(skip, past.float()))
 
 

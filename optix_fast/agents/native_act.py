@@ -22,16 +22,17 @@ from optix_fast.networks.heads import (
     SquashedHead,
 )
 from optix_fast.random import RandomStream
+from optix_fast.reference.distributions import PolicyKind
 from optix_fast.types import Array, NonFiniteError
 
-_core: Any = _native.core
-# The numbers of csrc/act/act.h.
-_KINDS: dict[type, int] = {
-    CategoricalHead: 0,
-    MultiDiscreteHead: 0,
-    NormalHead: 1,
-    SquashedHead: 1,
-    GreedyHead: 2,
+_core = _native.core
+# The names of csrc/policy_kind.h.
+_KINDS: dict[type, PolicyKind] = {
+    CategoricalHead: "categorical",
+    MultiDiscreteHead: "multi_discrete",
+    NormalHead: "normal",
+    SquashedHead: "normal",
+    GreedyHead: "greedy",
 }
 _FORWARD_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _HEAD_STATE = ("_start", "_scale", "_offset", "_low", "_high", "squash", "log_std", "space")
@@ -102,7 +103,7 @@ class NativeActor:
     def _make_plan(self) -> None:
         policy, head = self._policy, self._policy.head
         self._forget()
-        if _core is None:
+        if _native.backend() == "torch":
             raise UnsupportedError("the compiled core is not loaded")
         if type(head) not in _KINDS:
             raise UnsupportedError(f"the policy head is a {type(head).__name__}")

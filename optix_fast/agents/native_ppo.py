@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -30,8 +29,7 @@ if TYPE_CHECKING:
     from optix_fast.agents.actor_critic import ActorCriticPolicy
     from optix_fast.agents.ppo_batch import Batch
 
-_core: Any = _native.core
-_CLIP_MODES = {"max": 1, "clipped": 2}
+_core = _native.core
 
 STATISTICS = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction")
 
@@ -153,36 +151,33 @@ def ppo_update(
         ValueError: rows that do not fit the networks, or actions that were impossible.
     """
     adam = adam_parameters(optimizer, trained_parameters(networks, log_std), create=True)
-    failed, n_updates, sums = _core.ppo_update(
-        networks.described(), adam, rows._asdict(), permutations, _options(config, dist, log_std)
+    result = _core.ppo_update(
+        networks.described(), adam, _core.PPORows(*rows), permutations, _options(config, dist), log_std
     )
     # Written behind autograd's back, also when all was put back.
     torch.autograd.graph.increment_version([tensor for entry in adam for tensor in entry[:4]])
-    if failed is not None:
-        raise NonFiniteError(failed)
+    if result.failed is not None:
+        raise NonFiniteError(result.failed)
     note_step(optimizer)
-    return Updated(_means(sums, n_updates), n_updates)
+    return Updated(_means(result.sums, result.updates), result.updates)
 
 
 def _means(sums: Sequence[float], n: int) -> dict[str, float]:
     return {name: total / n for name, total in zip(STATISTICS, sums, strict=True)}
 
 
-def _options(
-    config: PPOConfig, dist: Categorical | MultiDiscrete | Normal, log_std: Tensor | None
-) -> Mapping[str, Any]:
-    return {
-        "threads": learner_threads(),
-        "normal": isinstance(dist, Normal),
-        "nvec": dist.nvec,
-        "log_std": log_std,
-        "minibatch_size": config.minibatch_size,
-        "clip_ratio": config.clip_ratio,
-        "value_clip_mode": 0 if config.value_clip is None else _CLIP_MODES[config.value_clip_mode],
-        "value_clip": config.value_clip or 0.0,
-        "vf_coef": config.vf_coef,
-        "entropy_coef": config.entropy_coef,
-        "normalize_advantages": config.normalize_advantages == "minibatch",
-        "max_norm": config.max_grad_norm or math.inf,
-        "kl_limit": math.inf if config.target_kl is None else 1.5 * config.target_kl,
-    }
+def _options(config: PPOConfig, dist: Categorical | MultiDiscrete | Normal) -> _core.PPOOptions:
+    return _core.PPOOptions(
+        kind=dist.kind,
+        nvec=dist.nvec,
+        minibatch_size=config.minibatch_size,
+        clip_ratio=config.clip_ratio,
+        value_clip=config.value_clip,
+        value_clip_mode=config.value_clip_mode,
+        vf_coef=config.vf_coef,
+        entropy_coef=config.entropy_coef,
+        normalize_advantages=config.normalize_advantages == "minibatch",
+        max_grad_norm=config.max_grad_norm,
+        target_kl=config.target_kl,
+        threads=learner_threads(),
+    )

@@ -22,7 +22,7 @@ from optix_fast.agents.graph_ppo import GraphPPO
 from optix_fast.agents.native_learner import Backend
 from optix_fast.agents.native_ppo import STATISTICS, NativePPO, Updated
 from optix_fast.agents.ppo_batch import Batch, make_batch
-from optix_fast.agents.ppo_config import PPOConfig
+from optix_fast.agents.ppo_config import KL_STOP, PPOConfig
 from optix_fast.buffers import ReplaySegments
 from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer
 from optix_fast.locks import exclusive
@@ -220,7 +220,7 @@ class PPOAgent(Agent):
         for index in self._minibatches(n_rows, config):
             stats = self._minibatch_step(batch.rows(index), config)
             collected.append(stats)
-            if config.target_kl is not None and stats[3] > 1.5 * config.target_kl:
+            if config.target_kl is not None and stats[3] > KL_STOP * config.target_kl:
                 break
         means = np.mean(np.asarray(collected)[:, : len(STATISTICS)], axis=0)
         named = {name: float(mean) for name, mean in zip(STATISTICS, means, strict=True)}

@@ -227,6 +227,43 @@ def sac_update(
     """networks: actor, critic1, critic2, target1, target2. parameters: (the actor's, the critics', those of
     the target critics, log_alpha's or none). noise: [K, 2, B, A]."""
 
+class TD3Options:
+    """TD3Config's, under the same names. updates_before: since training began."""
+
+    def __init__(
+        self,
+        *,
+        n_step: int,
+        gamma: float,
+        tau: float,
+        policy_delay: int,
+        target_noise: float,
+        target_noise_clip: float,
+        max_grad_norm: float | None = None,
+        updates_before: int = 0,
+        threads: int = 1,
+    ) -> None: ...
+
+class TD3Result(NamedTuple):
+    """failed: what was not finite. sums: of critic loss, actor loss (over actor_updates alone) and
+    ½(Q₁ + Q₂)(s, a). max_priority: None for uniform draws."""
+
+    failed: str | None
+    sums: list[float]
+    actor_updates: int
+    max_priority: float | None
+
+def td3_update(
+    networks: tuple[list[_Layer], ...],
+    parameters: tuple[Any, ...],
+    replay: _ReplayView,
+    draws: _Draws,
+    noise: torch.Tensor,
+    options: TD3Options,
+) -> TD3Result:
+    """networks: actor, critic1, critic2, target_actor, target1, target2. parameters: (the actor's, those of
+    its target, the critics', those of their targets). noise: ε [K, B, A]."""
+
 def act(
     plan: ActPlan,
     targets: ActTargets,

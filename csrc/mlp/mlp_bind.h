@@ -144,6 +144,16 @@ std::vector<AdamParameter<T>> read_parameters(TensorReader& reader, DType dtype,
   return parameters;
 }
 
+// Parameters of a network that has a target, frozen ones too, each with the target's parameter.
+template <typename T>
+std::vector<AdamParameter<T>> read_with_targets(const char* op, TensorReader& reader, DType dtype,
+                                                const py::list& described, const py::list& targets) {
+  if (described.empty() || described.size() != targets.size()) {
+    throw py::value_error(std::string(op) + ": each parameter needs its target");
+  }
+  return read_parameters<T>(reader, dtype, described, targets);
+}
+
 template <typename T>
 Trained<T> trained_of(std::vector<AdamParameter<T>>& parameters) {
   return {parameters.data(), static_cast<int64_t>(parameters.size()), nullptr, nullptr};

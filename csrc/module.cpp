@@ -18,6 +18,7 @@ void bind_act(py::module_& m);
 void bind_replay(py::module_& m);
 void bind_dqn_update(py::module_& m);
 void bind_sac_update(py::module_& m);
+void bind_td3_update(py::module_& m);
 
 namespace {
 
@@ -65,4 +66,5 @@ PYBIND11_MODULE(_C, m) {
   bind_replay(m);
   bind_dqn_update(m);
   bind_sac_update(m);
+  bind_td3_update(m);
 }

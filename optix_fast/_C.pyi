@@ -1,9 +1,11 @@
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
+
+from optix_fast.reference.distributions import PolicyKind
 
 def build_info() -> dict[str, Any]: ...
 def select_simd(name: str) -> None: ...
@@ -20,7 +22,7 @@ def gae(
     /,
 ) -> tuple[torch.Tensor, torch.Tensor]: ...
 def ppo_loss(
-    kind: int,
+    kind: PolicyKind,
     nvec: Sequence[int],
     params: torch.Tensor,
     actions: torch.Tensor,
@@ -31,7 +33,7 @@ def ppo_loss(
     old_values: torch.Tensor | None,
     action_mask: torch.Tensor | None,
     clip_ratio: float,
-    value_clip_mode: int,
+    value_clip_mode: str,
     value_clip: float,
     vf_coef: float,
     entropy_coef: Sequence[float],
@@ -44,8 +46,31 @@ def ppo_loss(
     /,
 ) -> tuple[torch.Tensor, torch.Tensor] | None: ...
 
+Activation = Literal["identity", "tanh", "relu", "leaky_relu", "elu", "silu", "gelu", "gelu_tanh"]
+
 # (weight, bias, activation, its parameter)
-_Layer = tuple[torch.Tensor, torch.Tensor | None, int, float]
+_Layer = tuple[torch.Tensor, torch.Tensor | None, Activation, float]
+# (tensor, step, exp_avg, exp_avg_sq, lr, beta1, beta2, eps, weight_decay, decoupled), or of a frozen one
+# (tensor,)
+_Parameter = tuple[Any, ...]
+
+class _ReplayView(Protocol):
+    """Of optix_fast.buffers.ReplayView, what is read."""
+
+    @property
+    def records(self) -> torch.Tensor: ...
+    @property
+    def extra(self) -> torch.Tensor: ...
+    @property
+    def successor(self) -> torch.Tensor: ...
+    @property
+    def layout(self) -> tuple[int, int, int]: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def mask_extra(self) -> torch.Tensor | None: ...
+    @property
+    def mask_offset(self) -> int: ...
 
 def mlp(
     layers: list[_Layer],
@@ -57,30 +82,188 @@ def mlp(
     grads: list[tuple[torch.Tensor, torch.Tensor]],
     grad_input: torch.Tensor | None,
 ) -> None: ...
+
+class PPORows:
+    """R rows of a window: observations [R, D], actions, and what was recorded with them [R]."""
+
+    def __init__(
+        self,
+        observations: torch.Tensor,
+        actions: torch.Tensor,
+        log_probs: torch.Tensor,
+        values: torch.Tensor,
+        advantages: torch.Tensor,
+        returns: torch.Tensor,
+        action_masks: torch.Tensor | None = None,
+    ) -> None: ...
+
+class PPOOptions:
+    """PPOConfig's, under the same names. Without value_clip, value_clip_mode is not read."""
+
+    def __init__(
+        self,
+        *,
+        kind: PolicyKind,
+        nvec: Sequence[int] = (),
+        minibatch_size: int,
+        clip_ratio: float,
+        value_clip: float | None = None,
+        value_clip_mode: str = "max",
+        vf_coef: float,
+        entropy_coef: float,
+        normalize_advantages: bool,
+        max_grad_norm: float | None = None,
+        target_kl: float | None = None,
+        threads: int = 1,
+    ) -> None: ...
+
+class PPOResult(NamedTuple):
+    """failed: what was not finite. sums: of the minibatches' statistics, in ppo_loss's order."""
+
+    failed: str | None
+    updates: int
+    sums: list[float]
+
 def ppo_update(
-    networks: tuple[list[_Layer], list[_Layer], list[_Layer]],
-    parameters: list[tuple[Any, ...]],
-    rows: dict[str, torch.Tensor | None],
+    networks: tuple[list[_Layer], ...],
+    parameters: list[_Parameter],
+    rows: PPORows,
     permutations: torch.Tensor,
-    options: dict[str, Any],
-) -> tuple[str | None, int, list[float]]: ...
+    options: PPOOptions,
+    log_std: torch.Tensor | None = None,
+) -> PPOResult:
+    """networks: trunk, actor, critic."""
+
+class UniformDraws:
+    """Rows of the replay, int64 [K, B]."""
+
+    def __init__(self, indices: torch.Tensor) -> None: ...
+
+class PrioritizedDraws:
+    """uniforms: float64 [K, B]; betas: float64 [K]; tree: of the priorities (|td| + eps)^alpha."""
+
+    def __init__(
+        self,
+        tree: SumTree,
+        uniforms: torch.Tensor,
+        betas: torch.Tensor,
+        alpha: float,
+        eps: float,
+        max_priority: float,
+    ) -> None: ...
+
+_Draws = UniformDraws | PrioritizedDraws
+
+class DQNOptions:
+    """DQNConfig's, under the same names. updates_before: since training began."""
+
+    def __init__(
+        self,
+        *,
+        n_step: int,
+        gamma: float,
+        double_q: bool,
+        loss: str,
+        max_grad_norm: float | None = None,
+        tau: float | None = None,
+        target_update_freq: int,
+        updates_before: int = 0,
+        threads: int = 1,
+    ) -> None: ...
+
+class DQNResult(NamedTuple):
+    """failed: what was not finite. copies: of the network to its target. loss, td_error, q_value: sums over
+    the updates. max_priority: None for uniform draws."""
+
+    failed: str | None
+    updates: int
+    copies: int
+    loss: float
+    td_error: float
+    q_value: float
+    max_priority: float | None
+
 def dqn_update(
     networks: tuple[list[_Layer], list[_Layer]],
-    parameters: list[tuple[Any, ...]],
-    targets: list[torch.Tensor],
-    replay: Any,
-    drawn: dict[str, Any],
-    options: dict[str, Any],
-) -> tuple[str | None, int, int, float, float, float, float]: ...
+    parameters: list[_Parameter],
+    targets: list[torch.nn.Parameter],
+    replay: _ReplayView,
+    draws: _Draws,
+    options: DQNOptions,
+) -> DQNResult:
+    """networks: the network and its target. targets: the target's parameters, in the order of parameters."""
+
+class SACOptions:
+    """SACConfig's, under the same names."""
+
+    def __init__(
+        self,
+        *,
+        n_step: int,
+        gamma: float,
+        tau: float,
+        target_entropy: float,
+        max_grad_norm: float | None = None,
+        threads: int = 1,
+    ) -> None: ...
+
+class SACResult(NamedTuple):
+    """failed: what was not finite. sums: of the updates' statistics, in the order of sac_update.h.
+    max_priority: None for uniform draws."""
+
+    failed: str | None
+    sums: list[float]
+    max_priority: float | None
+
 def sac_update(
     networks: tuple[list[_Layer], ...],
     parameters: tuple[Any, ...],
     log_alpha: torch.Tensor,
-    replay: Any,
-    drawn: dict[str, Any],
+    replay: _ReplayView,
+    draws: _Draws,
     noise: torch.Tensor,
-    options: dict[str, Any],
-) -> tuple[str | None, list[float], float]: ...
+    options: SACOptions,
+) -> SACResult:
+    """networks: actor, critic1, critic2, target1, target2. parameters: (the actor's, the critics', those of
+    the target critics, log_alpha's or none). noise: [K, 2, B, A]."""
+
+class TD3Options:
+    """TD3Config's, under the same names. updates_before: since training began."""
+
+    def __init__(
+        self,
+        *,
+        n_step: int,
+        gamma: float,
+        tau: float,
+        policy_delay: int,
+        target_noise: float,
+        target_noise_clip: float,
+        max_grad_norm: float | None = None,
+        updates_before: int = 0,
+        threads: int = 1,
+    ) -> None: ...
+
+class TD3Result(NamedTuple):
+    """failed: what was not finite. sums: of critic loss, actor loss (over actor_updates alone) and
+    ½(Q₁ + Q₂)(s, a). max_priority: None for uniform draws."""
+
+    failed: str | None
+    sums: list[float]
+    actor_updates: int
+    max_priority: float | None
+
+def td3_update(
+    networks: tuple[list[_Layer], ...],
+    parameters: tuple[Any, ...],
+    replay: _ReplayView,
+    draws: _Draws,
+    noise: torch.Tensor,
+    options: TD3Options,
+) -> TD3Result:
+    """networks: actor, critic1, critic2, target_actor, target1, target2. parameters: (the actor's, those of
+    its target, the critics', those of their targets). noise: ε [K, B, A]."""
+
 def act(
     plan: ActPlan,
     targets: ActTargets,
@@ -97,7 +280,7 @@ class ActPlan:
     def __init__(
         self,
         networks: tuple[list[tuple[Any, ...]], ...],
-        kind: int,
+        kind: PolicyKind,
         log_std: torch.Tensor | None,
         squash: bool,
         components: list[tuple[int, int]],
@@ -172,7 +355,7 @@ class Replay:
     ) -> None: ...
 
 def replay_gather(
-    view: Any,
+    view: _ReplayView,
     indices: torch.Tensor,
     n_step: int,
     gamma: float,

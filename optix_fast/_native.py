@@ -13,7 +13,7 @@ import sys
 import warnings
 from importlib.machinery import EXTENSION_SUFFIXES
 from types import ModuleType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 Backend = Literal["native", "torch"]
 BACKENDS = ("auto", "native", "torch")
@@ -89,12 +89,20 @@ def _load() -> tuple[ModuleType | None, str]:
     return _C, ""
 
 
-core, _reason = _load()
+_loaded, _reason = _load()
+
+# Typed as if it were always there: what uses it asks backend() first.
+if TYPE_CHECKING:
+    from optix_fast import _C
+
+    core = _C
+else:
+    core = _loaded
 
 
 def backend() -> Backend:
     """``"native"`` when the compiled core is in use, ``"torch"`` when the reference is."""
-    return "torch" if core is None else "native"
+    return "torch" if _loaded is None else "native"
 
 
 def build_info() -> dict[str, Any]:
@@ -105,6 +113,6 @@ def build_info() -> dict[str, Any]:
     ``cuda_toolkit``, ``dlpack`` (the version torch speaks; asking for it imports torch).
     """
     info: dict[str, Any] = {"backend": backend(), "reason": _reason}
-    if core is not None:
+    if _loaded is not None:
         info.update(core.build_info())
     return info

@@ -20,7 +20,7 @@ from optix_fast.locks import CallLock
 from optix_fast.reference import random as _reference
 
 # The core and the reference have the same calls: each fills an array and says how far the stream moved.
-_impl: Any = _native.core if _native.core is not None else _reference
+_impl: Any = _native.core if _native.backend() == "native" else _reference
 
 Shape = int | tuple[int, ...]
 

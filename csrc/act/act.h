@@ -1,13 +1,12 @@
-// From observations to actions in one call: normalise, forward actor and critic, draw, log-probability,
-// value.
+// From observations to actions in one call: normalise, forward actor and critic, draw, log-probability, value.
 //
 //   x      (o − mean) / √(var + 1e-8) in double, clipped to ±clip, as envs/normalizers.py; or o itself
 //   actor  trunk → actor stack, critic: trunk → critic stack (mlp.h)
 //
 //   greedy       the outputs are action values Q; with probability ε an allowed action, each equally likely,
-//   else
-//                the one of the greatest Q, the first of equals. Deterministic: ε = 0.
-//   categorical  log p = log softmax of the logits, a masked action's being −∞;
+//                else the one of the greatest Q, the first of equals. Deterministic: ε = 0.
+//   categorical  (each component of a multi_discrete is one)
+//                log p = log softmax of the logits, a masked action's being −∞;
 //                action = how many k have cum_k ≤ u·cum_K, u uniform: the first whose cumulative probability
 //                exceeds u. Deterministic: the most probable, the first of equals.
 //   normal       raw = mean + e^log_std·ε, ε normal, log_std clamped to [−5, 2]. Deterministic: the mean.
@@ -24,18 +23,16 @@
 #pragma once
 
 #include "mlp/mlp.h"
+#include "policy_kind.h"
 
 namespace optix_fast {
-
-// The numbers are those of optix_fast/learners/native/acting.py.
-enum class ActKind : uint8_t { categorical, normal, greedy };
 
 constexpr int64_t kFewRows = 8;  // below this many, row by row
 
 struct ActArgs {
   Stack<float> trunk, actor, critic;
-  ActKind kind;
-  int64_t width;  // K of a categorical (the sum over its components) or greedy, A of a normal
+  PolicyKind kind;  // not hybrid
+  int64_t width;  // K of a categorical, multi_discrete (the sum over its components) or greedy, A of a normal
   int64_t rows, features;
 
   const float* observations;        // [N, D], or null and

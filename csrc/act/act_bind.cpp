@@ -7,6 +7,7 @@
 #include <new>
 #include <string>
 
+#include "bound_struct.h"
 #include "fast_call.h"
 #include "mlp/mlp_bind.h"
 
@@ -112,7 +113,7 @@ class ActTargets {
   void point(int64_t t, ActArgs& args) const {
     if (t < 0 || t >= steps_) throw py::index_error("act: t must be a row of the window");
     const int64_t row = t * envs_, from = row * width_;
-    if (args.kind != ActKind::normal) {
+    if (args.kind != PolicyKind::normal) {
       args.discrete_actions = actions_->as<int64_t>() + from;
     } else if (wide_) {
       args.wide_actions = actions_->as<double>() + from;
@@ -134,9 +135,13 @@ class ActTargets {
 // The critic may have no layers; there are no values then.
 class ActPlan {
  public:
-  ActPlan(const py::tuple& networks, int kind, py::object log_std, bool squash, const py::list& components,
-          const py::object& bounds, const py::list& sizes, const py::list& entries)
-      : kind_(static_cast<ActKind>(kind)), squash_(squash), log_std_(std::move(log_std)) {
+  ActPlan(const py::tuple& networks, py::handle kind, py::object log_std, bool squash,
+          const py::list& components, const py::object& bounds, const py::list& sizes,
+          const py::list& entries)
+      : kind_(static_cast<PolicyKind>(read_name(kOp, "kind", kind, kPolicyKindNames))),
+        squash_(squash),
+        log_std_(std::move(log_std)) {
+    if (kind_ == PolicyKind::hybrid) throw py::value_error("act: the core does not act for a hybrid policy");
     for (int i = 0; i < 3; ++i) {
       for (py::handle item : networks[i]) add_layer(py::cast<py::tuple>(item), layers_[i]);
       stacks_[i] = stack_of(layers_[i], i > 0);
@@ -222,7 +227,7 @@ class ActPlan {
     if (deterministic) return 0;
     int64_t words = rows * static_cast<int64_t>(nvec_.size());
     if (normal()) words = rows * width_ + (rows * width_) % 2;
-    if (kind_ == ActKind::greedy) words = 2 * rows;
+    if (kind_ == PolicyKind::greedy) words = 2 * rows;
     return (words + 3) / 4;
   }
 
@@ -238,7 +243,7 @@ class ActPlan {
     Layer<float> layer;
     layer.out = py::cast<int64_t>(item[1]);
     layer.in = py::cast<int64_t>(item[2]);
-    layer.activation = static_cast<Activation>(py::cast<int>(item[4]));
+    layer.activation = read_activation(kOp, item[4]);
     layer.parameter = py::cast<float>(item[5]);
     layers.push_back(layer);
     sources_.push_back({py::cast<py::dict>(item[0]), py::cast<bool>(item[3]), {}, {}});
@@ -332,9 +337,9 @@ class ActPlan {
     void operator()(unsigned char* p) const { std::free(p); }
   };
 
-  bool normal() const { return kind_ == ActKind::normal; }
+  bool normal() const { return kind_ == PolicyKind::normal; }
 
-  ActKind kind_;
+  PolicyKind kind_;
   bool squash_;
   float epsilon_ = 0;
   std::vector<int64_t> nvec_, first_action_;  // of each component of a discrete action
@@ -371,7 +376,7 @@ py::object act_entry(const Arguments& given) {
 
 void bind_act(py::module_& m) {
   py::class_<ActPlan>(m, "ActPlan")
-      .def(py::init<const py::tuple&, int, py::object, bool, const py::list&, const py::object&,
+      .def(py::init<const py::tuple&, py::handle, py::object, bool, const py::list&, const py::object&,
                     const py::list&, const py::list&>())
       .def("normalize", &ActPlan::normalize)
       .def("explore", &ActPlan::explore)

@@ -230,9 +230,10 @@ ActFault act_cpu(const ActArgs& a) {
     forward_many<Path>(a);
   }
   switch (a.kind) {
-    case ActKind::categorical:
+    case PolicyKind::categorical:
+    case PolicyKind::multi_discrete:
       return draw_categorical<Path>(a);
-    case ActKind::normal:
+    case PolicyKind::normal:
       return draw_normal<Path>(a);
     default:
       return draw_greedy<Path>(a);

@@ -22,40 +22,40 @@
 // target network's transposed weights are made anew only after it has changed.
 #pragma once
 
+#include "learners/draws.h"
 #include "mlp/mlp.h"
-#include "replay/replay.h"
-#include "sum_tree/priorities.h"
 
 namespace optix_fast {
+
+// l. The names are those of DQNConfig.
+enum class TdLoss : uint8_t { mse, huber };
+constexpr const char* kTdLossNames[] = {"mse", "huber"};
 
 template <typename T>
 struct DqnUpdateArgs {
   Stack<T> online, target;
-  ReplaySource replay;
-  int64_t updates, batch;   // K, B
-  const int64_t* indices;   // [K, B], rows of the replay; null: by priority
-  PrioritizedDraws* draws;  // or null
-  int64_t n_step;
-  double gamma;
-  bool double_q, huber;
-  double max_norm;  // infinity: no clipping
-  double tau;       // 0: the target is copied
+  Draws<T> draws;
+  bool double_q;
+  TdLoss loss;
+  double max_grad_norm;  // infinity: no clipping
+  double tau;            // 0: the target is copied
   int64_t target_update_freq, updates_before;
   Trained<T> trained;
 
   // Work memory.
   T* observations;       // [B, padded(D)]
   T* next_observations;  // [B, padded(D)]
-  int64_t *actions, *after, *best;
+  int64_t *actions, *best;
   uint8_t* next_masks;  // [B, K], or null: every action is allowed
-  T *rewards, *discounts, *td;
+  T* td;
   T* grad_output;  // [B, online.last().stride]
   Scratch<T> scratch;
 };
 
 struct DqnUpdateResult {
-  enum Failure : uint8_t { none, target, loss, gradient, action, empty, no_row } failure = none;
-  int64_t row = 0;  // of the replay, whose action is none of the network's
+  enum Failure : uint8_t { none, target, loss, gradient, action, draw } failure = none;
+  DrawFault draw_fault = DrawFault::none;  // of `draw`
+  int64_t row = 0;                         // of the replay, whose action is none of the network's
   int64_t updates = 0, copies = 0;
   // Over the updates: of the loss, of mean |Q(o, a) − y|, of mean Q(o, a).
   double loss_sum = 0, td_sum = 0, value_sum = 0;

@@ -7,21 +7,13 @@ namespace {
 
 template <SimdPath Path, typename T>
 void gather(const DqnUpdateArgs<T>& a, const int64_t* rows) {
-  const int64_t stride = padded<T>(a.replay.features);
   ReplayMinibatch<T> batch{};
-  batch.targets.n = a.batch;
-  batch.targets.indices = rows;
-  batch.targets.n_step = a.n_step;
-  batch.targets.gamma = a.gamma;
-  batch.targets.after = a.after;
-  batch.targets.rewards = a.rewards;
-  batch.targets.discounts = a.discounts;
   batch.observations = a.observations;
   batch.next_observations = a.next_observations;
   batch.discrete_actions = a.actions;
   batch.next_masks = a.next_masks;
-  batch.observations_stride = batch.next_stride = stride;
-  replay_gather_cpu<Path, T>(a.replay, batch);
+  batch.observations_stride = batch.next_stride = padded<T>(a.draws.replay.features);
+  gather_rows<Path>(a.draws, rows, batch);
 }
 
 // argmax of each row of a network's outputs, over what `masks` [rows, K] allows, where they are given.
@@ -44,18 +36,18 @@ void greedy_actions(const Layer<T>& last, int64_t rows, const uint8_t* masks, in
 // y, into `td`. False where one is not finite.
 template <SimdPath Path, typename T>
 bool targets(const DqnUpdateArgs<T>& a) {
-  const int64_t stride = padded<T>(a.replay.features);
+  const int64_t stride = padded<T>(a.draws.replay.features);
   if (a.double_q) {
-    stack_forward_cpu<Path, T>(a.online, a.next_observations, stride, a.batch);
-    greedy_actions(a.online.last(), a.batch, a.next_masks, a.best);
+    stack_forward_cpu<Path, T>(a.online, a.next_observations, stride, a.draws.batch);
+    greedy_actions(a.online.last(), a.draws.batch, a.next_masks, a.best);
   }
-  stack_forward_cpu<Path, T>(a.target, a.next_observations, stride, a.batch);
+  stack_forward_cpu<Path, T>(a.target, a.next_observations, stride, a.draws.batch);
   const Layer<T>& last = a.target.last();
-  if (!a.double_q) greedy_actions(last, a.batch, a.next_masks, a.best);
+  if (!a.double_q) greedy_actions(last, a.draws.batch, a.next_masks, a.best);
   bool all_finite = true;
-  for (int64_t i = 0; i < a.batch; ++i) {
+  for (int64_t i = 0; i < a.draws.batch; ++i) {
     const T value = last.output[i * last.stride + a.best[i]];
-    a.td[i] = a.rewards[i] + (a.discounts[i] > T(0) ? a.discounts[i] * value : T(0));
+    a.td[i] = a.draws.rewards[i] + (a.draws.discounts[i] > T(0) ? a.draws.discounts[i] * value : T(0));
     all_finite = all_finite && finite(a.td[i]);
   }
   return all_finite;
@@ -64,25 +56,26 @@ bool targets(const DqnUpdateArgs<T>& a) {
 // Q(o, a) − y in `td`, and the gradient of the loss, which is returned, by the outputs.
 template <SimdPath Path, typename T>
 double temporal_differences(const DqnUpdateArgs<T>& a, const float* weights, DqnUpdateResult& result) {
-  stack_forward_cpu<Path, T>(a.online, a.observations, padded<T>(a.replay.features), a.batch);
+  stack_forward_cpu<Path, T>(a.online, a.observations, padded<T>(a.draws.replay.features), a.draws.batch);
   const Layer<T>& last = a.online.last();
-  __builtin_memset(a.grad_output, 0, a.batch * last.stride * sizeof(T));
+  __builtin_memset(a.grad_output, 0, a.draws.batch * last.stride * sizeof(T));
+  const bool huber = a.loss == TdLoss::huber;
   double loss = 0, td_sum = 0, values = 0;
-  for (int64_t i = 0; i < a.batch; ++i) {
+  for (int64_t i = 0; i < a.draws.batch; ++i) {
     const int64_t at = i * last.stride + a.actions[i];
     const T value = last.output[at], td = value - a.td[i];
     const T weight = weights == nullptr ? T(1) : static_cast<T>(weights[i]);
     const T error = td < T(0) ? -td : td;
-    const bool linear = a.huber && !(error < T(1));
-    const T slope = linear ? (td < T(0) ? T(-1) : T(1)) : a.huber ? td : T(2) * td;
-    const T l = linear ? error - T(0.5) : a.huber ? T(0.5) * td * td : td * td;
+    const bool linear = huber && !(error < T(1));
+    const T slope = linear ? (td < T(0) ? T(-1) : T(1)) : huber ? td : T(2) * td;
+    const T l = linear ? error - T(0.5) : huber ? T(0.5) * td * td : td * td;
     a.td[i] = td;
-    a.grad_output[at] = weight * slope / static_cast<T>(a.batch);
+    a.grad_output[at] = weight * slope / static_cast<T>(a.draws.batch);
     loss += static_cast<double>(weight * l);
     td_sum += static_cast<double>(error);
     values += static_cast<double>(value);
   }
-  const auto n = static_cast<double>(a.batch);
+  const auto n = static_cast<double>(a.draws.batch);
   result.loss_sum += loss / n;
   result.td_sum += td_sum / n;
   result.value_sum += values / n;
@@ -93,7 +86,7 @@ double temporal_differences(const DqnUpdateArgs<T>& a, const float* weights, Dqn
 template <typename T>
 int64_t impossible_action(const DqnUpdateArgs<T>& a) {
   const auto n = static_cast<uint64_t>(a.online.last().out);
-  for (int64_t i = 0; i < a.batch; ++i) {
+  for (int64_t i = 0; i < a.draws.batch; ++i) {
     if (static_cast<uint64_t>(a.actions[i]) >= n) return i;
   }
   return -1;
@@ -101,9 +94,9 @@ int64_t impossible_action(const DqnUpdateArgs<T>& a) {
 
 template <SimdPath Path, typename T>
 DqnUpdateResult::Failure one_update(const DqnUpdateArgs<T>& a, int64_t k, DqnUpdateResult& result) {
-  if (a.draws != nullptr && !draw_leaves<Path>(*a.draws, k)) return DqnUpdateResult::empty;
-  const int64_t* rows = (a.draws == nullptr ? a.indices : a.draws->drawn) + k * a.batch;
-  if (a.draws != nullptr && !leaves_have_rows(*a.draws, k, a.replay.size)) return DqnUpdateResult::no_row;
+  const int64_t* rows;
+  result.draw_fault = draw_rows<Path>(a.draws, k, rows);
+  if (result.draw_fault != DrawFault::none) return DqnUpdateResult::draw;
   gather<Path>(a, rows);
   const int64_t impossible = impossible_action(a);
   if (impossible >= 0) {
@@ -112,12 +105,12 @@ DqnUpdateResult::Failure one_update(const DqnUpdateArgs<T>& a, int64_t k, DqnUpd
   }
   stack_refresh_cpu<Path, T>(a.online);
   if (!targets<Path>(a)) return DqnUpdateResult::target;
-  const float* weights = a.draws == nullptr ? nullptr : a.draws->weights;
-  if (!finite(temporal_differences<Path>(a, weights, result))) return DqnUpdateResult::loss;
-  stack_backward_cpu<Path, T>(a.online, a.scratch, a.observations, padded<T>(a.replay.features), a.batch,
-                              a.grad_output, nullptr, false);
-  if (!clipped_step<Path>(a.trained, a.max_norm, a.tau)) return DqnUpdateResult::gradient;
-  if (a.draws != nullptr) write_priorities<Path>(*a.draws, k, a.td);
+  if (!finite(temporal_differences<Path>(a, importance_weights(a.draws), result)))
+    return DqnUpdateResult::loss;
+  stack_backward_cpu<Path, T>(a.online, a.scratch, a.observations, padded<T>(a.draws.replay.features),
+                              a.draws.batch, a.grad_output, nullptr, false);
+  if (!clipped_step<Path>(a.trained, a.max_grad_norm, a.tau)) return DqnUpdateResult::gradient;
+  note_errors<Path>(a.draws, k, a.td);
   ++result.updates;
   const bool copies = a.tau == 0.0 && (a.updates_before + result.updates) % a.target_update_freq == 0;
   if (copies) {
@@ -135,11 +128,11 @@ DqnUpdateResult dqn_update_cpu(const DqnUpdateArgs<T>& a) {
   DqnUpdateResult result;
   exchange_saved(a.trained, false);
   stack_refresh_cpu<Path, T>(a.target);
-  for (int64_t k = 0; k < a.updates; ++k) {
+  for (int64_t k = 0; k < a.draws.updates; ++k) {
     result.failure = one_update<Path>(a, k, result);
     if (result.failure == DqnUpdateResult::none) continue;
     exchange_saved(a.trained, true);
-    if (a.draws != nullptr) take_back_priorities<Path>(*a.draws, k);
+    take_back_errors<Path>(a.draws, k);
     return result;
   }
   return result;

@@ -10,8 +10,8 @@
 //
 // All three products run on one kernel, C[M, N] = start + A[M, K]·B[K, N] (gemm.h), which wants the rows of B
 // adjacent in memory. dX takes W as it lies; the forward pass takes a transposed copy of it, made anew by
-// stack_refresh_cpu whenever the weights have changed, and kept no longer than the caller's call; dW reads A
-// = dZᵀ by strides. Activation and derivative are applied to each block of results while it is in the first
+// stack_refresh_cpu whenever the weights have changed, and kept no longer than the caller's call; dW reads
+// A = dZᵀ by strides. Activation and derivative are applied to each block of results while it is in the first
 // cache.
 //
 // CPU: one thread, or within a TeamScope (threads.h) several for large products. The order of every sum
@@ -25,8 +25,10 @@
 
 namespace optix_fast {
 
-// The numbers are those of optix_fast/learners/native/networks.py.
+// The names are Python's.
 enum class Activation : uint8_t { identity, tanh, relu, leaky_relu, elu, silu, gelu, gelu_tanh };
+constexpr const char* kActivationNames[] = {"identity", "tanh", "relu", "leaky_relu",
+                                            "elu",      "silu", "gelu", "gelu_tanh"};
 
 // Where f' is computed from Z instead of from Y.
 constexpr bool keeps_input(Activation a) {

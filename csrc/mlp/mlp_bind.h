@@ -1,11 +1,12 @@
 // From Python's description of networks to Stacks: for the bindings of everything that runs on mlp.h.
 //
-// A layer is a tuple (weight [out, in], bias [out] or None, activation number, its parameter), see
+// A layer is a tuple (weight [out, in], bias [out] or None, name of the activation, its parameter), see
 // optix_fast/learners/native/networks.py. The tensors are the user's own; the views borrow (tensor.h).
 #pragma once
 
 #include <vector>
 
+#include "bound_struct.h"
 #include "mlp.h"
 #include "tensor.h"
 
@@ -43,6 +44,10 @@ void place_in_thread_memory(Place place) {
 // Work matrices have room for whole sixteens of rows.
 inline int64_t whole_rows(int64_t rows) { return (rows + 15) / 16 * 16; }
 
+inline Activation read_activation(const char* op, py::handle name) {
+  return static_cast<Activation>(read_name(op, "activation", name, kActivationNames));
+}
+
 // Reads the layers; their widths must fit to one another and to `in`, and the last one's is returned.
 template <typename T>
 int64_t read_layers(TensorReader& reader, DType dtype, const py::list& described, int64_t in,
@@ -57,7 +62,7 @@ int64_t read_layers(TensorReader& reader, DType dtype, const py::list& described
     if (!parts[1].is_none()) {
       layer.bias = reader.read(parts[1], "bias", dtype, "[out]", {layer.out}).template as<T>();
     }
-    layer.activation = static_cast<Activation>(py::cast<int>(parts[2]));
+    layer.activation = read_activation("layer", parts[2]);
     layer.parameter = static_cast<T>(py::cast<double>(parts[3]));
     layers.push_back(layer);
     in = layer.out;
@@ -137,6 +142,16 @@ std::vector<AdamParameter<T>> read_parameters(TensorReader& reader, DType dtype,
     parameters.push_back(p);
   }
   return parameters;
+}
+
+// Parameters of a network that has a target, frozen ones too, each with the target's parameter.
+template <typename T>
+std::vector<AdamParameter<T>> read_with_targets(const char* op, TensorReader& reader, DType dtype,
+                                                const py::list& described, const py::list& targets) {
+  if (described.empty() || described.size() != targets.size()) {
+    throw py::value_error(std::string(op) + ": each parameter needs its target");
+  }
+  return read_parameters<T>(reader, dtype, described, targets);
 }
 
 template <typename T>

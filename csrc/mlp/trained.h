@@ -55,13 +55,13 @@ void copy_targets(const Trained<T>& trained) {
   }
 }
 
-// g ← g·min(1, max_norm / (‖g‖ + 1e-6)) as torch's clip_grad_norm_, Adam, and where tau is positive the
+// g ← g·min(1, max_grad_norm / (‖g‖ + 1e-6)) as torch's clip_grad_norm_, Adam, and where tau is positive the
 // targets after it. False, and nothing changed, where the norm is not finite.
 template <SimdPath Path, typename T>
-bool clipped_step(const Trained<T>& trained, double max_norm, double tau) {
+bool clipped_step(const Trained<T>& trained, double max_grad_norm, double tau) {
   const double norm = gradient_norm<Path>(trained);
   if (!finite(norm)) return false;
-  const double scale = max_norm < kInfinity ? max_norm / (norm + 1e-6) : 1.0;
+  const double scale = max_grad_norm < kInfinity ? max_grad_norm / (norm + 1e-6) : 1.0;
   for (int64_t i = 0; i < trained.n; ++i) {
     const AdamParameter<T>& p = trained.parameters[i];
     if (p.step != nullptr) {

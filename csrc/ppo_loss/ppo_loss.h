@@ -16,9 +16,8 @@
 //   multi_discrete  params [B, ΣK_c], the logits of one component after the other, actions int64 [B, C];
 //                   log-probability sums over the components
 //   normal          params [B, 2A] = mean ‖ log_std, actions [B, A]; log-probability and entropy sum over A
-//   hybrid          params [B, ΣK_c + 2A], multi_discrete's then normal's; actions [B, C + A] of params'
-//   type, the
-//                   discrete ones as whole numbers; the Gaussian is component C
+//   hybrid          params [B, ΣK_c + 2A], multi_discrete's then normal's; actions [B, C + A] of
+//                   params' type, the discrete ones as whole numbers; the Gaussian is component C
 //
 // Memory: row-major, one row per sample; per-sample arrays are [B]. stats: policy, value, entropy (the sum of
 // the H_k), approx_kl, clip_fraction, H_0, H_1, ... as float.
@@ -33,12 +32,14 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "policy_kind.h"
 #include "simd_path.h"
 
 namespace optix_fast {
 
-enum class PolicyKind : uint8_t { categorical, normal, multi_discrete, hybrid };
-enum class ValueClip : uint8_t { none, larger, clipped };
+// The names are Python's.
+enum class ValueClip : uint8_t { none, max, clipped };
+constexpr const char* kValueClipNames[] = {"none", "max", "clipped"};
 
 constexpr int kPpoStatistics = 5;  // before the entropies of the components
 

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "bound_struct.h"
 #include "fast_call.h"
 #include "tensor.h"
 
@@ -65,12 +66,11 @@ template <typename T>
 
 // Kind and sizes, from the distribution and the width of params.
 template <typename T>
-void read_sizes(PpoLossArgs<T>& args, int64_t kind, const std::vector<int64_t>& nvec,
+void read_sizes(PpoLossArgs<T>& args, PolicyKind kind, const std::vector<int64_t>& nvec,
                 const TensorView& params) {
   const int64_t width = params.shape[1];
   const std::string got = ", got [" + std::to_string(params.shape[0]) + ", " + std::to_string(width) + "]";
-  if (kind < 0 || kind > 3) throw py::value_error("ppo_loss: unknown kind of distribution");
-  args.kind = static_cast<PolicyKind>(kind);
+  args.kind = kind;
   args.batch = params.shape[0];
   if (args.batch == 0 || width == 0) throw py::value_error("ppo_loss: params must not be empty");
   args.nvec = nvec.data();
@@ -103,6 +103,8 @@ void read_sizes(PpoLossArgs<T>& args, int64_t kind, const std::vector<int64_t>& 
                               std::to_string(logits) + " + 2A] (logits, mean and log_std)" + got);
       }
       break;
+    case PolicyKind::greedy:
+      throw py::value_error("ppo_loss: kind must be that of a distribution, got 'greedy'");
   }
 }
 
@@ -143,7 +145,8 @@ py::object ppo_loss(TensorReader& reader, const TensorView& params, const Argume
   };
   const auto nvec = read_sequence<int64_t, &read_integer>(kOp, "nvec", given[kNvec]);
   PpoLossArgs<T> args{};
-  read_sizes(args, read_integer(kOp, "kind", given[kKind]), nvec, params);
+  read_sizes(args, static_cast<PolicyKind>(read_name(kOp, "kind", given[kKind], kPolicyKindNames)), nvec,
+             params);
   const int64_t batch = args.batch, discrete = ppo_loss_discrete(args);
   const auto per_sample = [&](Py_ssize_t at, const char* name) {
     return reader.read(given[at], name, params.dtype, "[B]", {batch}).template as<T>();
@@ -168,6 +171,8 @@ py::object ppo_loss(TensorReader& reader, const TensorView& params, const Argume
           reader.read(actions, "actions", params.dtype, "[B, C + A]", {batch, discrete + args.actions_width})
               .template as<T>();
       break;
+    case PolicyKind::greedy:  // refused by read_sizes
+      break;
   }
   if (!given[kActionMask].is_none()) {
     if (args.kind == PolicyKind::normal)
@@ -183,7 +188,8 @@ py::object ppo_loss(TensorReader& reader, const TensorView& params, const Argume
   args.advantages = per_sample(kAdvantages, "advantages");
   args.values = per_sample(kValues, "values");
   args.returns = per_sample(kReturns, "returns");
-  args.value_clip_mode = static_cast<ValueClip>(read_integer(kOp, "value_clip_mode", given[kValueClipMode]));
+  args.value_clip_mode =
+      static_cast<ValueClip>(read_name(kOp, "value_clip_mode", given[kValueClipMode], kValueClipNames));
   if (!given[kOldValues].is_none()) args.old_values = per_sample(kOldValues, "old_values");
   if (args.value_clip_mode != ValueClip::none && args.old_values == nullptr) {
     throw py::value_error("ppo_loss: value_clip needs old_values, got None");

@@ -2,20 +2,18 @@
 // forward both networks, the loss of ppo_loss with its gradients, backward, clip the gradient's global norm,
 // Adam.
 //
-//   rows           R transitions: observations [R, D] (normalised), actions, old log-probabilities, old
-//   values,
+//   rows           R transitions: observations [R, D] (normalised), actions, old log-probabilities, old values,
 //                  advantages, returns, allowed actions [R, K]
-//   permutations   [E, R]: the order of the rows in each epoch, cut into minibatches; the last one may be
-//   smaller networks       actor: trunk → actor stack; critic: trunk → critic stack. The trunk, the leading
-//   layers that
-//                  both share, may be empty.
+//   permutations   [E, R]: the order of the rows in each epoch, cut into minibatches; the last may be smaller
+//   networks       actor: trunk → actor stack; critic: trunk → critic stack. The trunk, the leading layers
+//                  that both share, may be empty.
 //   distribution   categorical: the actor's outputs are logits [B, K]
 //                  multi_discrete: they are the logits of one component after the other [B, ΣK_c]
 //                  normal: they are mean ‖ log_std [B, 2A] or, with a free log_std [A], the mean [B, A];
 //                  log_std is clamped to [−5, 2] and has no gradient outside
 //
-//   ‖g‖ over the listed parameters; g ← g·min(1, max_norm / (‖g‖ + 1e-6)) as torch's clip_grad_norm_
-//   the call ends after the minibatch whose approx_kl exceeds kl_limit
+//   ‖g‖ over the listed parameters; g ← g·min(1, max_grad_norm / (‖g‖ + 1e-6)) as torch's clip_grad_norm_
+//   the call ends after the minibatch whose approx_kl exceeds 1.5·target_kl (kKlStop)
 //   parameters that are not listed are frozen: they neither move nor count in ‖g‖
 //
 // Parameters and optimizer state are changed where torch keeps them. A loss or norm that is not finite, or
@@ -32,6 +30,8 @@
 #include "ppo_loss/ppo_loss.h"
 
 namespace optix_fast {
+
+constexpr double kKlStop = 1.5;
 
 // What one minibatch needs besides the layers.
 template <typename T>
@@ -74,8 +74,8 @@ struct PpoUpdateArgs {
 
   const int64_t* permutations;
   int64_t epochs, minibatch_size;
-  double max_norm;  // infinity: no clipping
-  double kl_limit;  // infinity: never
+  double max_grad_norm;  // infinity: no clipping
+  double target_kl;      // infinity: the call never ends early
 
   Trained<T> trained;
 

@@ -5,11 +5,38 @@
 #include <algorithm>
 #include <string>
 
-#include "mlp/mlp_bind.h"
-#include "threads.h"
+#include "learners/learner_bind.h"
 
 namespace optix_fast {
+
+template <>
+struct NamesOf<PolicyKind> {
+  static constexpr auto& names = kPolicyKindNames;
+};
+template <>
+struct NamesOf<ValueClip> {
+  static constexpr auto& names = kValueClipNames;
+};
+
 namespace {
+
+constexpr const char* kOp = "ppo_update";
+
+struct PpoOptions {
+  PolicyKind kind = PolicyKind::categorical;
+  std::vector<int64_t> nvec;
+  int64_t minibatch_size = 1, threads = 1;
+  double clip_ratio = 0, vf_coef = 0, entropy_coef = 0;
+  std::optional<double> value_clip, max_grad_norm, target_kl;
+  ValueClip value_clip_mode = ValueClip::max;
+  bool normalize_advantages = false;
+};
+
+// Of R rows; what they are is in ppo_update.h.
+struct PpoRows {
+  py::object observations, actions, log_probs, values, advantages, returns;
+  py::object action_masks = py::none();
+};
 
 // The networks, from (trunk, actor, critic), each a list of layers.
 template <typename T>
@@ -24,7 +51,7 @@ void find_gradients(const PpoUpdateArgs<T>& args) {
     AdamParameter<T>& p = args.trained.parameters[i];
     if (p.value == args.log_std) p.grad = args.grad_log_std;
   }
-  find_gradients("ppo_update", args.trained, {&args.trunk, &args.actor, &args.critic});
+  find_gradients(kOp, args.trained, {&args.trunk, &args.actor, &args.critic});
 }
 
 template <typename T>
@@ -66,10 +93,12 @@ void place(PpoUpdateArgs<T>& args, Arena& arena) {
   throw py::value_error(std::string("ppo_update: ") + what + " at row " + std::to_string(fault.row));
 }
 
+const NamedTuple* result_type;  // made in bind_ppo_update
+
 template <typename T>
-py::tuple ppo_update(TensorReader& reader, const TensorView& observations, const py::tuple& networks,
-                     const py::list& parameters, const py::dict& rows, py::handle permutations,
-                     const py::dict& options) {
+py::object ppo_update(TensorReader& reader, const TensorView& observations, const py::tuple& networks,
+                      const py::list& parameters, const PpoRows& rows, py::handle permutations,
+                      const PpoOptions& options, py::handle log_std) {
   const DType dtype = observations.dtype;
   PpoUpdateArgs<T> args{};
   args.rows = observations.shape[0];
@@ -89,27 +118,29 @@ py::tuple ppo_update(TensorReader& reader, const TensorView& observations, const
   args.actor = stack_of(nets.actor, true);
   args.critic = stack_of(nets.critic, true);
 
-  const auto per_row = [&](const char* name) {
-    return reader.read(rows[name], name, dtype, "[R]", {args.rows}).template as<T>();
+  const auto per_row = [&](py::handle column, const char* name) {
+    return reader.read(column, name, dtype, "[R]", {args.rows}).template as<T>();
   };
-  args.old_log_probs = per_row("log_probs");
-  args.values = per_row("values");
-  args.advantages = per_row("advantages");
-  args.returns = per_row("returns");
-  const bool normal = py::cast<bool>(options["normal"]);
-  const auto nvec = py::cast<std::vector<int64_t>>(options["nvec"]);
-  args.loss.kind = normal         ? PolicyKind::normal
-                   : nvec.empty() ? PolicyKind::categorical
-                                  : PolicyKind::multi_discrete;
+  args.old_log_probs = per_row(rows.log_probs, "log_probs");
+  args.values = per_row(rows.values, "values");
+  args.advantages = per_row(rows.advantages, "advantages");
+  args.returns = per_row(rows.returns, "returns");
+  const std::vector<int64_t>& nvec = options.nvec;
+  const bool normal = options.kind == PolicyKind::normal;
+  if (options.kind == PolicyKind::hybrid || options.kind == PolicyKind::greedy ||
+      nvec.empty() == (options.kind == PolicyKind::multi_discrete)) {
+    throw py::value_error("ppo_update: kind must be categorical, normal or, with nvec, multi_discrete, got " +
+                          std::string(kPolicyKindNames[static_cast<int>(options.kind)]));
+  }
+  args.loss.kind = options.kind;
   args.loss.nvec = nvec.data();
   args.loss.n_discrete = static_cast<int64_t>(nvec.size());
   args.components = std::max<int64_t>(args.loss.n_discrete, 1);
-  const py::object log_std = options["log_std"], mask = rows["action_masks"];
   const int64_t width = normal && log_std.is_none() ? outputs / 2 : outputs;
   args.loss.actions_width = width;
   if (normal) {
     args.continuous_actions =
-        reader.read(rows["actions"], "actions", dtype, "[R, A]", {args.rows, width}).template as<T>();
+        reader.read(rows.actions, "actions", dtype, "[R, A]", {args.rows, width}).template as<T>();
     if (!log_std.is_none()) {
       args.log_std = reader.read(log_std, "log_std", dtype, "[A]", {width}).template as<T>();
     }
@@ -119,12 +150,13 @@ py::tuple ppo_update(TensorReader& reader, const TensorView& observations, const
     if (total != width) throw py::value_error("ppo_update: nvec must add up to the actor's outputs");
     const TensorView actions =
         nvec.empty()
-            ? reader.read(rows["actions"], "actions", DType::i64, "[R]", {args.rows})
-            : reader.read(rows["actions"], "actions", DType::i64, "[R, C]", {args.rows, args.components});
+            ? reader.read(rows.actions, "actions", DType::i64, "[R]", {args.rows})
+            : reader.read(rows.actions, "actions", DType::i64, "[R, C]", {args.rows, args.components});
     args.discrete_actions = actions.template as<int64_t>();
-    if (!mask.is_none()) {
+    if (!rows.action_masks.is_none()) {
       args.action_mask =
-          reader.read(mask, "action_masks", DType::b8, "[R, K]", {args.rows, width}).template as<uint8_t>();
+          reader.read(rows.action_masks, "action_masks", DType::b8, "[R, K]", {args.rows, width})
+              .template as<uint8_t>();
     }
   }
 
@@ -137,49 +169,70 @@ py::tuple ppo_update(TensorReader& reader, const TensorView& observations, const
       throw py::value_error("ppo_update: permutations must hold row numbers in [0, R)");
     }
   }
-  args.minibatch_size = std::min(py::cast<int64_t>(options["minibatch_size"]), args.rows);
-  args.max_norm = py::cast<double>(options["max_norm"]);
-  args.kl_limit = py::cast<double>(options["kl_limit"]);
-  const std::vector<double> entropy_coef(args.components, py::cast<double>(options["entropy_coef"]));
-  args.loss.clip_ratio = py::cast<double>(options["clip_ratio"]);
-  args.loss.value_clip_mode = static_cast<ValueClip>(py::cast<int>(options["value_clip_mode"]));
-  args.loss.value_clip = py::cast<double>(options["value_clip"]);
-  args.loss.vf_coef = py::cast<double>(options["vf_coef"]);
+  args.minibatch_size = std::min(options.minibatch_size, args.rows);
+  if (args.minibatch_size < 1) throw py::value_error("ppo_update: minibatch_size must be positive");
+  args.max_grad_norm = norm_bound(options.max_grad_norm);
+  args.target_kl = bound_or_infinity(options.target_kl);
+  const std::vector<double> entropy_coef(args.components, options.entropy_coef);
+  args.loss.clip_ratio = options.clip_ratio;
+  args.loss.value_clip_mode = options.value_clip ? options.value_clip_mode : ValueClip::none;
+  args.loss.value_clip = options.value_clip.value_or(0.0);
+  args.loss.vf_coef = options.vf_coef;
   args.loss.entropy_coef = entropy_coef.data();
-  args.loss.normalize_advantages = py::cast<bool>(options["normalize_advantages"]);
+  args.loss.normalize_advantages = options.normalize_advantages;
 
   std::vector<AdamParameter<T>> adam = read_parameters<T>(reader, dtype, parameters);
   args.trained = trained_of(adam);
 
-  PpoUpdateResult result;
-  {
-    const TeamScope team(py::cast<int>(options["threads"]));
-    py::gil_scoped_release release;
-    place_in_thread_memory([&](Arena& arena) { place(args, arena); });
-    find_gradients(args);
-    result = dispatch_simd([&](auto path) { return ppo_update_cpu<path>(args); });
-  }
+  const PpoUpdateResult result = run_learner(
+      options.threads, nullptr, [&](Arena& arena) { place(args, arena); }, [&] { find_gradients(args); },
+      [&](auto path) { return ppo_update_cpu<path>(args); });
   if (result.failure == PpoUpdateResult::data) throw_fault(result.fault);
   const char* failed = result.failure == PpoUpdateResult::loss       ? "loss"
                        : result.failure == PpoUpdateResult::gradient ? "gradient"
                                                                      : nullptr;
-  py::list sums;
-  for (double sum : result.sums) sums.append(sum);
-  return py::make_tuple(failed == nullptr ? py::object(py::none()) : py::str(failed), result.updates, sums);
+  return (*result_type)(failed, result.updates,
+                        std::vector<double>(result.sums, result.sums + kPpoStatistics));
 }
 
-py::tuple ppo_update_entry(const py::tuple& networks, const py::list& parameters, const py::dict& rows,
-                           py::handle permutations, const py::dict& options) {
-  TensorReader reader("ppo_update");
+py::object ppo_update_entry(const py::tuple& networks, const py::list& parameters, const PpoRows& rows,
+                            py::handle permutations, const PpoOptions& options, py::handle log_std) {
+  TensorReader reader(kOp);
   const TensorView first =
-      reader.first(rows["observations"], "observations", {DType::f32, DType::f64}, "[R, D]", {2});
-  if (!first.is_cpu()) throw py::value_error("ppo_update: the core has no CUDA kernel for it");
+      reader.first(rows.observations, "observations", {DType::f32, DType::f64}, "[R, D]", {2});
+  require_cpu(kOp, first);
   const auto run = first.dtype == DType::f32 ? &ppo_update<float> : &ppo_update<double>;
-  return run(reader, first, networks, parameters, rows, permutations, options);
+  return run(reader, first, networks, parameters, rows, permutations, options, log_std);
 }
 
 }  // namespace
 
-void bind_ppo_update(py::module_& m) { m.def("ppo_update", &ppo_update_entry); }
+void bind_ppo_update(py::module_& m) {
+  BoundStruct<PpoRows>(m, "PPORows", Positional::yes)
+      .required<&PpoRows::observations>("observations")
+      .required<&PpoRows::actions>("actions")
+      .required<&PpoRows::log_probs>("log_probs")
+      .required<&PpoRows::values>("values")
+      .required<&PpoRows::advantages>("advantages")
+      .required<&PpoRows::returns>("returns")
+      .optional<&PpoRows::action_masks>("action_masks");
+  BoundStruct<PpoOptions>(m, "PPOOptions", Positional::no)
+      .required<&PpoOptions::kind>("kind")
+      .optional<&PpoOptions::nvec>("nvec")
+      .required<&PpoOptions::minibatch_size>("minibatch_size")
+      .required<&PpoOptions::clip_ratio>("clip_ratio")
+      .optional<&PpoOptions::value_clip>("value_clip")
+      .optional<&PpoOptions::value_clip_mode>("value_clip_mode")
+      .required<&PpoOptions::vf_coef>("vf_coef")
+      .required<&PpoOptions::entropy_coef>("entropy_coef")
+      .required<&PpoOptions::normalize_advantages>("normalize_advantages")
+      .optional<&PpoOptions::max_grad_norm>("max_grad_norm")
+      .optional<&PpoOptions::target_kl>("target_kl")
+      .optional<&PpoOptions::threads>("threads");
+  static const NamedTuple result(m, "optix_fast._C.PPOResult", {"failed", "updates", "sums"});
+  result_type = &result;
+  m.def("ppo_update", &ppo_update_entry, py::arg("networks"), py::arg("parameters"), py::arg("rows"),
+        py::arg("permutations"), py::arg("options"), py::arg("log_std") = py::none());
+}
 
 }  // namespace optix_fast

@@ -164,13 +164,13 @@ bool minibatch_step(const PpoUpdateArgs<T>& a, const int64_t* order, int64_t n, 
   }
   write_output_gradients(a, n);
   backward<Path>(a, n);
-  if (!clipped_step<Path>(a.trained, a.max_norm, 0.0)) {
+  if (!clipped_step<Path>(a.trained, a.max_grad_norm, 0.0)) {
     result.failure = PpoUpdateResult::gradient;
     return false;
   }
   ++result.updates;
   for (int i = 0; i < kPpoStatistics; ++i) result.sums[i] += stats[i];
-  return !(stats[3] > a.kl_limit);
+  return !(stats[3] > kKlStop * a.target_kl);
 }
 
 }  // namespace

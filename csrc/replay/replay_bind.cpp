@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <vector>
 
+#include "bound_struct.h"
 #include "fast_call.h"
 
 namespace optix_fast {
@@ -287,6 +288,7 @@ void bind_replay(py::module_& m) {
                     py::handle, py::handle, py::handle, py::handle, py::handle, int64_t>())
       .def("push", &Replay::push)
       .def("gather", &Replay::gather);
+  BoundStruct<UniformDraws>(m, "UniformDraws", Positional::yes).required<&UniformDraws::indices>("indices");
   fast_function<&replay_gather, 9>(m, "replay_gather");
 }
 

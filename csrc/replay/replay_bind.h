@@ -8,6 +8,11 @@
 
 namespace optix_fast {
 
+// Rows of the replay, int64 [K, B], as Python gives them.
+struct UniformDraws {
+  py::object indices;
+};
+
 // What the view says of its own memory (layout) is trusted, as are the links in it.
 inline ReplaySource read_replay(const char* op, py::handle view) {
   TensorReader reader(op);

@@ -13,7 +13,7 @@
 //                ∂/∂μ = (α·2â − q·slope)/B,  ∂/∂s = (α·(2â·σε − 1) − q·slope·σε)/B
 //
 //   Q reads s ‖ a, a row of D + A columns. Where Q_1 = Q_2 both have half of the gradient, as torch.minimum.
-//   ‖g‖ is that of the actor, and of both critics together; g ← g·min(1, max_norm / (‖g‖ + 1e-6))
+//   ‖g‖ is that of the actor, and of both critics together; g ← g·min(1, max_grad_norm / (‖g‖ + 1e-6))
 //   TD error for the priorities: ½(|δ_1| + |δ_2|)
 //
 // Parameters, optimizer state, targets and tree are changed where they are. A loss or norm that is not
@@ -22,17 +22,13 @@
 // ∂Q/∂â needs no weight gradients, only the last columns of the input's gradient, and of each critic only
 // the rows where it is the smaller one: those are moved together first, which saves one of four passes.
 //
-// Memory: from one arena, about 8 elements per parameter, and B to 2B per unit of every layer. The critics
-// keep memory of their own, so that each set of transposed weights is made once per update.
+// Memory: from one arena, about 8 elements per parameter, and B to 2B per unit of every layer.
 //
 // CPU: one thread, and the worker team (threads.h) for large products; the order of every sum is fixed
-// (mlp.h), so the same call gives the same bits. The twin critics run one after the other on the same input:
-// a joint first layer would save no arithmetic, and only that one, of D + A columns, could be joint.
+// (mlp.h), so the same call gives the same bits. The critics' part is in learners/twin_critics.h.
 #pragma once
 
-#include "mlp/mlp.h"
-#include "replay/replay.h"
-#include "sum_tree/priorities.h"
+#include "learners/twin_critics.h"
 
 namespace optix_fast {
 
@@ -50,43 +46,29 @@ struct PolicySample {
 template <typename T>
 struct SacWork {
   T* observations;  // [2B, padded(D)]: s, then s'
-  T* taken;         // s ‖ a, [B, padded(D + A)]
-  T* chosen;        // s ‖ â
-  T* following;     // s' ‖ a'
-  T *rewards, *discounts, *targets, *td;
   PolicySample<T> now, next;
   T* shares[2];    // [B] each: ∂min_i Q_i/∂Q_i
-  T* grad_value;   // [B, critic.last().stride]
-  T* grad_input;   // [B, padded(D + A) − columns before the actions' first line]
-  T* grad_action;  // [B, A]
   T* grad_policy;  // [B, actor.last().stride]
-  int64_t* rows;   // [B]
-  int64_t* after;  // [B]
-  Scratch<T> scratch;
 };
 
 template <typename T>
 struct SacUpdateArgs {
-  Stack<T> actor, critics[2], targets[2];
-  ReplaySource replay;
-  int64_t n_step;
-  double gamma, tau;
-  int64_t features, width;  // D, A
-  int64_t updates, batch;   // K, B
-  const int64_t* indices;   // [K, B], rows of the replay; null: by priority
-  PrioritizedDraws* draws;  // or null
-  const T* noise;           // [K, 2, B, A]: of a', of â
+  Stack<T> actor;
+  TwinCritics<T> critics;
+  Draws<T> draws;
+  const T* noise;  // [K, 2, B, A]: of a', of â
 
-  double max_norm;  // infinity: no clipping
+  double tau;
+  double max_grad_norm;  // infinity: no clipping
   double target_entropy;
   const T* log_alpha;
 
   Trained<T> trained_actor;
-  Trained<T> trained_critics;  // of both, each with its target
-  Trained<T> temperature;      // log_alpha, or nothing: it stays
-  T* grad_log_alpha;           // one element
+  Trained<T> temperature;  // log_alpha, or nothing: it stays
+  T* grad_log_alpha;       // one element
 
   SacWork<T> work;
+  Scratch<T> scratch;
 };
 
 struct SacUpdateResult {
@@ -97,10 +79,10 @@ struct SacUpdateResult {
     critic_gradient,
     actor_loss,
     actor_gradient,
-    empty,
-    no_row
+    draw
   } failure = none;
-  double sums[kSacStatistics] = {};  // of the updates' statistics
+  DrawFault draw_fault = DrawFault::none;  // of `draw`
+  double sums[kSacStatistics] = {};        // of the updates' statistics
 };
 
 template <SimdPath Path, typename T>

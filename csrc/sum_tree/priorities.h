@@ -8,7 +8,7 @@
 
 namespace optix_fast {
 
-struct PrioritizedDraws {
+struct LeafDraws {
   SumTreeView tree;
   int64_t* positive;  // the tree's count of positive leaves
   double alpha, eps;
@@ -30,7 +30,7 @@ namespace {
 
 // Leaves and weights of update k. False where every priority is zero.
 template <SimdPath Path>
-bool draw_leaves(const PrioritizedDraws& d, int64_t k) {
+bool draw_leaves(const LeafDraws& d, int64_t k) {
   const double total = d.tree.sums[d.tree.levels - 1][0];
   if (!(total > 0.0)) return false;
   const double step = total / static_cast<double>(d.batch);
@@ -45,7 +45,7 @@ bool draw_leaves(const PrioritizedDraws& d, int64_t k) {
 }
 
 // Whether every leaf of update k is one of the n rows that there are; a tree may have leaves beyond.
-inline bool leaves_have_rows(const PrioritizedDraws& d, int64_t k, int64_t n) {
+inline bool leaves_have_rows(const LeafDraws& d, int64_t k, int64_t n) {
   const int64_t* drawn = d.drawn + k * d.batch;
   for (int64_t j = 0; j < d.batch; ++j) {
     if (drawn[j] >= n) return false;
@@ -55,7 +55,7 @@ inline bool leaves_have_rows(const PrioritizedDraws& d, int64_t k, int64_t n) {
 
 // The priorities of what update k has drawn, from its TD errors.
 template <SimdPath Path, typename T>
-void write_priorities(PrioritizedDraws& d, int64_t k, const T* td) {
+void write_priorities(LeafDraws& d, int64_t k, const T* td) {
   constexpr double least = 0x1p-126, greatest = 0x1.fffffep127;
   for (int64_t j = 0; j < d.batch; ++j) {
     const double error = (td[j] < T(0) ? -static_cast<double>(td[j]) : static_cast<double>(td[j])) + d.eps;
@@ -69,7 +69,7 @@ void write_priorities(PrioritizedDraws& d, int64_t k, const T* td) {
 
 // The tree as it was before the first of n updates; max_priority is the caller's.
 template <SimdPath Path>
-void take_back_priorities(const PrioritizedDraws& d, int64_t n) {
+void take_back_priorities(const LeafDraws& d, int64_t n) {
   for (int64_t k = n - 1; k >= 0; --k) {
     const SumTreeBatch batch{d.batch, d.drawn + k * d.batch, d.before + k * d.batch, 1};
     *d.positive += sum_tree_update_cpu<Path>(d.tree, batch, d.touched);

@@ -3,6 +3,7 @@
 
 #include <mutex>
 
+#include "bound_struct.h"
 #include "mlp/mlp_bind.h"
 #include "priorities.h"
 #include "tensor.h"
@@ -18,19 +19,28 @@ struct SharedTree {
 };
 SharedTree share_tree(py::handle tree);  // in sum_tree_bind.cpp
 
-// uniforms float64 [K, B], betas float64 [K].
-inline PrioritizedDraws read_draws(TensorReader& reader, const SharedTree& tree, py::handle uniforms,
-                                   py::handle betas, int64_t updates, int64_t batch) {
-  PrioritizedDraws draws{};
+// What Python gives: the tree, uniforms float64 [K, B], betas float64 [K], and the numbers of priorities.h.
+struct PrioritizedDraws {
+  py::object tree, uniforms, betas;
+  double alpha = 0, eps = 0, max_priority = 0;
+};
+
+inline LeafDraws read_leaves(TensorReader& reader, const SharedTree& tree, const PrioritizedDraws& given,
+                             int64_t updates, int64_t batch) {
+  LeafDraws draws{};
   draws.tree = tree.view;
   draws.positive = tree.positive;
   draws.batch = batch;
-  draws.uniforms = reader.read(uniforms, "uniforms", DType::f64, "[K, B]", {updates, batch}).as<double>();
-  draws.betas = reader.read(betas, "betas", DType::f64, "[K]", {updates}).as<double>();
+  draws.alpha = given.alpha;
+  draws.eps = given.eps;
+  draws.max_priority = given.max_priority;
+  draws.uniforms =
+      reader.read(given.uniforms, "uniforms", DType::f64, "[K, B]", {updates, batch}).as<double>();
+  draws.betas = reader.read(given.betas, "betas", DType::f64, "[K]", {updates}).as<double>();
   return draws;
 }
 
-inline void draws_place(PrioritizedDraws& draws, int64_t updates, Arena& arena) {
+inline void leaves_place(LeafDraws& draws, int64_t updates, Arena& arena) {
   draws.mass = arena.take<double>(draws.batch);
   draws.weights = arena.take<float>(draws.batch);
   draws.fresh = arena.take<float>(draws.batch);

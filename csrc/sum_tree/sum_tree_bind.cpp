@@ -369,7 +369,13 @@ class SumTreeCuda {
 
 }  // namespace
 
-SharedTree share_tree(py::handle tree) { return py::cast<SumTree&>(tree).share(); }
+SharedTree share_tree(py::handle tree) {
+  if (!py::isinstance<SumTree>(tree)) {
+    throw py::type_error(std::string("PrioritizedDraws: tree must be a SumTree on the cpu, got ") +
+                         Py_TYPE(tree.ptr())->tp_name);
+  }
+  return py::cast<SumTree&>(tree).share();
+}
 
 void bind_sum_tree(py::module_& m) {
   m.def("sum_tree_weights", &sum_tree_weights);
@@ -383,6 +389,13 @@ void bind_sum_tree(py::module_& m) {
       .def("positive", &SumTree::positive)
       .def("save", &SumTree::save)
       .def("load", &SumTree::load);
+  BoundStruct<PrioritizedDraws>(m, "PrioritizedDraws", Positional::yes)
+      .required<&PrioritizedDraws::tree>("tree")
+      .required<&PrioritizedDraws::uniforms>("uniforms")
+      .required<&PrioritizedDraws::betas>("betas")
+      .required<&PrioritizedDraws::alpha>("alpha")
+      .required<&PrioritizedDraws::eps>("eps")
+      .required<&PrioritizedDraws::max_priority>("max_priority");
 #ifdef OPTIX_FAST_HAS_CUDA
   py::class_<SumTreeCuda>(m, "SumTreeCuda")
       .def_static("bytes", &SumTreeCuda::bytes)

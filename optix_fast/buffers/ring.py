@@ -30,7 +30,7 @@ from optix_fast.reference import replay as _reference
 from optix_fast.types import Array, Tree
 
 # The core and the reference fill and read the same arrays.
-_Replay: Any = _reference.Replay if _native.core is None else _native.core.Replay
+_Replay: Any = _native.core.Replay if _native.backend() == "native" else _reference.Replay
 
 # How a row relates to its environment's previous one: ReplayJoin in csrc/replay/replay.h.
 BEGINS, GOES_ON, IF_SAME = 0, 1, 2

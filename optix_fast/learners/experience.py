@@ -12,11 +12,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from optix_fast import _native
 from optix_fast.buffers import PrioritizedReplayBuffer, ReplaySegments
 from optix_fast.buffers.window_rows import rows_of_window
 from optix_fast.learners.tensors import to_tensors
 from optix_fast.random import RandomStream
 from optix_fast.types import Array, EpisodeData, NonFiniteError, Tree, tree_leaves, tree_map
+
+_core = _native.core
 
 # Random numbers that are drawn ahead, at most.
 _CHUNK_BYTES = 1 << 24
@@ -175,18 +178,18 @@ class Experience:
             return config.per_beta
         return config.per_beta + (1.0 - config.per_beta) * min(1.0, self.stored / config.per_beta_steps)
 
-    def described(self, draws: Draws, config: ReplayConfig) -> dict[str, Any]:
+    def described(self, draws: Draws, config: ReplayConfig) -> _core.UniformDraws | _core.PrioritizedDraws:
         """The draws for the core."""
         if draws.indices is not None:
-            return {"indices": torch.from_numpy(draws.indices)}
-        return {
-            "tree": self.buffer.tree.native,
-            "uniforms": torch.from_numpy(draws.uniforms),
-            "betas": torch.from_numpy(draws.betas),
-            "alpha": config.per_alpha,
-            "eps": config.per_eps,
-            "max_priority": self.buffer.max_priority,
-        }
+            return _core.UniformDraws(torch.from_numpy(draws.indices))
+        return _core.PrioritizedDraws(
+            tree=self.buffer.tree.native,
+            uniforms=torch.from_numpy(draws.uniforms),
+            betas=torch.from_numpy(draws.betas),
+            alpha=config.per_alpha,
+            eps=config.per_eps,
+            max_priority=self.buffer.max_priority,
+        )
 
     # --- updates in torch -------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from optix_fast.ops import Categorical, MultiDiscrete, Normal
 from optix_fast.random import RandomStream
+from optix_fast.reference.distributions import PolicyKind
 from optix_fast.types import Array, NonFiniteError
 
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
@@ -36,14 +37,14 @@ class Draw(NamedTuple):
 class ActSpec(NamedTuple):
     """A head as the core acts by it (csrc/act/act.h).
 
-    kind: "categorical", "normal" or "greedy".
+    kind: a name of csrc/policy_kind.h.
     outputs: of the network, as many as the head reads.
     components: of discrete actions, how many actions each component has and the number of its first one.
     bounds: of continuous actions, scale, offset, low and high, [A] each.
     squash, log_std: of a Gaussian; log_std where it is a parameter of its own.
     """
 
-    kind: str
+    kind: PolicyKind
     outputs: int
     components: list[tuple[int, int]]
     bounds: tuple[Array, ...] | None = None
@@ -64,7 +65,7 @@ class CategoricalHead:
     # Numbers in one action.
     action_width = 1
     who, outputs_are = "a categorical policy", "actor must return logits"
-    act_kind: ClassVar[str] = "categorical"
+    act_kind: ClassVar[PolicyKind] = "categorical"
     # The attributes that acting depends on.
     act_state: ClassVar[tuple[str, ...]] = ("_start", "space")
 
@@ -192,7 +193,7 @@ class MultiDiscreteHead:
     def act_spec(self, outputs: int) -> ActSpec:
         """See ActSpec."""
         components = list(zip(self.dist.nvec, self._start.tolist(), strict=True))
-        return ActSpec("categorical", sum(self.dist.nvec), components)
+        return ActSpec("multi_discrete", sum(self.dist.nvec), components)
 
     def params(self, outputs: Tensor) -> Tensor:
         """Network outputs [B, ΣK] → logits, checked against the components."""

@@ -12,7 +12,7 @@ from optix_fast import _native
 # torch.library is untyped; this is the one place that calls it.
 _library: Any = torch.library.Library("optix_fast", "DEF")  # type: ignore[no-untyped-call]
 
-_HAS_CORE = _native.core is not None
+_HAS_CORE = _native.backend() == "native"
 _HAS_CUDA = bool(_native.build_info().get("cuda"))
 
 

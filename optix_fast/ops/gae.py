@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch.compiler import is_compiling
 
@@ -11,7 +9,7 @@ from optix_fast import _native, reference
 from optix_fast.ops._dispatch import register, serves
 from optix_fast.reference.gae import require_out
 
-_core: Any = _native.core
+_core = _native.core
 
 
 def _gae_native(

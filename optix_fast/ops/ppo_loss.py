@@ -11,12 +11,19 @@ from torch.compiler import is_compiling
 
 from optix_fast import _native, reference
 from optix_fast.ops._dispatch import register, serves
-from optix_fast.reference.distributions import Categorical, Distribution, Hybrid, MultiDiscrete, Normal
+from optix_fast.reference.distributions import (
+    Categorical,
+    Distribution,
+    Hybrid,
+    MultiDiscrete,
+    Normal,
+    PolicyKind,
+)
 from optix_fast.reference.ppo_loss import PPOLoss, per_component
 
-_core: Any = _native.core
+_core = _native.core
 _DISTRIBUTIONS = (Categorical, MultiDiscrete, Normal, Hybrid)
-_CLIP_MODES = {"max": 1, "clipped": 2}
+_CLIP_MODES = ("max", "clipped")
 _CUDA_COMPONENTS = 32
 
 
@@ -24,7 +31,7 @@ class _Options(NamedTuple):
     """What is not a tensor, in the order of the registered op."""
 
     clip_ratio: float
-    value_clip_mode: int  # 0: no clipping
+    value_clip_mode: str  # "none": no clipping
     value_clip: float
     vf_coef: float
     entropy_coef: Sequence[float]
@@ -65,7 +72,7 @@ def _call_core(
 
 
 def _ppo_loss_registered(
-    kind: int,
+    kind: PolicyKind,
     nvec: Sequence[int],
     params: torch.Tensor,
     actions: torch.Tensor,
@@ -81,13 +88,14 @@ def _ppo_loss_registered(
     loss, stats = (torch.empty_like(t) for t in _results(len(options[4]), params.dtype, params.device))
     found = _core.ppo_loss(
         kind, nvec, params, actions, old_log_probs, advantages, values, returns, old_values,
-        action_mask, *options, loss, stats, True,
+        action_mask, *_Options(*options), loss, stats, True,
     )  # fmt: skip
+    assert found is not None
     return loss, stats, *found
 
 
 def _ppo_loss_shapes(
-    kind: int, nvec: Sequence[int], params: torch.Tensor, *others: Any
+    kind: PolicyKind, nvec: Sequence[int], params: torch.Tensor, *others: Any
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     entropy_coef: Sequence[float] = others[-4]
     return (
@@ -99,9 +107,9 @@ def _ppo_loss_shapes(
 
 
 register(
-    "ppo_loss(int kind, int[] nvec, Tensor params, Tensor actions, Tensor old_log_probs, Tensor advantages, "
+    "ppo_loss(str kind, int[] nvec, Tensor params, Tensor actions, Tensor old_log_probs, Tensor advantages, "
     "Tensor values, Tensor returns, Tensor? old_values, Tensor? action_mask, float clip_ratio, "
-    "int value_clip_mode, float value_clip, float vf_coef, float[] entropy_coef, float[] entropy_floor, "
+    "str value_clip_mode, float value_clip, float vf_coef, float[] entropy_coef, float[] entropy_floor, "
     "float[] entropy_floor_coef, bool normalize_advantages) -> (Tensor, Tensor, Tensor, Tensor)",
     _ppo_loss_registered,
     _ppo_loss_shapes,
@@ -283,7 +291,7 @@ def ppo_loss(
         )
     options = _Options(
         clip_ratio,
-        0 if value_clip is None else _CLIP_MODES[value_clip_mode],
+        "none" if value_clip is None else value_clip_mode,
         0.0 if value_clip is None else value_clip,
         vf_coef,
         entropy_coef,

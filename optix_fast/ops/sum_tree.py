@@ -14,7 +14,7 @@ import torch
 from optix_fast import _native, reference
 from optix_fast.random import RandomStream
 
-_core: Any = _native.core
+_core = _native.core
 _HAS_CUDA = bool(_native.build_info().get("cuda"))
 
 Indices = torch.Tensor | npt.NDArray[np.int64]
@@ -64,7 +64,7 @@ class SumTree:
         self._leaves: torch.Tensor | None = None  # of the tree on CUDA, in its storage
         self._reference: reference.SumTree | None = None
         self.device = torch.device(device)
-        if _core is not None and self.device.type == "cpu":
+        if _native.backend() == "native" and self.device.type == "cpu":
             self._tree = _core.SumTree(capacity, place["key"], place["offset"])
         elif _HAS_CUDA and self.device.type == "cuda":
             try:

@@ -10,7 +10,7 @@ from optix_fast import _native, reference
 from optix_fast.ops._dispatch import register, serves
 from optix_fast.random import RandomStream, default_stream
 
-_core: Any = _native.core
+_core = _native.core
 
 
 def _refuse_second_derivative(op: str) -> None:
@@ -161,9 +161,11 @@ def _draw(
     mean: torch.Tensor, log_std: torch.Tensor, stream: RandomStream, differentiable: bool
 ) -> tuple[Any, ...]:
     """action, log_prob, pre_tanh, then what backward needs (else two Nones): 1 − action² and σ·ε."""
-    like_mean = [torch.empty_like(mean, requires_grad=False) for _ in range(4 if differentiable else 2)]
+    action, pre_tanh = (torch.empty_like(mean, requires_grad=False) for _ in range(2))
     log_prob = torch.empty(mean.shape[:1], dtype=mean.dtype, device=mean.device)
-    action, pre_tanh, slope, spread = like_mean if differentiable else (*like_mean, None, None)
+    slope, spread = (
+        torch.empty_like(mean, requires_grad=False) if differentiable else None for _ in range(2)
+    )
     outputs = (action, log_prob, pre_tanh, slope, spread)
     stream.draw(lambda key, offset: _core.tanh_normal_sample(mean, log_std, key, offset, *outputs))
     return outputs

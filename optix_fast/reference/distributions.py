@@ -1,14 +1,16 @@
 """How an action is distributed: the descriptions that :func:`optix_fast.ops.ppo_loss` takes.
 
-``kind`` is the number by which the core knows the distribution, ``nvec`` the sizes of its discrete components
-where the distribution itself fixes them.
+``kind`` is the name by which the core knows the distribution (csrc/policy_kind.h), ``nvec`` the sizes of its
+discrete components where the distribution itself fixes them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
+
+PolicyKind = Literal["categorical", "normal", "multi_discrete", "hybrid", "greedy"]
 
 
 def _sizes(owner: str, nvec: Sequence[int]) -> tuple[int, ...]:
@@ -24,7 +26,7 @@ def _sizes(owner: str, nvec: Sequence[int]) -> tuple[int, ...]:
 class Categorical:
     """One of K actions: params are logits [B, K], actions int64 [B]."""
 
-    kind: ClassVar[int] = 0
+    kind: ClassVar[PolicyKind] = "categorical"
     components: ClassVar[int] = 1
     nvec: ClassVar[tuple[int, ...]] = ()
 
@@ -36,7 +38,7 @@ class Normal:
     For a squashed Gaussian the actions are those before the tanh: its Jacobian cancels in the ratio.
     """
 
-    kind: ClassVar[int] = 1
+    kind: ClassVar[PolicyKind] = "normal"
     components: ClassVar[int] = 1
     nvec: ClassVar[tuple[int, ...]] = ()
 
@@ -50,7 +52,7 @@ class MultiDiscrete:
     """
 
     nvec: tuple[int, ...]
-    kind: ClassVar[int] = 2
+    kind: ClassVar[PolicyKind] = "multi_discrete"
 
     def __init__(self, nvec: Sequence[int]) -> None:
         object.__setattr__(self, "nvec", _sizes("MultiDiscrete", nvec))
@@ -70,7 +72,7 @@ class Hybrid:
     """
 
     nvec: tuple[int, ...]
-    kind: ClassVar[int] = 3
+    kind: ClassVar[PolicyKind] = "hybrid"
 
     def __init__(self, nvec: Sequence[int]) -> None:
         object.__setattr__(self, "nvec", _sizes("Hybrid", nvec))

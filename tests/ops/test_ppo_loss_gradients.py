@@ -79,7 +79,7 @@ def test_statistics_are_views_of_one_tensor():
 def test_opcheck(dist):
     (*tensors, old_values), mask = batch_of(dist, 6, 3, mask=True)
     k = dist.components
-    options = (0.2, 1, 0.2, 0.5, [0.01] * k, [0.3] * k, [1.0] * k, True)
+    options = (0.2, "max", 0.2, 0.5, [0.01] * k, [0.3] * k, [1.0] * k, True)
     torch.library.opcheck(
         torch.ops.optix_fast.ppo_loss.default, (dist.kind, dist.nvec, *tensors, old_values, mask, *options)
     )

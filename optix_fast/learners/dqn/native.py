@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -24,7 +23,7 @@ from optix_fast.learners.native.networks import (
 )
 from optix_fast.types import NonFiniteError
 
-_core: Any = _native.core
+_core = _native.core
 
 
 def recognise(
@@ -80,30 +79,30 @@ def dqn_update(
         raise UnsupportedError("the observations are not one float array") from error
     if view.observations.shape[1] != online[0].linear.in_features:
         raise UnsupportedError("the network does not read one flat observation")
-    failed, n_updates, copies, *sums, greatest = _core.dqn_update(
+    result = _core.dqn_update(
         ([layer.described() for layer in online], [layer.described() for layer in target]),
         adam, targets, view, experience.described(draws, config), _options(config, updates_before),
     )  # fmt: skip
     # Written behind autograd's back, also when all was put back.
     torch.autograd.graph.increment_version([*(t for entry in adam for t in entry[:4]), *targets])
-    if failed is not None:
-        raise NonFiniteError(failed)
-    if draws.indices is None:
-        buffer.max_priority = greatest
+    if result.failed is not None:
+        raise NonFiniteError(result.failed)
+    if result.max_priority is not None:
+        buffer.max_priority = result.max_priority
     note_step(model.optimizer)
-    loss, td_error, q_value = (total / max(n_updates, 1) for total in sums)
-    return Updated(n_updates, copies, loss, td_error, q_value)
+    n = max(result.updates, 1)
+    return Updated(result.updates, result.copies, result.loss / n, result.td_error / n, result.q_value / n)
 
 
-def _options(config: DQNConfig, updates_before: int) -> dict[str, Any]:
-    return {
-        "threads": learner_threads(),
-        "n_step": config.n_step,
-        "gamma": config.gamma,
-        "double_q": config.double_q,
-        "huber": config.loss == "huber",
-        "max_norm": config.max_grad_norm or math.inf,
-        "tau": config.tau or 0.0,
-        "target_update_freq": config.target_update_freq,
-        "updates_before": updates_before,
-    }
+def _options(config: DQNConfig, updates_before: int) -> _core.DQNOptions:
+    return _core.DQNOptions(
+        n_step=config.n_step,
+        gamma=config.gamma,
+        double_q=config.double_q,
+        loss=config.loss,
+        max_grad_norm=config.max_grad_norm,
+        tau=config.tau,
+        target_update_freq=config.target_update_freq,
+        updates_before=updates_before,
+        threads=learner_threads(),
+    )

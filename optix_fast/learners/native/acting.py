@@ -18,11 +18,9 @@ from optix_fast.networks.heads import CategoricalHead, GreedyHead, MultiDiscrete
 from optix_fast.random import RandomStream
 from optix_fast.types import Array, NonFiniteError
 
-_core: Any = _native.core
+_core = _native.core
 # Exactly these classes: a subclass may act in any way.
 _SERVED = (CategoricalHead, MultiDiscreteHead, NormalHead, SquashedHead, GreedyHead)
-# The numbers of csrc/act/act.h.
-_KINDS = {"categorical": 0, "normal": 1, "greedy": 2}
 _FORWARD_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
@@ -78,7 +76,7 @@ class NativeActor:
     def _make_plan(self) -> None:
         policy, head = self._policy, self._policy.head
         self._forget()
-        if _core is None:
+        if _native.backend() == "torch":
             raise UnsupportedError("the compiled core is not loaded")
         if type(head) not in _SERVED:
             raise UnsupportedError(f"the policy head is a {type(head).__name__}")
@@ -92,7 +90,7 @@ class NativeActor:
             check_parameter(spec.log_std, "log_std")
         plan = _core.ActPlan(
             tuple([_described(layer) for layer in part] for part in networks),
-            _KINDS[spec.kind], spec.log_std, spec.squash, spec.components, spec.bounds,
+            spec.kind, spec.log_std, spec.squash, spec.components, spec.bounds,
             [size for net in _nets(policy) for size in _sizes(net)],
             [*(entry for net in _nets(policy) for entry in _entries(net)), *_own_entries(policy)],
         )  # fmt: skip

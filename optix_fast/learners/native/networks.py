@@ -9,24 +9,26 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as nn_module
 from torch.optim import optimizer as optim_module
 
-# The numbers of csrc/mlp/mlp.h.
-_ACTIVATIONS: dict[type[nn.Module], int] = {
-    nn.Identity: 0,
-    nn.Tanh: 1,
-    nn.ReLU: 2,
-    nn.LeakyReLU: 3,
-    nn.ELU: 4,
-    nn.SiLU: 5,
-    nn.GELU: 6,
+if TYPE_CHECKING:
+    from optix_fast._C import Activation
+
+# The names of csrc/mlp/mlp.h.
+_ACTIVATIONS: dict[type[nn.Module], Activation] = {
+    nn.Identity: "identity",
+    nn.Tanh: "tanh",
+    nn.ReLU: "relu",
+    nn.LeakyReLU: "leaky_relu",
+    nn.ELU: "elu",
+    nn.SiLU: "silu",
+    nn.GELU: "gelu",
 }
-_GELU_TANH = 7
 _SERVED = "Linear, Tanh, ReLU, LeakyReLU, ELU, SiLU, GELU and Identity"
 
 _MODULE_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -45,10 +47,10 @@ class Layer(NamedTuple):
     """A Linear with the activation behind it."""
 
     linear: nn.Linear
-    activation: int = 0
+    activation: Activation = "identity"
     parameter: float = 0.0
 
-    def described(self) -> tuple[Tensor, Tensor | None, int, float]:
+    def described(self) -> tuple[Tensor, Tensor | None, Activation, float]:
         """For the core."""
         return self.linear.weight, self.linear.bias, self.activation, self.parameter
 
@@ -178,17 +180,17 @@ def _flattened(module: nn.Module, name: str) -> Iterator[nn.Module]:
         )
 
 
-def _activation(module: nn.Module, name: str) -> tuple[int, float]:
-    code, parameter = _ACTIVATIONS[type(module)], 0.0
+def _activation(module: nn.Module, name: str) -> tuple[Activation, float]:
+    activation, parameter = _ACTIVATIONS[type(module)], 0.0
     if isinstance(module, nn.LeakyReLU):
         parameter = module.negative_slope
     elif isinstance(module, nn.ELU):
         parameter = module.alpha
     elif isinstance(module, nn.GELU) and module.approximate == "tanh":
-        code = _GELU_TANH
+        activation = "gelu_tanh"
     if parameter < 0:
         raise UnsupportedError(f"{name}: {type(module).__name__} with a negative parameter")
-    return code, parameter
+    return activation, parameter
 
 
 def _check_linear(linear: nn.Linear, name: str) -> None:

@@ -18,6 +18,9 @@ from optix_fast.learners.config_checks import (
 # A window's updates end after the minibatch whose approx_kl exceeds this many times target_kl.
 KL_STOP = 1.5
 
+# So many times target_kl end a window's updates; csrc/ppo_update/ppo_update.h has the same number.
+KL_STOP = 1.5
+
 
 @dataclass(frozen=True)
 class PPOConfig:
@@ -33,8 +36,8 @@ class PPOConfig:
         n_epochs: passes over a window.
         minibatch_size: rows per update.
         max_grad_norm: bound of the global gradient norm; 0 or None for none.
-        target_kl: end the window's updates once approx_kl of a minibatch exceeds 1.5 times this; None never
-            does.
+        target_kl: end the window's updates once approx_kl of a minibatch exceeds KL_STOP times this; None
+            never does.
         value_clip: bound of the value's change, ±; None for none.
         value_clip_mode: "max" takes the greater of the clipped and the unclipped loss, as the PPO paper's
             code does; "clipped" takes the clipped one, as Stable-Baselines3 does.

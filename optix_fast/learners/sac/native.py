@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -25,7 +24,7 @@ from optix_fast.learners.sac.config import SACConfig
 from optix_fast.learners.sac.update import SACModel, Updated, means_of
 from optix_fast.types import NonFiniteError
 
-_core: Any = _native.core
+_core = _native.core
 
 
 class SACNetworks(NamedTuple):
@@ -127,15 +126,15 @@ def sac_update(
         raise UnsupportedError("the observations are not one float array") from error
     if view.observations.shape[1] != networks.actor[0].linear.in_features:
         raise UnsupportedError("the networks do not read one flat observation")
-    options = {
-        "n_step": config.n_step,
-        "gamma": config.gamma,
-        "tau": config.tau,
-        "max_norm": config.max_grad_norm or math.inf,
-        "target_entropy": target_entropy,
-        "threads": learner_threads(),
-    }
-    failed, sums, greatest = _core.sac_update(
+    options = _core.SACOptions(
+        n_step=config.n_step,
+        gamma=config.gamma,
+        tau=config.tau,
+        target_entropy=target_entropy,
+        max_grad_norm=config.max_grad_norm,
+        threads=learner_threads(),
+    )
+    result = _core.sac_update(
         networks.described(), parameters, model.log_alpha, view, experience.described(draws, config),
         noise.to(model.log_alpha.dtype), options,
     )  # fmt: skip
@@ -143,10 +142,10 @@ def sac_update(
     actor, critics, targets, temperature = parameters
     written = [tensor for entry in (*actor, *critics, *temperature) for tensor in entry[:4]]
     torch.autograd.graph.increment_version([*written, *targets])
-    if failed is not None:
-        raise NonFiniteError(failed)
-    if draws.indices is None:
-        experience.buffer.max_priority = greatest
+    if result.failed is not None:
+        raise NonFiniteError(result.failed)
+    if result.max_priority is not None:
+        experience.buffer.max_priority = result.max_priority
     for optimizer in model.optimizers().values():
         note_step(optimizer)
-    return Updated(draws.updates, means_of(sums, draws.updates))
+    return Updated(draws.updates, means_of(result.sums, draws.updates))

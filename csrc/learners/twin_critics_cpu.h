@@ -1,0 +1,139 @@
+// The steps of twin_critics.h. For the kernel files only.
+#pragma once
+
+#include "mlp/trained.h"
+#include "twin_critics.h"
+
+namespace optix_fast {
+namespace {
+
+template <typename T>
+int64_t input_stride(const TwinCritics<T>& c) {
+  return padded<T>(c.features + c.width);
+}
+
+// The columns of a critic's input gradient begin here: where the cache line with the first action begins.
+template <typename T>
+int64_t action_line(const TwinCritics<T>& c) {
+  return c.features - c.features % padded<T>(1);
+}
+
+template <typename T>
+void copy_columns(const T* from, int64_t from_stride, int64_t rows, int64_t columns, T* to,
+                  int64_t to_stride) {
+  for (int64_t i = 0; i < rows; ++i) {
+    __builtin_memcpy(to + i * to_stride, from + i * from_stride, columns * sizeof(T));
+  }
+}
+
+// [B, A], densely, behind the observations of `input`.
+template <typename T>
+void put_actions(const TwinCritics<T>& c, int64_t batch, const T* actions, T* input) {
+  copy_columns(actions, c.width, batch, c.width, input + c.features, input_stride(c));
+}
+
+// The transitions in `rows`: s and s' into `observations` [2B, padded(D)], and into the critics' inputs, with
+// the action taken.
+template <SimdPath Path, typename T>
+void gather_transitions(const TwinCritics<T>& c, const Draws<T>& d, const int64_t* rows, T* observations) {
+  const int64_t stride = padded<T>(c.features);
+  ReplayMinibatch<T> batch{};
+  batch.observations = observations;
+  batch.next_observations = observations + d.batch * stride;
+  batch.observations_stride = batch.next_stride = stride;
+  batch.actions = c.taken + c.features;
+  batch.actions_stride = input_stride(c);
+  gather_rows<Path>(d, rows, batch);
+  for (T* input : {c.taken, c.chosen}) {
+    copy_columns(observations, stride, d.batch, c.features, input, input_stride(c));
+  }
+  copy_columns(batch.next_observations, stride, d.batch, c.features, c.next, input_stride(c));
+}
+
+template <typename T>
+T q_of(const Stack<T>& critic, int64_t row) {
+  return critic.last().output[row * critic.last().stride];
+}
+
+// min(Q_1, Q_2) and its derivative by Q_1. A NaN in either stays.
+template <typename T>
+struct Least {
+  T value, share;
+};
+
+template <typename T>
+Least<T> least_of(const Stack<T> (&twins)[2], int64_t row) {
+  const T one = q_of(twins[0], row), other = q_of(twins[1], row);
+  if (one < other) return {one, T(1)};
+  if (other < one) return {other, T(0)};
+  return {T(0.5) * (one + other), T(0.5)};
+}
+
+template <SimdPath Path, typename T>
+void forward_critic(const TwinCritics<T>& c, const Stack<T>& net, const T* input, int64_t batch) {
+  stack_forward_cpu<Path, T>(net, input, input_stride(c), batch);
+}
+
+// The transposed weights, from the parameters as they are now.
+template <SimdPath Path, typename T>
+void refresh(const Stack<T> (&twins)[2]) {
+  for (const Stack<T>& net : twins) stack_refresh_cpu<Path, T>(net);
+}
+
+// Both critics: loss, gradients, step, and with a positive tau the targets after them. What was made of the
+// weights before (refresh) is out of date then.
+template <SimdPath Path, typename T>
+CriticStep critic_step(const TwinCritics<T>& c, const Draws<T>& d, double factor, double max_grad_norm,
+                       double tau) {
+  const float* weights = importance_weights(d);
+  for (const Stack<T>& net : c.nets) forward_critic<Path>(c, net, c.taken, d.batch);
+  CriticStep step;
+  const T share = static_cast<T>(factor) / static_cast<T>(d.batch);
+  for (int i = 0; i < 2; ++i) {
+    const Stack<T>& net = c.nets[i];
+    for (int64_t row = 0; row < d.batch; ++row) {
+      const T q = q_of(net, row), error = q - c.y[row];
+      const T weighted = weights == nullptr ? error : static_cast<T>(weights[row]) * error;
+      step.mean_q += static_cast<double>(q);
+      step.loss += static_cast<double>(weighted) * static_cast<double>(error);
+      c.grad_value[row * net.last().stride] = weighted * share;
+      const T half = T(0.5) * (error < 0 ? -error : error);
+      c.td[row] = i == 0 ? half : c.td[row] + half;
+    }
+    stack_backward_cpu<Path, T>(net, *c.scratch, c.taken, input_stride(c), d.batch, c.grad_value, nullptr,
+                                false);
+  }
+  step.loss *= 0.5 * factor / static_cast<double>(d.batch);
+  step.mean_q = 0.5 * step.mean_q / static_cast<double>(d.batch);
+  if (!finite(step.loss)) {
+    step.failure = CriticStep::loss_not_finite;
+  } else if (!clipped_step<Path>(c.trained, max_grad_norm, tau)) {
+    step.failure = CriticStep::gradient_not_finite;
+  }
+  return step;
+}
+
+// Adds to grad_action [B, A] the part of the gradient by the actions that goes through one critic, from that
+// by its values, `by_value` [B]. Only rows where that is not zero are computed: they are moved together first.
+// The outputs of its layers are used up.
+template <SimdPath Path, typename T>
+void add_action_gradient(const TwinCritics<T>& c, int64_t batch, const Stack<T>& net, const T* by_value) {
+  int64_t n = 0;
+  for (int64_t row = 0; row < batch; ++row) {
+    if (by_value[row] == 0) continue;
+    c.grad_value[n * net.last().stride] = by_value[row];
+    c.rows[n++] = row;
+  }
+  if (n == 0) return;
+  if (n < batch) stack_take_rows_cpu<Path, T>(net, c.rows, n);
+  const int64_t from = action_line(c), stride = input_stride(c) - from;
+  stack_input_gradient_cpu<Path, T>(net, *c.scratch, n, c.grad_value, from, c.grad_input);
+  for (int64_t k = 0; k < n; ++k) {
+    const T* gradient = c.grad_input + k * stride + (c.features - from);
+    T* sum = c.grad_action + c.rows[k] * c.width;
+    for (int64_t j = 0; j < c.width; ++j) sum[j] += gradient[j];
+  }
+}
+
+}  // namespace
+}  // namespace optix_fast

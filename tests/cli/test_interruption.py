@@ -92,10 +92,11 @@ def test_signal_is_noted_first_and_then_raised() -> None:
 
 
 def test_signal_outside_of_a_deferral_is_raised_at_once() -> None:
-    with Interruption(show=False) as interruption, pytest.raises(KeyboardInterrupt):
+    with Interruption(show=False) as interruption:
         with interruption.deferred():
-            pass
-        hear(signal.SIGTERM)
+            """No signal comes in it."""
+        with pytest.raises(KeyboardInterrupt):
+            hear(signal.SIGTERM)
     assert interruption.signal is signal.SIGTERM
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any, TypeVar
 
+from optix_fast.learners.config import Count, kind_of
 from optix_fast.names import unknown_name
 from optix_fast.types import HyperparamSet
 
@@ -101,10 +102,11 @@ def check_whole_counts(params: Mapping[str, Any], config: type[Any]) -> None:
 
     Tuners work in floats and may hand over 63.7 rows, which the config rounds; from a user it is a mistake.
     """
-    for name, _ in getattr(config, "COUNTS", ()):
-        value = params.get(name)
-        if isinstance(value, float) and math.isfinite(value) and not value.is_integer():
-            raise ValueError(f"{name} must be a whole number, got {value!r}")
+    for each in fields(config):
+        value = params.get(each.name)
+        is_fraction = isinstance(value, float) and math.isfinite(value) and not value.is_integer()
+        if isinstance(kind_of(each), Count) and is_fraction:
+            raise ValueError(f"{each.name} must be a whole number, got {value!r}")
 
 
 def _warn_caller(message: str) -> None:

@@ -6,7 +6,6 @@ Meanings come from the docstrings of the config dataclasses, defaults and ranges
 from __future__ import annotations
 
 import inspect
-import math
 import re
 import shutil
 import textwrap
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 
 from optix_fast.agents.factory import ALGORITHMS
 from optix_fast.config import TrainConfig
+from optix_fast.learners.config import kind_of
 
 _PAGE = """\
 # Hyperparameters and settings
@@ -63,16 +63,18 @@ def rows(config: type[Any]) -> list[Row]:
     """A row for each field of a config dataclass, in order."""
     meanings, hints = _meanings(config), typing.get_type_hints(config)
     return [
-        Row(f.name, meanings.get(f.name, ""), _default(f), _range(config, f.name, hints[f.name]))
-        for f in fields(config)
+        Row(f.name, meanings.get(f.name, ""), _default(f), _range(f, hints[f.name])) for f in fields(config)
     ]
 
 
 def _meanings(config: type[Any]) -> dict[str, str]:
-    """What the Args of a docstring say of each name."""
-    text = (inspect.getdoc(config) or "").split("\nArgs:\n", 1)[1].split("\n\n", 1)[0]
-    entries = re.findall(r"^    (\w+): (.*(?:\n {8,}.*)*)", text, re.MULTILINE)
-    return {name: " ".join(meaning.split()).rstrip(".") for name, meaning in entries}
+    """What the Args of a docstring say of each name; those of the bases first."""
+    meanings: dict[str, str] = {}
+    for each in reversed(config.__mro__):
+        _, _, text = inspect.cleandoc(each.__dict__.get("__doc__") or "").partition("\nArgs:\n")
+        entries = re.findall(r"^    (\w+): (.*(?:\n {8,}.*)*)", text.split("\n\n", 1)[0], re.MULTILINE)
+        meanings |= {name: " ".join(meaning.split()).rstrip(".") for name, meaning in entries}
+    return meanings
 
 
 def _default(f: Field[Any]) -> str:
@@ -91,38 +93,12 @@ def _as_yaml(value: Any) -> str:
     return str(list(value)) if isinstance(value, tuple) else str(value)
 
 
-def _range(config: type[Any], name: str, hint: Any) -> str:
+def _range(config_field: Field[Any], hint: Any) -> str:
     """What a value can be."""
-    of = _Declared(config)
-    optional = name in of.optional or type(None) in typing.get_args(hint)
-    if name in of.words:
-        text = " or ".join(of.words[name])
-    elif name in of.flags:
-        text = "true or false"
-    elif name in of.counts:
-        text = f"whole number ≥ {of.counts[name]}"
-    elif name in of.ranges:
-        text = _interval(*of.ranges[name])
-    else:
-        text = _kind(hint)
+    optional = type(None) in typing.get_args(hint)
+    kind = kind_of(config_field)
+    text = _kind(hint) if kind is None else str(kind)
     return f"{text}, or none" if optional else text
-
-
-class _Declared:
-    """The checks that a config declares, by name."""
-
-    def __init__(self, config: type[Any]) -> None:
-        self.ranges = {name: (low, high) for name, low, high in getattr(config, "RANGES", ())}
-        self.counts = dict(getattr(config, "COUNTS", ()))
-        self.words = dict(getattr(config, "CHOICES", ()))
-        self.flags = getattr(config, "FLAGS", ())
-        self.optional = getattr(config, "OPTIONAL", ())
-
-
-def _interval(low: float, high: float) -> str:
-    if math.isinf(low) and math.isinf(high):
-        return "any number"
-    return f"≥ {low:g}" if math.isinf(high) else f"{low:g} to {high:g}"
 
 
 def _kind(hint: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from torch import Tensor
 from optix_fast import _native
 from optix_fast.buffers import PrioritizedReplayBuffer, ReplaySegments
 from optix_fast.buffers.window_rows import rows_of_window
+from optix_fast.learners.config import ReplayConfig
 from optix_fast.learners.tensors import to_tensors
 from optix_fast.random import RandomStream
 from optix_fast.types import Array, EpisodeData, NonFiniteError, Tree, tree_leaves, tree_map
@@ -23,31 +24,6 @@ _core = _native.core
 
 # Random numbers that are drawn ahead, at most.
 _CHUNK_BYTES = 1 << 24
-
-
-class ReplayConfig(Protocol):
-    """The hyperparameters that are read here; DQNConfig and SACConfig explain them."""
-
-    @property
-    def gamma(self) -> float: ...
-    @property
-    def batch_size(self) -> int: ...
-    @property
-    def updates_per_step(self) -> float: ...
-    @property
-    def first_update_at(self) -> int: ...
-    @property
-    def replay_capacity(self) -> int: ...
-    @property
-    def n_step(self) -> int: ...
-    @property
-    def per_alpha(self) -> float: ...
-    @property
-    def per_beta(self) -> float: ...
-    @property
-    def per_beta_steps(self) -> int | None: ...
-    @property
-    def per_eps(self) -> float: ...
 
 
 class Transitions(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from optix_fast import ops
-from optix_fast.learners.config_checks import check_ranges
+from optix_fast.learners.config import Config, number
 from optix_fast.learners.model import Model
 from optix_fast.types import Array, EpisodeData, NonFiniteError
 
 
 @dataclass(frozen=True)
-class TorchAgentConfig:
+class TorchAgentConfig(Config):
     """TorchAgent's hyperparameters, under the names that a HyperparamSet uses.
 
     Args:
@@ -26,16 +25,9 @@ class TorchAgentConfig:
         max_grad_norm: bound of the global gradient norm; 0 or None for none.
     """
 
-    learning_rate: float = 1e-3
-    gamma: float = 0.99
-    max_grad_norm: float | None = None
-
-    def __post_init__(self) -> None:
-        check_ranges(
-            self,
-            (("learning_rate", 0.0, math.inf), ("gamma", 0.0, 1.0), ("max_grad_norm", 0.0, math.inf)),
-            optional=("max_grad_norm",),
-        )
+    learning_rate: float = number(1e-3, 0.0)
+    gamma: float = number(0.99, 0.0, 1.0)
+    max_grad_norm: float | None = number(None, 0.0, infinite=True)
 
 
 @dataclass

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
-from optix_fast.learners.config_checks import (
-    Choices,
-    Counts,
-    Ranges,
-    check_choices,
-    check_ranges,
-    round_counts,
-)
+from optix_fast.learners.config import Config, count, number, word
 
 # A window's updates end after the minibatch whose approx_kl exceeds this many times target_kl.
 KL_STOP = 1.5
@@ -23,7 +15,7 @@ KL_STOP = 1.5
 
 
 @dataclass(frozen=True)
-class PPOConfig:
+class PPOConfig(Config):
     """PPO's hyperparameters, under the names that a HyperparamSet uses.
 
     Args:
@@ -46,52 +38,20 @@ class PPOConfig:
             them.
     """
 
-    learning_rate: float = 3e-4
-    clip_ratio: float = 0.2
-    entropy_coef: float = 0.01
-    vf_coef: float = 0.5
-    gamma: float = 0.99
-    gae_lambda: float = 0.95
-    n_epochs: int = 10
-    minibatch_size: int = 64
-    max_grad_norm: float | None = 0.5
-    target_kl: float | None = None
-    value_clip: float | None = None
-    value_clip_mode: str = "max"
-    normalize_advantages: str = "minibatch"
-    anneal_steps: int | None = None
-
-    RANGES: ClassVar[Ranges] = (
-        ("learning_rate", 0.0, math.inf),
-        ("clip_ratio", 0.0, math.inf),
-        ("entropy_coef", -math.inf, math.inf),
-        ("vf_coef", 0.0, math.inf),
-        ("gamma", 0.0, 1.0),
-        ("gae_lambda", 0.0, 1.0),
-        ("max_grad_norm", 0.0, math.inf),
-        ("target_kl", 0.0, math.inf),
-        ("value_clip", 0.0, math.inf),
-    )
-    COUNTS: ClassVar[Counts] = (
-        ("n_epochs", 1),
-        ("minibatch_size", 1),
-        ("anneal_steps", 1),
-    )
-    CHOICES: ClassVar[Choices] = (
-        ("value_clip_mode", ("max", "clipped")),
-        ("normalize_advantages", ("minibatch", "window", "none")),
-    )
-    OPTIONAL: ClassVar[tuple[str, ...]] = (
-        "max_grad_norm",
-        "target_kl",
-        "value_clip",
-        "anneal_steps",
-    )
-
-    def __post_init__(self) -> None:
-        check_ranges(self, self.RANGES, self.OPTIONAL)
-        round_counts(self, self.COUNTS, self.OPTIONAL)
-        check_choices(self, self.CHOICES)
+    learning_rate: float = number(3e-4, 0.0)
+    clip_ratio: float = number(0.2, 0.0)
+    entropy_coef: float = number(0.01)
+    vf_coef: float = number(0.5, 0.0)
+    gamma: float = number(0.99, 0.0, 1.0)
+    gae_lambda: float = number(0.95, 0.0, 1.0)
+    n_epochs: int = count(10)
+    minibatch_size: int = count(64)
+    max_grad_norm: float | None = number(0.5, 0.0, infinite=True)
+    target_kl: float | None = number(None, 0.0)
+    value_clip: float | None = number(None, 0.0)
+    value_clip_mode: str = word("max", "clipped")
+    normalize_advantages: str = word("minibatch", "window", "none")
+    anneal_steps: int | None = count(None)
 
     def loss_options(self) -> dict[str, Any]:
         """What ppo_loss takes from here."""

@@ -1,12 +1,12 @@
 // Structs that cross from Python, and the named tuples that go back.
 //
 //   BoundStruct<DqnOptions>(m, "DQNOptions", Positional::no)
-//       .required("n_step", &DqnOptions::n_step)
-//       .optional("max_grad_norm", &DqnOptions::max_grad_norm);
+//       .required<&DqnOptions::n_step>("n_step")
+//       .optional<&DqnOptions::max_grad_norm>("max_grad_norm");
 //
-// Python then has a class DQNOptions(*, n_step, max_grad_norm=...). An argument that is missing, unknown or of
-// another type is a TypeError that names it; what is left out keeps the value of a new C++ struct. (pybind11's
-// own constructors answer with all signatures and all values instead, and take longer.)
+// Python then has a class DQNOptions(*, n_step, max_grad_norm=...). An argument that is missing, unknown or
+// of another type is a TypeError that names it; what is left out keeps the value of a new C++ struct.
+// (pybind11's own constructors would list all signatures and all values instead.)
 #pragma once
 
 #include <pybind11/pybind11.h>

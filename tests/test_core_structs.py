@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import pathlib
 from typing import Any
 
 import numpy as np
@@ -20,8 +22,36 @@ PPO = {
     "kind": "categorical", "minibatch_size": 64, "clip_ratio": 0.2, "vf_coef": 0.5, "entropy_coef": 0.0,
     "normalize_advantages": True,
 }  # fmt: skip
-OPTIONS = [("DQNOptions", DQN), ("SACOptions", SAC), ("PPOOptions", PPO)]
+TD3 = {
+    "n_step": 1, "gamma": 0.99, "tau": 0.005, "policy_delay": 2, "target_noise": 0.2,
+    "target_noise_clip": 0.5,
+}  # fmt: skip
+OPTIONS = [("DQNOptions", DQN), ("SACOptions", SAC), ("TD3Options", TD3), ("PPOOptions", PPO)]
 EVERY = pytest.mark.parametrize(("name", "given"), OPTIONS, ids=lambda part: str(part)[:10])
+
+
+STUB = {
+    node.name: node
+    for node in ast.parse(pathlib.Path(_native.__file__).with_name("_C.pyi").read_text()).body
+    if isinstance(node, ast.ClassDef)
+}
+
+
+@EVERY
+def test_the_stub_has_the_same_options(name: str, given: dict[str, Any]) -> None:
+    constructor = next(node for node in STUB[name].body if isinstance(node, ast.FunctionDef))
+    declared = [argument.arg for argument in constructor.args.kwonlyargs]
+    with pytest.raises(TypeError) as caught:
+        getattr(core, name)(no_such=0)
+    assert str(caught.value).split("there are ")[1].split(", ") == declared
+    defaults = dict(zip(declared, constructor.args.kw_defaults, strict=True))
+    assert {option for option, default in defaults.items() if default is None} == set(given)
+
+
+@pytest.mark.parametrize("name", ["DQNResult", "SACResult", "TD3Result", "PPOResult"])
+def test_the_stub_has_the_same_results(name: str) -> None:
+    declared = [ast.unparse(node.target) for node in STUB[name].body if isinstance(node, ast.AnnAssign)]
+    assert list(getattr(core, name).__match_args__) == declared
 
 
 @EVERY

@@ -1,4 +1,5 @@
-// From observations to actions in one call: normalise, forward actor and critic, draw, log-probability, value.
+// From observations to actions in one call: normalise, forward actor and critic, draw the action, and with it
+// its log-probability and the value.
 //
 //   x      (o − mean) / √(var + 1e-8) in double, clipped to ±clip, as envs/normalizers.py; or o itself
 //   actor  trunk → actor stack, critic: trunk → critic stack (mlp.h)

@@ -113,9 +113,9 @@ CriticStep critic_step(const TwinCritics<T>& c, const Draws<T>& d, double factor
   return step;
 }
 
-// Adds to grad_action [B, A] the part of the gradient by the actions that goes through one critic, from that
-// by its values, `by_value` [B]. Only rows where that is not zero are computed: they are moved together first.
-// The outputs of its layers are used up.
+// Adds to grad_action [B, A] the part of the gradient by the actions that goes through one critic, given the
+// gradient by its values, `by_value` [B]. Rows where that is zero are left out: the others are moved together
+// first. The outputs of its layers are used up.
 template <SimdPath Path, typename T>
 void add_action_gradient(const TwinCritics<T>& c, int64_t batch, const Stack<T>& net, const T* by_value) {
   int64_t n = 0;

@@ -54,14 +54,13 @@ struct Layer {
   // Work memory, from stack_place.
   int64_t stride = 0;              // of the rows of `output`, `before` and of the gradient by them
   T* weight_transposed = nullptr;  // [in, padded(out)]; null where `narrow`
-  const T* weight_rows =
-      nullptr;                 // [out, padded(in)]: `weight` itself where in is a multiple of a cache line
-  T* weight_padded = nullptr;  // what weight_rows points to otherwise
-  T* bias_row = nullptr;       // [padded(out)]
-  T* output = nullptr;         // [B, stride]
-  T* before = nullptr;         // Z, where keeps_input(activation)
-  T* grad_weight = nullptr;    // [out, in]
-  T* grad_bias = nullptr;      // [out]
+  const T* weight_rows = nullptr;  // [out, padded(in)]: `weight` itself where in fills whole cache lines
+  T* weight_padded = nullptr;      // what weight_rows points to otherwise
+  T* bias_row = nullptr;           // [padded(out)]
+  T* output = nullptr;             // [B, stride]
+  T* before = nullptr;             // Z, where keeps_input(activation)
+  T* grad_weight = nullptr;        // [out, in]
+  T* grad_bias = nullptr;          // [out]
 
   // A last layer of few outputs: its rows are not padded, and each output is a dot product.
   [[gnu::always_inline]] bool narrow() const { return weight_transposed == nullptr; }

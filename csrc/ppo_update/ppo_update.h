@@ -2,8 +2,8 @@
 // forward both networks, the loss of ppo_loss with its gradients, backward, clip the gradient's global norm,
 // Adam.
 //
-//   rows           R transitions: observations [R, D] (normalised), actions, old log-probabilities, old values,
-//                  advantages, returns, allowed actions [R, K]
+//   rows           R transitions: observations [R, D] (normalised), actions, old log-probabilities,
+//                  old values, advantages, returns, allowed actions [R, K]
 //   permutations   [E, R]: the order of the rows in each epoch, cut into minibatches; the last may be smaller
 //   networks       actor: trunk → actor stack; critic: trunk → critic stack. The trunk, the leading layers
 //                  that both share, may be empty.
@@ -13,7 +13,7 @@
 //                  log_std is clamped to [−5, 2] and has no gradient outside
 //
 //   ‖g‖ over the listed parameters; g ← g·min(1, max_grad_norm / (‖g‖ + 1e-6)) as torch's clip_grad_norm_
-//   the call ends after the minibatch whose approx_kl exceeds 1.5·target_kl (kKlStop)
+//   the call ends after the minibatch whose approx_kl exceeds kKlStop·target_kl
 //   parameters that are not listed are frozen: they neither move nor count in ‖g‖
 //
 // Parameters and optimizer state are changed where torch keeps them. A loss or norm that is not finite, or

@@ -213,19 +213,40 @@ _SAC_GENERAL: Preset = {
 }
 
 
+_TD3: dict[str, Preset] = {
+    "Pendulum": {
+        "steps": 20_000,
+        "n_steps": 64,
+        "hidden_sizes": [64, 64],
+        "hyperparams": {"learning_rate": 1e-3, "batch_size": 100, "learning_starts": 1_000},
+    },
+}
+_TD3_GENERAL: Preset = {
+    "steps": 300_000,
+    "n_steps": 64,
+    "hidden_sizes": [256, 256],
+    "hyperparams": {"learning_rate": 1e-3, "batch_size": 256, "learning_starts": 10_000},
+}
+# What an algorithm takes for an environment, and for all others.
+_OFF_POLICY: dict[str, tuple[dict[str, Preset], Preset]] = {
+    "dqn": (_DQN, _DQN_GENERAL),
+    "sac": (_SAC, _SAC_GENERAL),
+    "td3": (_TD3, _TD3_GENERAL),
+}
+
+
 def preset_for(env_id: str, env: Any, algo: str = "ppo") -> Preset:
     """TrainConfig settings for an environment.
 
     Args:
         env_id: as registered.
         env: an instance, whose registration and spaces are read.
-        algo: "ppo", "dqn" or "sac".
+        algo: its name.
     """
     name = env_id.rsplit(":", 1)[-1].rsplit("/", 1)[-1].rsplit("-v", 1)[0]
-    if algo == "dqn":
-        return {"n_envs": 1, "n_steps": 512, **_DQN.get(name, _DQN_GENERAL)}
-    if algo == "sac":
-        return {"n_envs": 1, **_SAC.get(name, _SAC_GENERAL)}
+    if algo in _OFF_POLICY:
+        own, general = _OFF_POLICY[algo]
+        return {"n_envs": 1, "n_steps": 512, **own.get(name, general)}
     if name in _ENVIRONMENTS:
         return _ENVIRONMENTS[name]
     spec: Any = getattr(env, "spec", None)

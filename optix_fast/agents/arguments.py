@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from optix_fast._native import backend as process_backend
 from optix_fast.networks.heads import CategoricalHead
@@ -77,3 +79,36 @@ def action_indices(head: CategoricalHead, actions: Any, n_rows: int, n_actions: 
             f"got {int(given.min())} to {int(given.max())}"
         )
     return index
+
+
+def check_disjoint(
+    modules: Mapping[str, nn.Module], actor_optimizer: torch.optim.Optimizer, critic_optimizer: Any
+) -> None:
+    """Raise ValueError where a step of one side would train the other: the actor's loss is lowest where the
+    critics overestimate, so they must not learn from it.
+
+    Layers that actor and critics share are allowed if critic_optimizer alone trains them.
+    """
+    names = {id(p): f"{part}.{name}" for part, net in modules.items() for name, p in net.named_parameters()}
+    critics = {id(p) for part in ("critic1", "critic2") for p in modules[part].parameters()}
+    actor = {id(p) for p in modules["actor"].parameters()}
+    by_actor, by_critic = (
+        {id(p): p for group in optimizer.param_groups for p in group["params"]}
+        for optimizer in (actor_optimizer, critic_optimizer)
+    )
+    advice = (
+        "give each its own optimizer, over actor.parameters() and over those of critic1 and critic2; layers "
+        "that actor and critics share belong to critic_optimizer alone, or each needs a copy of its own"
+    )
+    wrong = [p for p in by_actor if p in critics or p in by_critic]
+    if wrong:
+        raise ValueError(
+            f"actor_optimizer must not train parameters of the critics, but it holds "
+            f"{names.get(wrong[0], 'one that critic_optimizer holds too')} (of {len(wrong)}): {advice}"
+        )
+    wrong = [p for p in by_critic if p in actor and p not in critics]
+    if wrong:
+        raise ValueError(
+            f"critic_optimizer must not train parameters of the actor, but it holds {names[wrong[0]]} "
+            f"(of {len(wrong)}): {advice}"
+        )

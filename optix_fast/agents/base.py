@@ -99,6 +99,8 @@ class Agent(BaseAgent):
     _policy: Policy
     _model: Model
     _learner: Learner[..., Any]
+    # Whether exploration is not the policy's but added to its actions.
+    _policy_is_deterministic: ClassVar[bool] = False
     # What learns from stored transitions has them here.
     _experience: Experience | None = None
     updates = 0
@@ -227,7 +229,9 @@ class Agent(BaseAgent):
         """Act for all environments of row t of a window and write into its columns what learn() will read
         (see pipelines.rows.WindowRows); returns the environments' actions."""
         with self._lock:
-            if not self._learner.act_rows(observations, rows, t, self._stream()):
+            if not self._learner.act_rows(
+                observations, rows, t, self._stream(), self._policy_is_deterministic
+            ):
                 self._act_rows(observations, rows, t)
         actions: Array = rows.actions[t]
         return actions

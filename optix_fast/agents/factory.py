@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, overload
 
 import gymnasium as gym
@@ -16,10 +16,12 @@ from optix_fast.agents.dqn import TorchDQNAgent
 from optix_fast.agents.hyperparams import read_config, unknown_keys
 from optix_fast.agents.ppo import PPOAgent, TorchGaussianPPOAgent, TorchPPOAgent
 from optix_fast.agents.sac import TorchSACAgent
+from optix_fast.agents.td3 import TorchTD3Agent
 from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer
 from optix_fast.learners.dqn.config import DQNConfig
 from optix_fast.learners.ppo.config import PPOConfig
 from optix_fast.learners.sac.config import SACConfig
+from optix_fast.learners.td3.config import TD3Config
 from optix_fast.networks.dueling import DuelingQNetwork
 from optix_fast.networks.encoders import EncodedCritic, ObservationEncoder, needs_encoder
 from optix_fast.networks.heads import component_sizes
@@ -27,8 +29,6 @@ from optix_fast.networks.mlp import mlp
 from optix_fast.random import RandomStream
 from optix_fast.types import HyperparamSet
 
-# Who is known, and what their hyperparameters are.
-ALGORITHMS: dict[str, type[Any]] = {"ppo": PPOConfig, "dqn": DQNConfig, "sac": SACConfig}
 Params = Mapping[str, Any] | HyperparamSet | None
 # A 64-64 network is updated faster on the CPU than a GPU can be asked to; see docs/performance.md.
 _GPU_PAYS_FROM_WIDTH = 512
@@ -63,6 +63,15 @@ def make_agent(
 
 @overload
 def make_agent(
+    algo: Literal["td3"], env: Any, hidden_sizes: Sequence[int] = ..., hyperparams: Params = ...,
+    seed: int | None = ..., device: str = ..., backend: str = ..., *, activation: str | None = ...,
+    normalize_observations: bool = ..., normalize_rewards: bool = ..., squash: bool = ..., log_std: str = ...,
+    dueling: bool = ...,
+) -> TorchTD3Agent: ...  # fmt: skip
+
+
+@overload
+def make_agent(
     algo: str, env: Any, hidden_sizes: Sequence[int] = ..., hyperparams: Params = ...,
     seed: int | None = ..., device: str = ..., backend: str = ..., *, activation: str | None = ...,
     normalize_observations: bool = ..., normalize_rewards: bool = ..., squash: bool = ..., log_std: str = ...,
@@ -90,14 +99,15 @@ def make_agent(
 
     PPO: actor and critic are separate MLPs with orthogonal weights (gain √2, of the actor's output 0.01, of
     the critic's 1), the optimizer is Adam(eps=1e-5). DQN: one such MLP (gain of the output 1), Adam. SAC:
-    actor and both critics are MLPs with torch's own initialisation, each optimizer Adam. Observations other
-    than one-dimensional Boxes pass an ObservationEncoder first.
+    and TD3: actor and both critics are MLPs with torch's own initialisation, each optimizer Adam.
+    Observations other than one-dimensional Boxes pass an ObservationEncoder first.
 
     Args:
-        algo: "ppo", "dqn", "sac", or "auto", see choose_algo.
+        algo: "ppo", "dqn", "sac", "td3", or "auto", see choose_algo.
         env: a gymnasium.Env or VectorEnv (only its spaces are read), or a pipeline.
         hidden_sizes: widths of the hidden layers.
-        hyperparams: of the algorithm, a dict or a HyperparamSet; see PPOConfig, DQNConfig, SACConfig.
+        hyperparams: of the algorithm, a dict or a HyperparamSet; see PPOConfig, DQNConfig, SACConfig and
+            TD3Config.
         seed: of the weights and of the agent's random streams.
         device: "auto" is the CPU for layers narrower than 512, else CUDA where there is one.
         backend: "auto", "native" or "torch".
@@ -116,13 +126,13 @@ def make_agent(
     _check_hidden_sizes(hidden_sizes)
     check_seed(seed)
     params = dict(hyperparams.params if isinstance(hyperparams, HyperparamSet) else hyperparams or {})
-    wrong = unknown_keys(params, ALGORITHMS[algo])
+    wrong = unknown_keys(params, ALGORITHMS[algo].config)
     if wrong:
         raise ValueError("; ".join(wrong.values()))
     stream = RandomStream(seed)
     parts = _Parts(
         observation_space, action_space, tuple(hidden_sizes),
-        activation or {"ppo": "tanh"}.get(algo, "relu"),
+        activation or ALGORITHMS[algo].activation,
         torch.Generator().manual_seed(int(stream.spawn("weights").integers(0, 2**62, (1,))[0])),
         params, choose_device(device, hidden_sizes),
         int(stream.spawn("agent").integers(0, 2**62, (1,))[0]), backend,
@@ -131,15 +141,20 @@ def make_agent(
         raise ValueError(f"{algo} learns from stored experience as it is: it has no normalizers")
     if dueling and algo != "dqn":
         raise ValueError("dueling is an option of dqn")
-    agent: Agent
-    if algo == "dqn":
-        agent = _dqn(parts, dueling)
-    elif algo == "sac":
-        agent = _sac(parts)
-    else:
-        agent = _ppo(parts, normalize_observations, normalize_rewards, squash, log_std)
+    options = _Options(normalize_observations, normalize_rewards, squash, log_std, dueling)
+    agent = ALGORITHMS[algo].build(parts, options)
     agent.bind_spaces(observation_space, action_space)
     return agent
+
+
+class _Options(NamedTuple):
+    """make_agent's options that belong to one algorithm."""
+
+    normalize_observations: bool
+    normalize_rewards: bool
+    squash: bool
+    log_std: str
+    dueling: bool
 
 
 class _Parts(NamedTuple):
@@ -172,23 +187,22 @@ class _Parts(NamedTuple):
         return HyperparamSet({"learning_rate": learning_rate, **self.params})
 
 
-def _ppo(
-    parts: _Parts, normalize_observations: bool, normalize_rewards: bool, squash: bool, log_std: str
-) -> PPOAgent:
+def _ppo(parts: _Parts, options: _Options) -> PPOAgent:
+    log_std = options.log_std
     config = read_config(PPOConfig, parts.params)
     outputs = _outputs(parts.action_space, log_std)
     actor, critic = parts.network(outputs, 0.01), parts.network(1, 1.0)
     optimizer = torch.optim.Adam(
         [*actor.parameters(), *critic.parameters()], lr=config.learning_rate, eps=1e-5
     )
-    obs_normalizer = _obs_normalizer(parts.observation_space) if normalize_observations else None
-    reward_normalizer = RewardNormalizer(config.gamma) if normalize_rewards else None
+    obs_normalizer = _obs_normalizer(parts.observation_space) if options.normalize_observations else None
+    reward_normalizer = RewardNormalizer(config.gamma) if options.normalize_rewards else None
     hyperparams = parts.hyperparams(config.learning_rate)
     if isinstance(parts.action_space, spaces.Box):
         return TorchGaussianPPOAgent(
             actor, critic, optimizer, outputs // (2 if log_std == "state" else 1), hyperparams,
             parts.device, reward_normalizer, obs_normalizer=obs_normalizer,
-            action_space=parts.action_space, squash=squash, log_std=log_std, seed=parts.seed,
+            action_space=parts.action_space, squash=options.squash, log_std=log_std, seed=parts.seed,
             backend=parts.backend,
         )  # fmt: skip
     return TorchPPOAgent(
@@ -198,11 +212,11 @@ def _ppo(
     )  # fmt: skip
 
 
-def _dqn(parts: _Parts, dueling: bool) -> TorchDQNAgent:
+def _dqn(parts: _Parts, options: _Options) -> TorchDQNAgent:
     config = read_config(DQNConfig, parts.params)
     n_actions = int(parts.action_space.n)
     network: nn.Module
-    if dueling:
+    if options.dueling:
         encoder = ObservationEncoder(parts.observation_space)
         head = DuelingQNetwork(
             encoder.features, n_actions, parts.hidden_sizes, parts.activation, parts.generator
@@ -217,7 +231,7 @@ def _dqn(parts: _Parts, dueling: bool) -> TorchDQNAgent:
     )  # fmt: skip
 
 
-def _sac(parts: _Parts) -> TorchSACAgent:
+def _sac(parts: _Parts, options: _Options) -> TorchSACAgent:
     config, space = read_config(SACConfig, parts.params), parts.action_space
     discrete = isinstance(space, spaces.Discrete)
     width = _outputs(space, "free")
@@ -237,35 +251,70 @@ def _sac(parts: _Parts) -> TorchSACAgent:
     )  # fmt: skip
 
 
+def _td3(parts: _Parts, options: _Options) -> TorchTD3Agent:
+    config, width = read_config(TD3Config, parts.params), _outputs(parts.action_space, "free")
+    actor, critics = parts.network(width, None), [parts.critic(width) for _ in range(2)]
+    return TorchTD3Agent(
+        actor, critics[0], critics[1], width, torch.optim.Adam(actor.parameters(), lr=config.learning_rate),
+        torch.optim.Adam([p for net in critics for p in net.parameters()], lr=config.learning_rate),
+        parts.hyperparams(config.learning_rate), parts.device, action_space=parts.action_space,
+        seed=parts.seed, backend=parts.backend,
+    )  # fmt: skip
+
+
+class Algorithm(NamedTuple):
+    """What is known of an algorithm.
+
+    config: its hyperparameters.
+    build: makes an agent.
+    serves: whether it acts in an action space; `needs` says in words in which.
+    activation: of its networks, unless another one is asked for.
+    """
+
+    config: type[Any]
+    build: Callable[[_Parts, _Options], Agent]
+    needs: str
+    serves: Callable[[Any], bool]
+    activation: str = "relu"
+
+
+def _is_bounded_box(space: Any) -> bool:
+    return isinstance(space, spaces.Box) and space.is_bounded()
+
+
+_PPO_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+ALGORITHMS: dict[str, Algorithm] = {
+    "ppo": Algorithm(
+        PPOConfig, _ppo, "a Discrete, MultiDiscrete, MultiBinary or Box action space",
+        lambda space: isinstance(space, _PPO_SPACES), "tanh",
+    ),
+    "dqn": Algorithm(
+        DQNConfig, _dqn, "a Discrete action space", lambda space: isinstance(space, spaces.Discrete)
+    ),
+    "sac": Algorithm(
+        SACConfig, _sac, "a Box action space with finite bounds, or a Discrete one",
+        lambda space: _is_bounded_box(space) or isinstance(space, spaces.Discrete),
+    ),
+    "td3": Algorithm(TD3Config, _td3, "a Box action space with finite bounds", _is_bounded_box),
+}  # fmt: skip
+
+
 def choose_algo(algo: str, action_space: Any) -> str:
     """The algorithm that `algo` means for an action space.
 
     "auto" is ppo for every space that it serves: it is the one that reaches our targets on all of them with
     one setting (docs/results.md). Where steps of the environment are dear, ask for DQN, which serves Discrete
-    spaces, or SAC, which serves bounded Boxes and Discrete ones.
+    spaces, or SAC or TD3, which serve bounded Boxes (SAC Discrete ones too).
 
     Raises:
         ValueError: an unknown algorithm, or one that does not serve the space.
     """
     if algo not in (*ALGORITHMS, "auto"):
         raise ValueError(f"algo must be one of {', '.join(ALGORITHMS)}, auto; got {algo!r}")
-    if algo == "dqn":
-        if not isinstance(action_space, spaces.Discrete):
-            raise ValueError(f"dqn needs a Discrete action space, got {action_space}")
-        return "dqn"
-    if algo == "sac":
-        bounded = isinstance(action_space, spaces.Box) and action_space.is_bounded()
-        if not bounded and not isinstance(action_space, spaces.Discrete):
-            raise ValueError(
-                f"sac needs a Box action space with finite bounds, or a Discrete one, got {action_space}"
-            )
-        return "sac"
-    served = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
-    if not isinstance(action_space, served):
-        raise ValueError(
-            f"ppo needs a Discrete, MultiDiscrete, MultiBinary or Box action space, got {action_space}"
-        )
-    return "ppo"
+    chosen = "ppo" if algo == "auto" else algo
+    if not ALGORITHMS[chosen].serves(action_space):
+        raise ValueError(f"{chosen} needs {ALGORITHMS[chosen].needs}, got {action_space}")
+    return chosen
 
 
 def choose_device(device: str, hidden_sizes: Sequence[int]) -> str:

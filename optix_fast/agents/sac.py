@@ -12,7 +12,14 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
-from optix_fast.agents.arguments import action_indices, check_backend, require, require_count, resolve_device
+from optix_fast.agents.arguments import (
+    action_indices,
+    check_backend,
+    check_disjoint,
+    require,
+    require_count,
+    resolve_device,
+)
 from optix_fast.agents.base import Agent, as_in_training
 from optix_fast.agents.files.agent_card import Parts
 from optix_fast.learners.experience import Experience
@@ -24,6 +31,7 @@ from optix_fast.learners.sac import native
 from optix_fast.learners.sac.config import SACConfig
 from optix_fast.learners.sac.update import STATISTICS, SACModel, Updated, sac_update
 from optix_fast.learners.tensors import unique_parameters
+from optix_fast.learners.uniform_start import UniformStart
 from optix_fast.networks.heads import LOG_STD_MAX, LOG_STD_MIN, CategoricalHead, SquashedHead
 from optix_fast.types import Array, EpisodeData, HyperparamSet, Tree, is_recording
 
@@ -59,7 +67,7 @@ class TorchSACAgent(Agent):
 
     Raises:
         TypeError, ValueError: an argument of another kind or outside its range; an optimizer that trains
-            parameters of the other side, see _check_disjoint.
+            parameters of the other side, see arguments.check_disjoint.
         RuntimeError: backend="native", and the core does not serve this agent.
     """
 
@@ -77,7 +85,7 @@ class TorchSACAgent(Agent):
     _model: SACModel
     _experience: Experience
     _learner: Learner[..., Updated]
-    _own_state = ("uniform_steps", "held_action", "held_for")
+    _own_state = ("uniform_start",)
 
     def __init__(
         self,
@@ -107,7 +115,7 @@ class TorchSACAgent(Agent):
         for name, optimizer in optimizers.items():
             require(name, optimizer, torch.optim.Optimizer)
         require_count("action_dim", action_dim)
-        _check_disjoint(modules, actor_optimizer, critic_optimizer)
+        check_disjoint(modules, actor_optimizer, critic_optimizer)
         super().__init__(hyperparams, seed)
         check_backend(backend)
         config: SACConfig = self._hyperparams.config()
@@ -130,10 +138,7 @@ class TorchSACAgent(Agent):
             actor_optimizer, critic_optimizer, optimizer_like(alpha_optimizer, log_alpha), discrete,
         )  # fmt: skip
         self._experience = Experience(config, self._root)
-        # Steps that are still to be acted uniformly; the action of the last ones, and how often to repeat it.
-        self._uniform_steps = config.first_update_at
-        self._held_action: Array | None = None
-        self._held_for = 0
+        self._uniform = UniformStart(self._head, config.first_update_at)
         self._connect(backend)
         self._apply(config, self._hyperparams.params)
 
@@ -182,34 +187,24 @@ class TorchSACAgent(Agent):
         if deterministic or not self._explores():
             return super()._act(observation, deterministic)
         _, mask = self._batch_of_one(observation)
-        return self._scalar(self._uniform(1, mask)[0])
+        return self._scalar(self._uniform_actions(1, mask)[0])
 
     def act_rows(self, observations: Tree, rows: Any, t: int) -> Array:
         """See Agent."""
         with self._lock:
             if not self._explores():
-                return super().act_rows(observations, rows, t)
+                super().act_rows(observations, rows, t)
+            else:
+                rows.actions[t][...] = self._uniform_actions(rows.n_envs, self._mask_of(rows, t))
             actions: Array = rows.actions[t]
-            actions[...] = self._uniform(rows.n_envs, self._mask_of(rows, t))
             return actions
 
-    def _uniform(self, n: int, masks: Array | None) -> Array:
-        self._uniform_steps -= n
-        held = self._held_action
-        if held is None or self._held_for == 0 or len(held) != n:
-            held = self._head.uniform(n, self._stream(), masks)
-            self._held_for = self._hyperparams.config().uniform_action_repeat
-        elif masks is not None:
-            assert isinstance(self._head, CategoricalHead)
-            allowed = self._head.allows(held, masks)
-            if not allowed.all():
-                held = np.where(allowed, held, self._head.uniform(n, self._stream(), masks))
-        self._held_action = held
-        self._held_for -= 1
-        return held
+    def _uniform_actions(self, n: int, masks: Array | None) -> Array:
+        repeat = self._hyperparams.config().uniform_action_repeat
+        return self._uniform.act(n, self._stream(), repeat, masks)
 
     def _explores(self) -> bool:
-        return self._uniform_steps > 0 and is_recording()
+        return self._uniform.steps > 0 and is_recording()
 
     # --- learning -------------------------------------------------------------------------------
 
@@ -284,56 +279,13 @@ class TorchSACAgent(Agent):
             raise ValueError(f"{older} cannot be read: {error}") from error
 
     def _weights_were_loaded(self) -> None:
-        # They have learned something already.
-        self._uniform_steps, self._held_action = 0, None
+        self._uniform.end()  # they have learned something already
 
     def _get_state(self) -> dict[str, Any]:
-        return {
-            "uniform_steps": self._uniform_steps,
-            "held_action": None if self._held_action is None else self._held_action.copy(),
-            "held_for": self._held_for,
-        }
+        return {"uniform_start": self._uniform.state_dict()}
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
-        held = state["held_action"]
-        if held is not None and np.asarray(held).dtype.kind not in "iuf":
-            raise ValueError(f"the state's held_action must be numbers, got {held!r}")
+        self._uniform.check_state(state["uniform_start"])
 
     def _set_state(self, state: Mapping[str, Any]) -> None:
-        self._uniform_steps = int(state["uniform_steps"])
-        held = state["held_action"]
-        self._held_action = None if held is None else np.array(held)
-        self._held_for = int(state["held_for"])
-
-
-def _check_disjoint(
-    modules: Mapping[str, nn.Module], actor_optimizer: torch.optim.Optimizer, critic_optimizer: Any
-) -> None:
-    """Raise ValueError where a step of one side would train the other: the actor's loss is lowest where the
-    critics overestimate, so they must not learn from it.
-
-    Layers that actor and critics share are allowed if critic_optimizer alone trains them.
-    """
-    names = {id(p): f"{part}.{name}" for part, net in modules.items() for name, p in net.named_parameters()}
-    critics = {id(p) for part in ("critic1", "critic2") for p in modules[part].parameters()}
-    actor = {id(p) for p in modules["actor"].parameters()}
-    by_actor, by_critic = (
-        {id(p): p for group in optimizer.param_groups for p in group["params"]}
-        for optimizer in (actor_optimizer, critic_optimizer)
-    )
-    advice = (
-        "give each its own optimizer, over actor.parameters() and over those of critic1 and critic2; layers "
-        "that actor and critics share belong to critic_optimizer alone, or each needs a copy of its own"
-    )
-    wrong = [p for p in by_actor if p in critics or p in by_critic]
-    if wrong:
-        raise ValueError(
-            f"actor_optimizer must not train parameters of the critics, but it holds "
-            f"{names.get(wrong[0], 'one that critic_optimizer holds too')} (of {len(wrong)}): {advice}"
-        )
-    wrong = [p for p in by_critic if p in actor and p not in critics]
-    if wrong:
-        raise ValueError(
-            f"critic_optimizer must not train parameters of the actor, but it holds {names[wrong[0]]} "
-            f"(of {len(wrong)}): {advice}"
-        )
+        self._uniform.load_state_dict(state["uniform_start"])

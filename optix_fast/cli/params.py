@@ -50,7 +50,7 @@ def report(algo: str | None, markdown: bool = False) -> str:
     """
     if algo is not None and algo not in ALGORITHMS:
         raise ValueError(f"algo must be one of {', '.join(ALGORITHMS)}; got {algo!r}")
-    tables = {name: rows(ALGORITHMS[name]) for name in ([algo] if algo else ALGORITHMS)}
+    tables = {name: rows(ALGORITHMS[name].config) for name in ([algo] if algo else ALGORITHMS)}
     if algo is None:
         tables["settings of a run"] = rows(TrainConfig)
     if markdown:

@@ -44,7 +44,7 @@ def complete_config(
         preset = preset_for(env_id, probe, algo)
     finally:
         probe.close()
-    known = [*(f.name for f in fields(ALGORITHMS[algo])), *_SETTINGS]
+    known = [*(f.name for f in fields(ALGORITHMS[algo].config)), *_SETTINGS]
     for name in values:
         if name not in known:
             raise ValueError(unknown_name(f"setting or hyperparameter of {algo}", name, known))
@@ -88,7 +88,7 @@ def complete_hyperparams(algo: str, params: Mapping[str, Any]) -> dict[str, Any]
     Raises:
         ValueError, TypeError: unknown, of the wrong type, or out of range.
     """
-    config = ALGORITHMS[algo]
+    config = ALGORITHMS[algo].config
     wrong = unknown_keys(params, config)
     if wrong:
         raise ValueError("; ".join(wrong.values()))

@@ -125,10 +125,12 @@ class Learner(Generic[P, R]):
             return None
         return self._actor.act_batch(observations, deterministic, masks, stream)
 
-    def act_rows(self, observations: Any, rows: Any, t: int, stream: RandomStream) -> bool:
+    def act_rows(
+        self, observations: Any, rows: Any, t: int, stream: RandomStream, deterministic: bool = False
+    ) -> bool:
         if self.requested == "torch":
             return False
-        return self._actor.act_rows(observations, rows, t, stream)
+        return self._actor.act_rows(observations, rows, t, stream, deterministic)
 
     def require_acting(self) -> None:
         """Raise where torch is about to act, because the core did not, for an agent that must be native."""

@@ -34,6 +34,19 @@ def descend(
     return norm
 
 
+def descend_finite(
+    name: str, loss: Tensor, optimizer: torch.optim.Optimizer, max_grad_norm: float | None
+) -> None:
+    """`descend`, with errors that name whose loss and gradient it is.
+
+    Raises:
+        NonFiniteError: the loss or the norm is NaN or infinite; nothing has changed.
+    """
+    if not math.isfinite(loss.item()):
+        raise NonFiniteError(f"{name} loss")
+    descend(loss, optimizer, max_grad_norm, f"{name} gradient")
+
+
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """optimizer.state_dict() with copied tensors and string keys.
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import torch
 from gymnasium import spaces
-from torch import Tensor
+from torch import Tensor, nn
 
 from optix_fast.ops import Categorical, MultiDiscrete, Normal
 from optix_fast.random import RandomStream
@@ -464,6 +464,55 @@ def _finite(numbers: Array) -> Array:
     if not np.isfinite(numbers).all():
         raise NonFiniteError("policy output while acting")
     return numbers
+
+
+class DeterministicHead(SquashedHead):
+    """tanh of the network's outputs, scaled to a bounded Box. Exploration is the agent's.
+
+    Args:
+        action_dim: A. The network's outputs are [B, A].
+    """
+
+    act_state = (*SquashedHead.act_state, "_no_log_std")
+
+    def __init__(self, action_dim: int) -> None:
+        super().__init__(action_dim)
+        # The core draws from a Gaussian or takes its mean; here it is only asked for the mean.
+        self._no_log_std = nn.Parameter(torch.zeros(action_dim), requires_grad=False)
+
+    def act_spec(self, outputs: int) -> ActSpec:
+        """See ActSpec."""
+        return super().act_spec(outputs)._replace(outputs=self.action_dim, log_std=self._no_log_std)
+
+    def params(self, outputs: Tensor) -> Tensor:
+        """Network outputs [B, A], checked."""
+        if outputs.ndim != 2 or outputs.shape[1] != self.action_dim:
+            raise ValueError(f"actor must return [B, {self.action_dim}], got {list(outputs.shape)}")
+        return outputs
+
+    def draw(
+        self,
+        params: Tensor,
+        stream: RandomStream,
+        deterministic: bool = True,
+        action_masks: Array | None = None,
+    ) -> Draw:
+        """tanh of the outputs in environment units; nothing is drawn. log_probs are zero: nothing learns from
+        them."""
+        if action_masks is not None:
+            raise ValueError("action masks have no meaning for continuous actions")
+        raw = _finite(params.detach().float().cpu().numpy())
+        return Draw(self.to_environment(raw), np.zeros(len(raw), np.float32), raw)
+
+    def with_noise(self, actions: Array, std: float, stream: RandomStream) -> Array:
+        """Actions [N, *space.shape] plus Gaussian noise, within the Box.
+
+        Args:
+            std: of the noise where actions span (−1, 1).
+        """
+        flat = actions.reshape(len(actions), -1)
+        noise = std * stream.normal(flat.shape) * self._scale
+        return self.shaped(np.clip(flat + noise, self._low, self._high).astype(np.float32))
 
 
 PolicyHead = CategoricalHead | MultiDiscreteHead | NormalHead

@@ -109,10 +109,10 @@ def test_a_repeated_action_goes_on_after_resuming() -> None:
 def test_a_repeated_action_gives_way_to_a_mask() -> None:
     agent = agent_of({"learning_starts": 300, "uniform_action_repeat": 300}, width=3, discrete=True)
     free, masks = np.ones((2, 3), np.bool_), np.array([[True, False, False], [True, True, True]])
-    first = agent._uniform(2, free)
-    second = agent._uniform(2, masks)
+    first = agent._uniform_actions(2, free)
+    second = agent._uniform_actions(2, masks)
     assert second[0] == 0 and second[1] == first[1]
-    np.testing.assert_array_equal(agent._uniform(2, free), second)
+    np.testing.assert_array_equal(agent._uniform_actions(2, free), second)
 
 
 @both_backends
@@ -143,7 +143,7 @@ def test_loaded_weights_act_at_once(tmp_path: Path) -> None:
     agent = agent_of({"learning_starts": 100})
     agent.save_weights(str(tmp_path))
     agent.load_weights(str(tmp_path))
-    assert agent._uniform_steps == 0
+    assert agent._uniform.steps == 0
 
 
 @both_backends

@@ -116,7 +116,7 @@ def test_two_threads_take_the_uniform_steps_of_sac_one_after_the_other(
         return actions
 
     monkeypatch.setattr(agent._policy, "uniform", alone)
-    before = agent.state_dict()["uniform_steps"]
+    before = agent.state_dict()["uniform_start"]["steps"]
     pipelines = [
         VectorBatchPipeline([lambda: gym.make("Pendulum-v1")], agent, window_size=16, seed=i)
         for i in range(2)
@@ -128,7 +128,7 @@ def test_two_threads_take_the_uniform_steps_of_sac_one_after_the_other(
 
     in_threads(act, act, *[lambda p=p: next(p.episodes()) for p in pipelines])  # type: ignore[misc]
     assert drawn == [(1, 1)] * 64
-    assert (before, agent.state_dict()["uniform_steps"]) == (200, 136)
+    assert (before, agent.state_dict()["uniform_start"]["steps"]) == (200, 136)
 
 
 @every_agent

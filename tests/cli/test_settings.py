@@ -41,12 +41,12 @@ def test_command_line_outranks_file_and_preset() -> None:
 )
 def test_every_hyperparameter_in_force_is_written_out(env_id: str, algo: str) -> None:
     config = complete_config(env_id, {"algo": algo})
-    assert list(config.hyperparams) == [f.name for f in fields(ALGORITHMS[algo])]
+    assert list(config.hyperparams) == [f.name for f in fields(ALGORITHMS[algo].config)]
 
 
 def test_no_hyperparameter_has_the_name_of_a_setting() -> None:
     settings = {f.name for f in fields(TrainConfig)}
-    for config in ALGORITHMS.values():
+    for config in (each.config for each in ALGORITHMS.values()):
         assert settings & {f.name for f in fields(config)} == set()
 
 

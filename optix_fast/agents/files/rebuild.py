@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,24 +14,17 @@ from torch import nn
 from torch.nn.utils import skip_init
 
 from optix_fast.agents.base import Agent
-from optix_fast.agents.dqn import TorchDQNAgent
 from optix_fast.agents.files import cards
 from optix_fast.agents.files.agent_card import Parts, class_name
 from optix_fast.agents.files.cards import Card
 from optix_fast.agents.files.policy_files import STATE_FILE
 from optix_fast.agents.hyperparams import read_config
-from optix_fast.agents.ppo import TorchGaussianPPOAgent, TorchPPOAgent
-from optix_fast.agents.sac import TorchSACAgent
-from optix_fast.agents.torch_agent import TorchAgent
 from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer
 from optix_fast.networks.encoders import ObservationEncoder
 from optix_fast.serialization import load_state
 from optix_fast.types import HyperparamSet
 
 A = TypeVar("A", bound=Agent)
-_BUILT_IN: tuple[type[Agent], ...] = (
-    TorchPPOAgent, TorchGaussianPPOAgent, TorchDQNAgent, TorchSACAgent, TorchAgent,
-)  # fmt: skip
 
 
 def load_agent(kind: type[A], path: str, device: str | torch.device, backend: str, seed: int | None) -> A:
@@ -44,7 +37,7 @@ def load_agent(kind: type[A], path: str, device: str | torch.device, backend: st
             f"{path} does not say what its weights belong to; construct the agent and call load_weights"
         )
     name = card["class"]
-    wanted = next((known for known in _BUILT_IN if known.__name__ == name), None)
+    wanted = next((known for known in _built_in(Agent) if known.__name__ == name), None)  # type: ignore[type-abstract]
     if wanted is not None and issubclass(wanted, kind):
         kind = wanted
     elif class_name(kind) != name:
@@ -57,6 +50,14 @@ def load_agent(kind: type[A], path: str, device: str | torch.device, backend: st
             f"{path} does not say how to build {reasons[0]}; construct the {name} and call load_weights"
         )
     return _build(kind, path, card, {"device": device, "backend": backend, "seed": seed})
+
+
+def _built_in(kind: type[Agent]) -> Iterator[type[Agent]]:
+    """The agents of this package."""
+    for below in kind.__subclasses__():
+        if below.__module__.startswith("optix_fast."):
+            yield below
+            yield from _built_in(below)
 
 
 def _build(kind: type[A], path: str, card: Card, options: dict[str, Any]) -> A:

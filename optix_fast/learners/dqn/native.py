@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import nn
 
 from optix_fast import _native
@@ -12,52 +11,41 @@ from optix_fast.learners.dqn.config import DQNConfig
 from optix_fast.learners.dqn.update import DQNModel, Updated
 from optix_fast.learners.experience import Draws, Experience
 from optix_fast.learners.native.networks import (
-    Layer,
-    UnsupportedError,
     adam_parameters,
     check_distinct,
     check_surroundings,
     layers_of,
     learner_threads,
-    note_step,
 )
-from optix_fast.types import NonFiniteError
+from optix_fast.learners.native.updates import (
+    Stack,
+    check_copy,
+    check_trained,
+    conclude,
+    described,
+    parameters_of,
+    view_of,
+)
 
 _core = _native.core
 
 
 def recognise(
     model: DQNModel, create: bool = False
-) -> tuple[list[Layer], list[Layer], list[tuple[Any, ...]], list[nn.Parameter]]:
+) -> tuple[Stack, Stack, list[tuple[Any, ...]], list[nn.Parameter]]:
     """Network and target network as the core sees them, the network's parameters with their optimizer state,
     and the target's.
 
     Raises:
         UnsupportedError: the core does not serve the model; with the reason.
     """
-    online, target = networks_of_dqn(model)
-    return online, target, adam_parameters(model.optimizer, _parameters(online), create), _parameters(target)
-
-
-def networks_of_dqn(model: DQNModel) -> tuple[list[Layer], list[Layer]]:
-    """Network and target network as the core sees them.
-
-    Raises:
-        UnsupportedError: with the reason.
-    """
     check_surroundings()
     online, target = layers_of(model.q_network, "the network"), layers_of(model.target, "the target network")
-    ours, theirs = _parameters(online), _parameters(target)
-    check_distinct([*ours, *theirs])
-    if [p.shape for p in ours] != [p.shape for p in theirs]:
-        raise UnsupportedError("the target network is not like the network")
-    if not any(p.requires_grad for p in ours):
-        raise UnsupportedError("every parameter is frozen")
-    return online, target
-
-
-def _parameters(layers: list[Layer]) -> list[nn.Parameter]:
-    return [parameter for layer in layers for parameter in layer.parameters()]
+    trained, targets = parameters_of(online), parameters_of(target)
+    check_distinct([*trained, *targets])
+    check_copy(online, target, "the target network is not like the network")
+    check_trained(trained, "every parameter is frozen")
+    return online, target, adam_parameters(model.optimizer, trained, create), targets
 
 
 def dqn_update(
@@ -72,24 +60,12 @@ def dqn_update(
         ValueError: an action that the network does not have, or a replay that does not fit it.
     """
     online, target, adam, targets = recognise(model, create=True)
-    buffer = experience.buffer
-    try:
-        view = buffer.replay.view()
-    except ValueError as error:
-        raise UnsupportedError("the observations are not one float array") from error
-    if view.observations.shape[1] != online[0].linear.in_features:
-        raise UnsupportedError("the network does not read one flat observation")
+    view = view_of(experience, online, "the network does not read one flat observation")
     result = _core.dqn_update(
-        ([layer.described() for layer in online], [layer.described() for layer in target]),
+        described([online, target]),
         adam, targets, view, experience.described(draws, config), _options(config, updates_before),
     )  # fmt: skip
-    # Written behind autograd's back, also when all was put back.
-    torch.autograd.graph.increment_version([*(t for entry in adam for t in entry[:4]), *targets])
-    if result.failed is not None:
-        raise NonFiniteError(result.failed)
-    if result.max_priority is not None:
-        buffer.max_priority = result.max_priority
-    note_step(model.optimizer)
+    conclude(result, model, experience, adam, targets)
     n = max(result.updates, 1)
     return Updated(result.updates, result.copies, result.loss / n, result.td_error / n, result.q_value / n)
 

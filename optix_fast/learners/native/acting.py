@@ -14,13 +14,22 @@ from optix_fast import _native
 from optix_fast.envs.normalizers import ObsNormalizer, RunningMeanStd
 from optix_fast.learners.native.networks import Layer, UnsupportedError, check_parameter, networks_of
 from optix_fast.learners.policy import Policy
-from optix_fast.networks.heads import CategoricalHead, GreedyHead, MultiDiscreteHead, NormalHead, SquashedHead
+from optix_fast.networks.heads import (
+    CategoricalHead,
+    DeterministicHead,
+    GreedyHead,
+    MultiDiscreteHead,
+    NormalHead,
+    SquashedHead,
+)
 from optix_fast.random import RandomStream
 from optix_fast.types import Array, NonFiniteError
 
 _core = _native.core
 # Exactly these classes: a subclass may act in any way.
-_SERVED = (CategoricalHead, MultiDiscreteHead, NormalHead, SquashedHead, GreedyHead)
+_SERVED = (
+    CategoricalHead, MultiDiscreteHead, NormalHead, SquashedHead, DeterministicHead, GreedyHead,
+)  # fmt: skip
 _FORWARD_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
@@ -106,7 +115,9 @@ class NativeActor:
 
     # --- acting: None or False where the core does not serve the call, see `reason` ----------------
 
-    def act_rows(self, observations: Any, rows: Any, t: int, stream: RandomStream) -> bool:
+    def act_rows(
+        self, observations: Any, rows: Any, t: int, stream: RandomStream, deterministic: bool = False
+    ) -> bool:
         """Act for row t of a window and fill its columns.
 
         Raises:
@@ -117,7 +128,7 @@ class NativeActor:
         masks = rows.action_masks
         mask = None if masks is None else masks[t]
         while self._targets is not None and (mask is None or self._takes_mask(mask, rows.n_envs)):
-            served = self._run(self._targets, t, observations, mask, False, stream)
+            served = self._run(self._targets, t, observations, mask, deterministic, stream)
             if served is not None:
                 return served
             self._begin(rows)  # something was changed in mid-window

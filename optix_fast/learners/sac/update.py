@@ -15,13 +15,14 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from optix_fast.learners.critics import critic_step, least_value, value_of
 from optix_fast.learners.experience import Draws, Experience, Transitions, check_masks, discounted
 from optix_fast.learners.model import Model
-from optix_fast.learners.optimizers import descend
+from optix_fast.learners.optimizers import descend_finite
 from optix_fast.learners.sac.config import SACConfig
 from optix_fast.networks.heads import LOG_STD_MAX, LOG_STD_MIN
 from optix_fast.reference.tanh_normal import tanh_normal_of_noise
-from optix_fast.types import NonFiniteError, Tree
+from optix_fast.types import Tree
 
 STATISTICS = ("critic_loss", "actor_loss", "alpha_loss", "q_value", "entropy")
 
@@ -136,12 +137,14 @@ def sac_step(
     alpha_loss = _temperature_step(model, log_prob, config, target_entropy)
     with torch.no_grad():
         next_actions, next_log_prob = _sample(model, batch.next_observations, noise[0])
-        next_q = _least(model.targets, batch.next_observations, next_actions)
+        next_q = least_value(model.targets, batch.next_observations, next_actions)
         target = batch.rewards + discounted(batch, next_q - alpha * next_log_prob)
-    values = [_value(critic, batch.observations, batch.actions) for critic in model.critics]
-    critic_loss, td_errors = _critic_step(model, values, target, batch.weights, config)
-    actor_loss = (alpha * log_prob - _least(model.critics, batch.observations, actions)).mean()
-    _descend("actor", actor_loss, model.actor_optimizer, config.max_grad_norm)
+    values = [value_of(critic, batch.observations, batch.actions) for critic in model.critics]
+    critic_loss, td_errors = critic_step(
+        values, target, batch.weights, 0.5, model.critic_optimizer, config.max_grad_norm
+    )
+    actor_loss = (alpha * log_prob - least_value(model.critics, batch.observations, actions)).mean()
+    descend_finite("actor", actor_loss, model.actor_optimizer, config.max_grad_norm)
     model.move_targets(config.tau)
     q_value = 0.5 * (values[0].mean() + values[1].mean())
     return _step(critic_loss, actor_loss, alpha_loss, q_value, -log_prob.mean(), td_errors)
@@ -170,11 +173,13 @@ def discrete_sac_step(model: SACModel, batch: Transitions, config: SACConfig, ta
         target = batch.rewards + discounted(batch, next_value)
     taken = batch.actions[:, None]
     values = [net(batch.observations).gather(-1, taken).squeeze(-1) for net in model.critics]
-    critic_loss, td_errors = _critic_step(model, values, target, batch.weights, config)
+    critic_loss, td_errors = critic_step(
+        values, target, batch.weights, 0.5, model.critic_optimizer, config.max_grad_norm
+    )
     with torch.no_grad():
         least = torch.min(*(net(batch.observations) for net in model.critics))
     actor_loss = (p * (alpha * log_p - least)).sum(dim=-1).mean()
-    _descend("actor", actor_loss, model.actor_optimizer, config.max_grad_norm)
+    descend_finite("actor", actor_loss, model.actor_optimizer, config.max_grad_norm)
     model.move_targets(config.tau)
     q_value = 0.5 * (values[0].mean() + values[1].mean())
     return _step(critic_loss, actor_loss, alpha_loss, q_value, -mean_log_p.mean(), td_errors)
@@ -204,42 +209,13 @@ def _sample(model: SACModel, observations: Tree, noise: Tensor) -> tuple[Tensor,
     return action, log_prob
 
 
-def _value(critic: nn.Module, observations: Tree, actions: Tensor) -> Tensor:
-    if isinstance(observations, Tensor) and observations.ndim == 2:
-        output: Tensor = critic(torch.cat((observations, actions), dim=-1))
-    else:
-        output = critic(observations, actions)
-    return output.reshape(-1)
-
-
-def _least(critics: tuple[nn.Module, nn.Module], observations: Tree, actions: Tensor) -> Tensor:
-    return torch.min(*(_value(critic, observations, actions) for critic in critics))
-
-
 def _temperature_step(
     model: SACModel, log_prob: Tensor, config: SACConfig, target_entropy: float | Tensor
 ) -> Tensor:
     loss = -(model.log_alpha * (log_prob.detach() + target_entropy)).mean()
     if config.learn_alpha:
-        _descend("temperature", loss, model.alpha_optimizer, None)
+        descend_finite("temperature", loss, model.alpha_optimizer, None)
     return loss.detach()
-
-
-def _critic_step(
-    model: SACModel, values: list[Tensor], target: Tensor, weights: Tensor | None, config: SACConfig
-) -> tuple[Tensor, Tensor]:
-    errors = [value - target for value in values]
-    squares = errors[0].square() + errors[1].square()
-    loss = 0.5 * (squares if weights is None else weights * squares).mean()
-    _descend("critic", loss, model.critic_optimizer, config.max_grad_norm)
-    return loss.detach(), 0.5 * (errors[0].detach().abs() + errors[1].detach().abs())
-
-
-def _descend(name: str, loss: Tensor, optimizer: torch.optim.Optimizer, max_grad_norm: float | None) -> None:
-    """One step of one optimizer."""
-    if not math.isfinite(loss.item()):
-        raise NonFiniteError(f"{name} loss")
-    descend(loss, optimizer, max_grad_norm, f"{name} gradient")
 
 
 def _step(

@@ -1,0 +1,239 @@
+"""Twin delayed deep deterministic policy gradient (Fujimoto et al. 2018) for bounded Box action spaces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from optix_fast.agents.arguments import (
+    check_backend,
+    check_disjoint,
+    require,
+    require_count,
+    resolve_device,
+)
+from optix_fast.agents.base import Agent, as_in_training
+from optix_fast.agents.files.agent_card import Parts
+from optix_fast.learners.experience import Experience
+from optix_fast.learners.learner import Learner
+from optix_fast.learners.model import target_of
+from optix_fast.learners.policy import Policy
+from optix_fast.learners.td3 import native
+from optix_fast.learners.td3.config import TD3Config
+from optix_fast.learners.td3.update import STATISTICS, TD3Model, Updated, td3_update
+from optix_fast.learners.uniform_start import UniformStart
+from optix_fast.networks.heads import DeterministicHead
+from optix_fast.types import Array, EpisodeData, HyperparamSet, Tree, is_recording
+
+
+class TorchTD3Agent(Agent):
+    """TD3: a deterministic actor, twin critics, delayed updates of the actor and of all targets.
+
+    Windows are stored whole, and each transition earns `updates_per_step` updates. Truncated episodes are
+    bootstrapped from their true final observation. Until `learning_starts` steps have been acted, actions are
+    uniform in the action space, unless weights have been loaded; later ones carry Gaussian noise.
+
+    Args:
+        actor: observations → the action before tanh, [B, A].
+        critic1, critic2: observation ‖ action, [B, D + A] → [B, 1] or [B]; where observations are no flat
+            Box, critic(observations, actions).
+        action_dim: A, values of an action.
+        actor_optimizer, critic_optimizer: over the parameters of the actor, and of both critics.
+        hyperparams: see TD3Config; unknown keys are warned about once. learning_rate is written to both
+            optimizers.
+        device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:N".
+        action_space: binds the environment's space at once; otherwise the pipeline's set_agent does.
+        seed: of the agent's random streams; None draws one from the operating system.
+        backend: "auto" acts and updates in the compiled core where it serves these networks, these optimizers
+            and these observations, else in torch; "native" raises with the reason instead of falling back;
+            "torch" uses the reference. See `backend`.
+
+    Raises:
+        TypeError, ValueError: an argument of another kind or outside its range; an optimizer that trains
+            parameters of the other side, see arguments.check_disjoint.
+        RuntimeError: backend="native", and the core does not serve this agent.
+    """
+
+    default_param_bounds = {  # noqa: RUF012 (the documented class attribute)
+        "learning_rate": (1e-4, 1e-3),
+        "gamma": (0.97, 0.999),
+        "tau": (1e-3, 1e-1),
+    }
+    default_log_params = ["learning_rate", "tau"]  # noqa: RUF012
+    streams_replay = True
+    default_min_episodes_before_dormant = 30
+    algorithm = "td3"
+    config_type = TD3Config
+    _model: TD3Model
+    _experience: Experience
+    _learner: Learner[..., Updated]
+    _policy_is_deterministic = True
+    _own_state = ("uniform_start",)
+
+    def __init__(
+        self,
+        actor: nn.Module,
+        critic1: nn.Module,
+        critic2: nn.Module,
+        action_dim: int,
+        actor_optimizer: torch.optim.Optimizer,
+        critic_optimizer: torch.optim.Optimizer,
+        hyperparams: HyperparamSet,
+        device: str | torch.device = "auto",
+        *,
+        action_space: Any = None,
+        seed: int | None = None,
+        backend: str = "auto",
+    ) -> None:
+        modules = {"actor": actor, "critic1": critic1, "critic2": critic2}
+        for name, module in modules.items():
+            require(name, module, nn.Module)
+        require("actor_optimizer", actor_optimizer, torch.optim.Optimizer)
+        require("critic_optimizer", critic_optimizer, torch.optim.Optimizer)
+        require_count("action_dim", action_dim)
+        check_disjoint(modules, actor_optimizer, critic_optimizer)
+        super().__init__(hyperparams, seed)
+        check_backend(backend)
+        config: TD3Config = self._hyperparams.config()
+        self._head = DeterministicHead(int(action_dim))
+        if action_space is not None:
+            self._head.bind(action_space)
+        self._policy = Policy(actor, self._head, resolve_device(device))
+        critic1.to(self._policy.device), critic2.to(self._policy.device)
+        self._model = TD3Model(
+            actor, critic1, critic2, target_of(actor), target_of(critic1), target_of(critic2),
+            actor_optimizer, critic_optimizer,
+        )  # fmt: skip
+        self._experience = Experience(config, self._root)
+        self._uniform = UniformStart(self._head, config.first_update_at)
+        self._connect(backend)
+        self._apply(config, self._hyperparams.params)
+
+    def _connect(self, backend: str) -> None:
+        model = self._model
+        self._learner = Learner(
+            self._policy, partial(native.recognise, model), partial(native.td3_update, model),
+            partial(td3_update, model), backend,
+        )  # fmt: skip
+
+    @classmethod
+    def _from_parts(cls, parts: Parts) -> TorchTD3Agent:
+        nets, optimizers = parts.networks, parts.optimizers
+        return cls(
+            nets["actor"], nets["critic1"], nets["critic2"], parts.arguments["action_dim"],
+            optimizers["actor"], optimizers["critic"], parts.hyperparams,
+            action_space=parts.action_space, **parts.options,
+        )  # fmt: skip
+
+    def _arguments(self) -> dict[str, Any]:
+        return {"action_dim": self._head.action_dim}
+
+    @property
+    def actor(self) -> nn.Module:
+        """The network of the policy."""
+        return self._model.actor
+
+    @property
+    def critics(self) -> tuple[nn.Module, nn.Module]:
+        """The two networks of the action values."""
+        return self._model.critics
+
+    # --- acting ---------------------------------------------------------------------------------
+
+    def _act(self, observation: Tree, deterministic: bool) -> Any:
+        if not deterministic and self._starts_uniformly():
+            return self._uniform_actions(1)[0]
+        action = super()._act(observation, True)
+        return action if deterministic else self._with_noise(action[None])[0]
+
+    def act_batch(
+        self, observations: Tree, deterministic: bool = False, action_masks: Array | None = None
+    ) -> Array:
+        """See Agent."""
+        with self._lock:
+            actions = super().act_batch(observations, True, action_masks)
+            return actions if deterministic else self._with_noise(actions)
+
+    def act_rows(self, observations: Tree, rows: Any, t: int) -> Array:
+        """See Agent."""
+        with self._lock:
+            actions: Array = rows.actions[t]
+            if self._starts_uniformly():
+                actions[...] = self._uniform_actions(rows.n_envs)
+            else:
+                actions[...] = self._with_noise(super().act_rows(observations, rows, t))
+            return actions
+
+    def _with_noise(self, actions: Array) -> Array:
+        std = self._hyperparams.config().exploration_noise
+        return self._head.with_noise(actions, std, self._stream())
+
+    def _uniform_actions(self, n: int) -> Array:
+        return self._uniform.act(n, self._stream(), self._hyperparams.config().uniform_action_repeat)
+
+    def _starts_uniformly(self) -> bool:
+        return self._uniform.steps > 0 and is_recording()
+
+    # --- learning -------------------------------------------------------------------------------
+
+    @as_in_training
+    def learn(self, episode_data: EpisodeData) -> dict[str, Any]:
+        """Store a window and do the updates that its transitions have earned.
+
+        Returns:
+            Means over the updates of critic_loss and q_value, and over the actor's of actor_loss, zero where
+            none was due; n_updates, buffer_size, episode_reward (the sum of the window's rewards),
+            learning_rate.
+
+        Raises:
+            NonFiniteError: a reward, action or observation is NaN or infinite (nothing is stored), or a loss
+                or gradient (networks, optimizers and priorities are as before the updates, which are lost).
+            ValueError: the window is empty, does not fit what was stored before, or has other actions than
+                the policy.
+        """
+        if episode_data.length == 0:
+            raise ValueError("episode_data must hold at least one row")
+        config: TD3Config = self._hyperparams.config()
+        due = self._experience.add(episode_data, config, self._head.raw_of(episode_data.actions))
+        self.env_steps += episode_data.length
+        means = self._update(due, config)
+        return {
+            **means,
+            "n_updates": due,
+            "buffer_size": len(self._experience),
+            "episode_reward": episode_data.total_reward,
+            "learning_rate": float(self._model.actor_optimizer.param_groups[0]["lr"]),
+        }
+
+    def _update(self, due: int, config: TD3Config) -> dict[str, float]:
+        self._renew_targets()
+        width = self._head.action_dim
+        sums, actor_updates = dict.fromkeys(STATISTICS, 0.0), 0
+        for draws in self._experience.draws(due, config, 4 * width):
+            shape = (draws.updates, config.batch_size, width)
+            noise = torch.from_numpy(self._streams["update"].normal(shape))
+            part = self._learner.update(self._experience, draws, noise, config, self.updates)
+            self.updates += part.n_updates
+            actor_updates += part.actor_updates
+            for name, mean in part.means.items():
+                sums[name] += mean * (part.actor_updates if name == "actor_loss" else part.n_updates)
+        counts = {name: actor_updates if name == "actor_loss" else due for name in STATISTICS}
+        return {name: total / max(counts[name], 1) for name, total in sums.items()}
+
+    # --- state ----------------------------------------------------------------------------------
+
+    def _weights_were_loaded(self) -> None:
+        self._uniform.end()  # they have learned something already
+
+    def _get_state(self) -> dict[str, Any]:
+        return {"uniform_start": self._uniform.state_dict()}
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        self._uniform.check_state(state["uniform_start"])
+
+    def _set_state(self, state: Mapping[str, Any]) -> None:
+        self._uniform.load_state_dict(state["uniform_start"])

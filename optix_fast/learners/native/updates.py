@@ -1,0 +1,103 @@
+"""What the native updates of off-policy agents share: parameters, the replay, what follows a call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from optix_fast.buffers.ring import ReplayView
+from optix_fast.learners.experience import Experience
+from optix_fast.learners.model import Model
+from optix_fast.learners.native.networks import Layer, UnsupportedError, note_step
+from optix_fast.types import NonFiniteError
+
+Stack = list[Layer]
+
+
+class Result(Protocol):
+    """Of the core's updates."""
+
+    @property
+    def failed(self) -> str | None: ...
+    @property
+    def max_priority(self) -> float | None: ...
+
+
+def parameters_of(*stacks: Stack) -> list[nn.Parameter]:
+    """Weights and biases in the order of the layers."""
+    # Not linear.parameters(): this is asked for every window, which may be one step long.
+    of_layers = (layer.linear._parameters.values() for stack in stacks for layer in stack)
+    return [parameter for own in of_layers for parameter in own if parameter is not None]
+
+
+def described(stacks: Sequence[Stack]) -> tuple[Any, ...]:
+    """The networks for the core."""
+    return tuple([layer.described() for layer in stack] for stack in stacks)
+
+
+def check_copy(network: Stack, target: Stack, message: str) -> None:
+    """Raise UnsupportedError, with the message, unless the target's parameters have the network's shapes."""
+    if [p.shape for p in parameters_of(network)] != [p.shape for p in parameters_of(target)]:
+        raise UnsupportedError(message)
+
+
+def check_trained(parameters: Iterable[nn.Parameter], message: str) -> None:
+    """Raise UnsupportedError, with the message, where every parameter is frozen."""
+    if not any(p.requires_grad for p in parameters):
+        raise UnsupportedError(message)
+
+
+def check_critics(actor: Stack, critics: Sequence[Stack], width: int) -> None:
+    """Raise UnsupportedError unless each critic reads observation ‖ action, of `width` values, and has one
+    output."""
+    features = actor[0].linear.in_features
+    for critic in critics:
+        if critic[0].linear.in_features != features + width:
+            raise UnsupportedError("a critic does not read observations and actions side by side")
+        if critic[-1].linear.out_features != 1:
+            raise UnsupportedError("a critic has more than one output")
+
+
+def view_of(experience: Experience, network: Stack, message: str) -> ReplayView:
+    """The stored transitions as the core reads them.
+
+    Raises:
+        UnsupportedError: the observations are not one float array, or, with the message, not one that the
+            network reads.
+    """
+    try:
+        view = experience.buffer.replay.view()
+    except ValueError as error:
+        raise UnsupportedError("the observations are not one float array") from error
+    if view.observations.shape[1] != network[0].linear.in_features:
+        raise UnsupportedError(message)
+    return view
+
+
+def conclude(
+    result: Result,
+    model: Model,
+    experience: Experience,
+    trained: Iterable[tuple[Any, ...]],
+    targets: Iterable[Tensor],
+) -> None:
+    """Tell torch, the optimizers and the replay what the core has done.
+
+    Args:
+        trained: what adam_parameters gave.
+        targets: the target networks' parameters.
+
+    Raises:
+        NonFiniteError: the core has put everything back, because something was not finite.
+    """
+    # Written behind autograd's back, also when all was put back.
+    torch.autograd.graph.increment_version([*(t for entry in trained for t in entry[:4]), *targets])
+    if result.failed is not None:
+        raise NonFiniteError(result.failed)
+    if result.max_priority is not None:
+        experience.buffer.max_priority = result.max_priority
+    for optimizer in model.optimizers().values():
+        note_step(optimizer)

@@ -1,0 +1,31 @@
+"""TD3's hyperparameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from optix_fast.learners.config import ReplayConfig, count, number
+
+
+@dataclass(frozen=True)
+class TD3Config(ReplayConfig):
+    """TD3's hyperparameters, under the names that a HyperparamSet uses: those of ReplayConfig, and
+
+    Args:
+        learning_starts: transitions stored before the first update; until then actions are uniform in
+            the action space. None: batch_size.
+        tau: share of the networks that their targets take over whenever the actor is updated.
+        policy_delay: updates of the critics for each one of the actor and the targets.
+        exploration_noise: standard deviation of the noise on training actions, where actions span (−1, 1).
+        target_noise: standard deviation of the noise on the target actor's actions.
+        target_noise_clip: bound of that noise, ±.
+        uniform_action_repeat: steps for which each uniform action is repeated.
+    """
+
+    learning_rate: float = number(1e-3, 0.0)
+    tau: float = number(0.005, 0.0, 1.0)
+    policy_delay: int = count(2)
+    exploration_noise: float = number(0.1, 0.0)
+    target_noise: float = number(0.2, 0.0)
+    target_noise_clip: float = number(0.5, 0.0)
+    uniform_action_repeat: int = count(1)

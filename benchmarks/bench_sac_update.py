@@ -18,9 +18,10 @@ from torch import nn
 
 from optix_fast import _native
 from optix_fast.learners.experience import Experience
+from optix_fast.learners.model import target_of
 from optix_fast.learners.sac.config import SACConfig
 from optix_fast.learners.sac.native import sac_update
-from optix_fast.learners.sac.update import SACModel, target_of
+from optix_fast.learners.sac.update import SACModel
 from optix_fast.networks import mlp
 from optix_fast.random import RandomStream
 

@@ -58,7 +58,7 @@ class TrainConfig:
 
     env_id: str
     env_kwargs: dict[str, Any] = field(default_factory=dict)
-    algo: str = "auto"
+    algo: Literal["auto", "ppo", "dqn", "sac", "td3"] = "auto"
     steps: int = 200_000
     n_envs: int = 8
     vectorization: Vectorization = "sync"

@@ -105,7 +105,7 @@ def test_two_threads_take_the_uniform_steps_of_sac_one_after_the_other(
     agent = make_agent(
         "sac", gym.make("Pendulum-v1"), (16,), {**SMALL, "learning_starts": 200}, seed=3, backend=backend
     )  # fmt: skip
-    uniform, inside, drawn = agent._policy.uniform, [], []
+    uniform, inside, drawn = agent._head.uniform, [], []
 
     def alone(n: int, *rest: Any) -> Any:
         inside.append(n)
@@ -115,7 +115,7 @@ def test_two_threads_take_the_uniform_steps_of_sac_one_after_the_other(
         inside.pop()
         return actions
 
-    monkeypatch.setattr(agent._policy, "uniform", alone)
+    monkeypatch.setattr(agent._head, "uniform", alone)
     before = agent.state_dict()["uniform_start"]["steps"]
     pipelines = [
         VectorBatchPipeline([lambda: gym.make("Pendulum-v1")], agent, window_size=16, seed=i)

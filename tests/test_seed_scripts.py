@@ -1,4 +1,4 @@
-"""The documented quick starts, as their users write them (the import aside)."""
+"""The documented quick starts, as their users write them, the import and the seeds aside."""
 
 from __future__ import annotations
 
@@ -45,8 +45,9 @@ def test_pytorch_quick_start_stops_by_itself_with_a_solved_cartpole(
             },
             episode_id=0,
         ),
+        seed=0,
     )
-    pipeline = BatchPipeline(env=gym.make("CartPole-v1"), agent=agent, window_size=2048)
+    pipeline = BatchPipeline(env=gym.make("CartPole-v1"), agent=agent, window_size=2048, seed=0)
     opt = RLOptimizer(agent=agent, pipeline=pipeline)
     opt.run()
 

@@ -25,29 +25,38 @@ class Model:
     # Attributes that are target copies, and the attributes that they copy.
     TARGETS: ClassVar[Mapping[str, str]] = {}
 
+    def __post_init__(self) -> None:
+        def named(kind: type[Any]) -> list[str]:
+            return [name for name, part in vars(self).items() if isinstance(part, kind)]
+
+        # The names only: a user may put another part in the place of one.
+        self._networks = [name for name in named(nn.Module) if name not in self.TARGETS]
+        self._optimizers = {n: n.removesuffix("_optimizer") for n in named(torch.optim.Optimizer)}
+        self._others = named(nn.Parameter)
+
     def networks(self) -> dict[str, nn.Module]:
         """The trained networks by name."""
-        return {n: part for n, part in self._parts(nn.Module) if n not in self.TARGETS}
+        parts = self.__dict__
+        return {name: parts[name] for name in self._networks}
 
     def modules(self) -> dict[str, nn.Module]:
         """The networks and the target networks by name."""
-        return {**self.networks(), **{name: getattr(self, name) for name in self.TARGETS}}
+        parts = self.__dict__
+        return {name: parts[name] for name in (*self._networks, *self.TARGETS)}
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """The optimizers by name."""
-        return {n.removesuffix("_optimizer"): part for n, part in self._parts(torch.optim.Optimizer)}
+        parts = self.__dict__
+        return {name: parts[attribute] for attribute, name in self._optimizers.items()}
 
     def other_parameters(self) -> dict[str, nn.Parameter]:
         """The parameters that belong to no network, by name."""
-        return dict(self._parts(nn.Parameter))
+        return {name: getattr(self, name) for name in self._others}
 
     def parameters(self) -> list[nn.Parameter]:
         """Everything trainable, each once."""
         others = [p for p in self.other_parameters().values() if p.requires_grad]
         return [*unique_parameters(self.networks().values()), *others]
-
-    def _parts(self, kind: type[Any]) -> Iterator[tuple[str, Any]]:
-        return ((name, part) for name, part in vars(self).items() if isinstance(part, kind))
 
     def to_cpu(self) -> None:
         """Move everything but the optimizers' state."""

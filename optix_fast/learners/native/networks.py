@@ -164,7 +164,14 @@ def layers_of(module: nn.Module, name: str) -> list[Layer]:
 
 
 def _flattened(module: nn.Module, name: str) -> Iterator[nn.Module]:
-    if any(getattr(module, hooks) for hooks in _MODULE_HOOKS):
+    # Not a loop: this is asked of every module for every window, which may be one step long.
+    has_hook = (
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
+    if has_hook:
         raise UnsupportedError(f"{name}: {type(module).__name__} has a hook")
     if "forward" in module.__dict__:
         raise UnsupportedError(f"{name}: {type(module).__name__} has a forward of its own")

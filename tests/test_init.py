@@ -53,7 +53,8 @@ def test_agents_and_command_line_do_not_load_what_they_do_not_need(tmp_path: Pat
 
 @pytest.mark.native
 @pytest.mark.parametrize(
-    ("algo", "env"), [("ppo", "CartPole-v1"), ("dqn", "CartPole-v1"), ("sac", "Pendulum-v1")]
+    ("algo", "env"),
+    [("ppo", "CartPole-v1"), ("dqn", "CartPole-v1"), ("sac", "Pendulum-v1"), ("td3", "Pendulum-v1")],
 )
 def test_a_run_loads_neither_the_compiler_of_torch_nor_sympy(tmp_path: Path, algo: str, env: str) -> None:
     code = f"""

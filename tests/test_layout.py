@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
 import pathlib
 import re
 
@@ -43,6 +45,7 @@ PUBLIC = {
     "replay": "optix_fast/buffers/ring.py",
     "dqn_update": "optix_fast/learners/dqn/native.py",
     "sac_update": "optix_fast/learners/sac/native.py",
+    "td3_update": "optix_fast/learners/td3/native.py",
 }
 REFERENCE = {
     "mlp": "optix_fast/networks/mlp.py",
@@ -50,6 +53,7 @@ REFERENCE = {
     "act": "optix_fast/learners/policy.py",
     "dqn_update": "optix_fast/learners/dqn/update.py",
     "sac_update": "optix_fast/learners/sac/update.py",
+    "td3_update": "optix_fast/learners/td3/update.py",
 }
 TESTS = {
     "random": "tests/test_random.py",
@@ -59,6 +63,7 @@ TESTS = {
     "replay": "tests/buffers/test_native_replay.py",
     "dqn_update": "tests/agents/test_native_dqn.py",
     "sac_update": "tests/agents/test_native_sac.py",
+    "td3_update": "tests/agents/test_native_td3.py",
 }
 
 
@@ -140,6 +145,20 @@ def test_row_is_complete(op):
     if OPS[op]:
         row.append(f"csrc/{op}/{op}_cuda.cu")
     assert [path for path in row if not (ROOT / path).is_file()] == []
+
+
+@pytest.mark.parametrize("algo", ["ppo", "dqn", "sac", "td3"])
+def test_an_update_is_called_alike_in_torch_and_in_the_core(algo):
+    # Evaluated: the same name could stand for two types.
+    signatures = [
+        inspect.signature(
+            getattr(importlib.import_module(f"optix_fast.learners.{algo}.{module}"), f"{algo}_update"),
+            eval_str=True,
+        )
+        for module in ("update", "native")
+    ]
+    assert signatures[0] == signatures[1]
+    assert list(signatures[0].parameters) == list(signatures[1].parameters)
 
 
 @pytest.mark.parametrize("op", OPS)

@@ -23,6 +23,7 @@ from optix_fast.agents import (
     TorchGaussianPPOAgent,
     TorchPPOAgent,
     TorchSACAgent,
+    TorchTD3Agent,
 )
 from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer
 from optix_fast.tuners import SPSAOptimizer
@@ -70,12 +71,21 @@ def sac(params: dict[str, Any] | None = None, **kwargs: Any) -> TorchSACAgent:
     )  # fmt: skip
 
 
+def td3(params: dict[str, Any] | None = None, **kwargs: Any) -> TorchTD3Agent:
+    actor, critic1, critic2 = net(4, 1), net(5, 1), net(5, 1)
+    hyperparams = HyperparamSet({"batch_size": 16, "replay_capacity": 300, **(params or {})})
+    return TorchTD3Agent(
+        actor, critic1, critic2, 1, torch.optim.Adam(actor.parameters(), lr=RATES[0]),
+        in_two_groups(critic1, critic2), hyperparams, device="cpu", seed=0, **kwargs,
+    )  # fmt: skip
+
+
 def generic(params: dict[str, Any] | None = None) -> TorchAgent:
     model = net(4, 2)
     return TorchAgent(model, in_two_groups(model), HyperparamSet(params or {}), device="cpu", seed=0)
 
 
-ALL = pytest.mark.parametrize("make", [ppo, dqn, sac, generic])
+ALL = pytest.mark.parametrize("make", [ppo, dqn, sac, td3, generic])
 
 
 def rates_of(agent: Agent) -> list[float]:
@@ -278,7 +288,8 @@ def test_a_typo_is_named_once_wherever_it_comes_from(make: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "name"), [(ppo, "n_epochs"), (dqn, "batch_size"), (sac, "n_step"), (ppo, "anneal_steps")]
+    ("make", "name"),
+    [(ppo, "n_epochs"), (dqn, "batch_size"), (sac, "n_step"), (td3, "policy_delay"), (ppo, "anneal_steps")],
 )
 def test_half_a_count_is_a_users_mistake_but_a_tuners_right(make: Make, name: str) -> None:
     with pytest.raises(ValueError, match=f"^{name} must be a whole number, got 2.5"):

@@ -260,7 +260,7 @@ def test_ppo_learns_actions_of_many_components(space: Any, backend: str) -> None
     assert space.contains(action) and action.dtype == space.dtype
 
 
-@pytest.mark.parametrize("algo", ["dqn", "sac"])
+@pytest.mark.parametrize("algo", ["dqn", "sac", "td3"])
 def test_actions_of_many_components_are_for_ppo(algo: str) -> None:
     for space in (spaces.MultiBinary(3), spaces.MultiDiscrete([[2, 2]])):
         with pytest.raises(ValueError, match=f"{algo} needs a .* action space.*, got Multi"):

@@ -19,6 +19,7 @@ from optix_fast.agents import (
     TorchGaussianPPOAgent,
     TorchPPOAgent,
     TorchSACAgent,
+    TorchTD3Agent,
 )
 from optix_fast.networks import mlp
 from optix_fast.pipelines import VectorBatchPipeline
@@ -27,7 +28,7 @@ from optix_fast.types import EpisodeData, HyperparamSet
 CARTPOLE, PENDULUM = ("CartPole-v1", 4), ("Pendulum-v1", 3)
 ENVS = {
     "ppo": CARTPOLE, "gaussian ppo": PENDULUM, "gaussian ppo free log_std": PENDULUM, "dqn": CARTPOLE,
-    "sac": PENDULUM, "discrete sac": CARTPOLE, "policy gradient": CARTPOLE,
+    "sac": PENDULUM, "discrete sac": CARTPOLE, "td3": PENDULUM, "policy gradient": CARTPOLE,
 }  # fmt: skip
 LEARNING = HyperparamSet(
     {"learning_starts": 0, "batch_size": 8, "updates_per_step": 0.25, "replay_capacity": 512}
@@ -54,6 +55,9 @@ def agent_of(kind: str, backend: str = "auto", dtype: torch.dtype = torch.float3
     if kind == "dqn":
         network = net(features, 2)
         return TorchDQNAgent(network, 2, adam(network), LEARNING, **common)
+    if kind == "td3":
+        actor, critics = net(features, 1), [net(features + 1, 1) for _ in range(2)]
+        return TorchTD3Agent(actor, *critics, 1, adam(actor), adam(*critics), LEARNING, **common)  # type: ignore[misc]
     if "sac" in kind:
         width = 1 if kind == "sac" else 2
         actor = net(features, 2)

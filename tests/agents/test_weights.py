@@ -42,6 +42,7 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "dqn": ("dqn", "CartPole-v1", {"hyperparams": {"batch_size": 16, "per_alpha": 0.6}}),
     "dqn dueling": ("dqn", "CartPole-v1", {"dueling": True, "hyperparams": {"batch_size": 16}}),
     "sac": ("sac", "Pendulum-v1", {"hyperparams": {"batch_size": 16, "tau": 0.02}}),
+    "td3": ("td3", "Pendulum-v1", {"hyperparams": {"batch_size": 16, "policy_delay": 3}}),
     "sac discrete": ("sac", "CartPole-v1", {"hyperparams": {"batch_size": 16}}),
 }  # fmt: skip
 
@@ -429,7 +430,7 @@ def test_observations_of_another_shape_are_named(backend: str, bound: bool) -> N
 # --- a write that fails -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["ppo with everything", "dqn", "sac"])
+@pytest.mark.parametrize("name", ["ppo with everything", "dqn", "sac", "td3"])
 def test_write_that_fails_leaves_every_file_whole(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,8 +10,9 @@ import torch
 from gymnasium import spaces
 
 from optix_fast.networks import CategoricalHead, GreedyHead, MultiDiscreteHead, NormalHead
-from optix_fast.networks.heads import component_sizes
+from optix_fast.networks.heads import DeterministicHead, component_sizes
 from optix_fast.random import RandomStream
+from optix_fast.types import NonFiniteError
 
 # --- CategoricalHead ----------------------------------------------------------------------------
 
@@ -363,6 +364,103 @@ def test_gaussian_knows_no_masks_and_cannot_invert_actions():
         head.draw(params_of([0.0], [0.0]), RandomStream(0), action_masks=np.ones((1, 2)))
     with pytest.raises(ValueError, match="pre_tanh"):
         head.raw_of(np.zeros((1, 1)))
+
+
+# --- DeterministicHead --------------------------------------------------------------------------
+
+# Half-widths 2 and 5, centres 0 and 5.
+PLANE = spaces.Box(np.array([-2.0, 0.0], np.float32), np.array([2.0, 10.0], np.float32))
+
+
+def in_the_plane():
+    head = DeterministicHead(2)
+    head.bind(PLANE)
+    return head
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_actions_are_tanh_of_the_outputs_scaled_to_the_box_and_nothing_is_drawn(deterministic):
+    stream = RandomStream(0)
+    before = stream.state_dict()
+    outputs = torch.tensor([[0.0, 0.0], [0.5, -0.5], [50.0, -50.0]])
+    draw = in_the_plane().draw(outputs, stream, deterministic)
+    # tanh(½) = 0.462117.
+    expected = [[0.0, 5.0], [2 * 0.462117, 5 - 5 * 0.462117], [2.0, 0.0]]
+    np.testing.assert_allclose(draw.actions, expected, rtol=1e-5)
+    assert draw.actions.dtype == np.float32
+    assert draw.raw.tolist() == outputs.tolist() and draw.log_probs.tolist() == [0.0] * 3
+    assert stream.state_dict() == before
+
+
+def test_an_unbound_deterministic_head_acts_in_minus_one_to_one():
+    draw = DeterministicHead(1).draw(torch.tensor([[-50.0], [0.5], [50.0]]), RandomStream(0))
+    assert draw.actions.ravel().tolist() == pytest.approx([-1.0, math.tanh(0.5), 1.0])
+
+
+def test_deterministic_actions_have_the_shape_of_the_box():
+    head = DeterministicHead(4)
+    head.bind(spaces.Box(-1, 1, (2, 2)))
+    actions = head.draw(torch.zeros(3, 4), RandomStream(0)).actions
+    assert actions.shape == head.with_noise(actions, 0.1, RandomStream(0)).shape == (3, 2, 2)
+    assert head.uniform(3, RandomStream(0)).shape == (3, 2, 2)
+
+
+def test_noise_is_as_wide_as_the_box():
+    head = in_the_plane()
+    actions = head.with_noise(np.tile(np.array([[0.0, 5.0]], np.float32), (50_000, 1)), 0.1, RandomStream(1))
+    assert actions.dtype == np.float32
+    np.testing.assert_allclose(actions.mean(axis=0), [0.0, 5.0], atol=0.01)  # > 4 standard errors
+    np.testing.assert_allclose(actions.std(axis=0), [0.2, 0.5], rtol=0.02)
+    assert abs(np.corrcoef(actions.T)[0, 1]) < 0.02
+
+
+def test_noise_does_not_leave_the_box():
+    head = in_the_plane()
+    actions = head.with_noise(np.tile(PLANE.high, (1000, 1)), 3.0, RandomStream(1))
+    assert all(PLANE.contains(row) for row in actions)
+    assert 0.4 < (actions[:, 0] == 2.0).mean() < 0.6
+
+
+def test_no_noise_leaves_actions_as_they_are():
+    actions = np.array([[1.25, 2.5]], np.float32)
+    assert in_the_plane().with_noise(actions, 0.0, RandomStream(0)).tolist() == [[1.25, 2.5]]
+
+
+def test_noise_stays_inside_a_float64_box_and_where_the_bounds_are_equal():
+    space = spaces.Box(np.array([0.1, 3.0]), np.array([0.7, 3.0]), dtype=np.float64)
+    head = DeterministicHead(2)
+    head.bind(space)
+    centre = head.draw(torch.zeros(500, 2), RandomStream(0)).actions
+    for actions in (head.with_noise(centre, 5.0, RandomStream(0)), head.uniform(500, RandomStream(0))):
+        assert all(space.contains(row.astype(np.float64)) for row in actions)
+
+
+def test_actions_go_to_minus_one_to_one_and_back():
+    head = in_the_plane()
+    actions = head.uniform(100, RandomStream(0))
+    raw = head.raw_of(actions)
+    assert raw.dtype == np.float32 and np.abs(raw).max() <= 1.0
+    np.testing.assert_allclose(head.of_unit(raw), actions, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="actions must have 2 values"):
+        head.raw_of(np.zeros((3, 1)))
+
+
+def test_a_deterministic_head_names_what_does_not_fit():
+    head = DeterministicHead(2)
+    for outputs in (torch.zeros(5, 4), torch.zeros(2)):
+        with pytest.raises(ValueError, match=r"actor must return \[B, 2\], got"):
+            head.params(outputs)
+    for space, message in (
+        (spaces.Box(-np.inf, np.inf, (2,)), "must have finite bounds"),
+        (spaces.Box(-1, 1, (3,)), "action_dim=2 needs a Box"),
+        (spaces.Discrete(2), "action_dim=2 needs a Box"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            head.bind(space)
+    with pytest.raises(ValueError, match="masks have no meaning for continuous actions"):
+        head.draw(torch.zeros(1, 2), RandomStream(0), action_masks=np.ones((1, 2)))
+    with pytest.raises(NonFiniteError):
+        head.draw(torch.tensor([[0.0, math.nan]]), RandomStream(0))
 
 
 def test_drawing_touches_no_global_random_state():

@@ -184,6 +184,10 @@ AGENTS = {
         "sac", spaces.Box(-1, 1, (2,), np.float32),
         {"hyperparams": {"batch_size": 8, "learning_starts": 8}},
     ),
+    "td3": (
+        "td3", spaces.Box(-1, 1, (2,), np.float32),
+        {"hyperparams": {"batch_size": 8, "learning_starts": 8}},
+    ),
     "discrete sac": ("sac", spaces.Discrete(2), {"hyperparams": {"batch_size": 8, "learning_starts": 8}}),
 }  # fmt: skip
 

@@ -147,7 +147,7 @@ def test_what_cannot_be_resumed_is_said(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not an intact state file"):
         resume(done)
     state.unlink()
-    with pytest.raises(ValueError, match="no state of a run"):
+    with pytest.raises(ValueError, match="no run state to resume from"):
         resume(done)
 
 

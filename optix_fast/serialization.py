@@ -13,7 +13,7 @@ import math
 import os
 import secrets
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,9 @@ import torch
 from safetensors import SafetensorError, TensorSpec, safe_open, serialize_file
 
 from optix_fast.leftovers import owner_mark
+
+# Writes a file's content to the path that it is given.
+Write = Callable[[Path], object]
 
 _FORMAT = "optix_fast.state/1"
 _SAFE_INTEGER = 2**53  # larger ones go as hexadecimal text, whatever reads the JSON
@@ -46,27 +49,50 @@ def fsync_directory(path: str | os.PathLike[str]) -> None:
         os.close(handle)
 
 
-def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
-    """Replace a file by what `write` writes to another path, or leave it as it was: temporary name, fsync,
-    rename, fsync.
+def write_together(files: Sequence[tuple[str | os.PathLike[str], Write]]) -> None:
+    """Replace several files as one set: all are written under temporary names and synced before the first of
+    them gets its own name.
+
+    A write that fails leaves every file as it was. A process that is killed between two renames leaves some
+    new and some old ones: a reader who must know puts one mark into all of them.
+
+    Args:
+        files: path of each file, and what writes its content to the path that it is given.
+
+    Raises:
+        What a `write` raises; nothing is left behind. OSError: a file cannot be written.
+    """
+    mark = f"{owner_mark()}-{secrets.token_hex(4)}"
+    targets = [Path(path) for path, _ in files]
+    temporaries = [target.with_name(f".{target.name}.{mark}.tmp") for target in targets]
+    try:
+        for target, temporary, (_, write) in zip(targets, temporaries, files, strict=True):
+            temporary.touch()
+            mode = temporary.stat().st_mode  # as the umask wants it; safetensors makes private files
+            try:
+                write(temporary)
+            except SafetensorError as error:
+                raise OSError(f"{target} could not be written: {error}") from error
+            temporary.chmod(mode)
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+        for target, temporary in zip(targets, temporaries, strict=True):
+            os.replace(temporary, target)
+    except BaseException:
+        for temporary in temporaries:
+            temporary.unlink(missing_ok=True)
+        raise
+    for directory in dict.fromkeys(target.parent for target in targets):
+        fsync_directory(directory)
+
+
+def write_atomically(path: str | os.PathLike[str], write: Write) -> None:
+    """Replace a file by what `write` writes to another path, or leave it as it was: `write_together` of one.
 
     Raises:
         What `write` raises; nothing is left behind. OSError: the file cannot be written.
     """
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{owner_mark()}-{secrets.token_hex(4)}.tmp")
-    try:
-        temporary.touch()
-        mode = temporary.stat().st_mode  # as the umask wants it; safetensors makes private files
-        write(temporary)
-        temporary.chmod(mode)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    fsync_directory(target.parent)
+    write_together([(path, write)])
 
 
 def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
@@ -106,26 +132,40 @@ def save_state(path: str | os.PathLike[str], state: Any) -> None:
         TypeError: something else is in the state; the message names where. Nothing is written.
         OSError: the file cannot be written; an older file of that name stays as it was.
     """
+    write_atomically(path, state_writer(state))
+
+
+def state_writer(state: Any, marks: Mapping[str, str] | None = None) -> Write:
+    """What writes a state's file, for `write_together`; the state is read now.
+
+    Args:
+        state: see `save_state`.
+        marks: text under other names in the file's metadata.
+
+    Raises:
+        TypeError: see `save_state`.
+    """
     arrays: dict[str, np.ndarray[Any, Any]] = {}
     try:
         skeleton = json.dumps(_encode(state, "state", arrays), allow_nan=False, separators=(",", ":"))
     except RecursionError:
         raise TypeError("save_state: the state is nested too deeply or contains itself") from None
-    specs = {}
-    for name, array in arrays.items():
-        dtype = array.dtype.name
-        specs[name] = TensorSpec(
-            dtype=dtype, shape=list(array.shape), data_ptr=array.ctypes.data, data_len=array.nbytes
-        )
-    metadata = {"format": _FORMAT, "skeleton": skeleton, "sha256": _digest(skeleton, arrays)}
+    metadata = {
+        **(marks or {}), "format": _FORMAT, "skeleton": skeleton, "sha256": _digest(skeleton, arrays)
+    }  # fmt: skip
 
     def write(temporary: Path) -> None:
-        try:
-            serialize_file(specs, str(temporary), metadata)
-        except SafetensorError as error:
-            raise OSError(f"{path} could not be written: {error}") from error
+        specs = {}
+        for name, array in arrays.items():
+            specs[name] = TensorSpec(
+                dtype=array.dtype.name,
+                shape=list(array.shape),
+                data_ptr=array.ctypes.data,
+                data_len=array.nbytes,
+            )
+        serialize_file(specs, str(temporary), metadata)
 
-    write_atomically(path, write)
+    return write
 
 
 def can_save(value: Any) -> bool:

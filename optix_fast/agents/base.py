@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -13,7 +12,7 @@ from torch import nn
 
 from optix_fast.agents.arguments import check_seed
 from optix_fast.agents.files.agent_card import Parts
-from optix_fast.agents.files.policy_files import STATE_FILE, load_policy, save_policy
+from optix_fast.agents.files.policy_files import load_policy, save_policy
 from optix_fast.agents.files.weight_files import read_module_file
 from optix_fast.agents.hyperparams import Hyperparams, read_config
 from optix_fast.agents.learning_rates import LearningRates
@@ -30,7 +29,6 @@ from optix_fast.networks.heads import CategoricalHead, Draw
 from optix_fast.pipelines.acting import batched
 from optix_fast.pipelines.masks import mask_of
 from optix_fast.random import RandomStream
-from optix_fast.serialization import save_state
 from optix_fast.types import (
     Array,
     BaseAgent,
@@ -370,7 +368,10 @@ class Agent(BaseAgent):
     @exclusive
     def save_weights(self, path: str) -> None:
         """Write the policy into the directory `path`: one .safetensors for each network, and
-        policy.safetensors for what else is the policy's (a free log_std, the observation normalizer)."""
+        policy.safetensors for what else is the policy's (a free log_std, the observation normalizer).
+
+        A write that fails leaves all files of an earlier save as they were.
+        """
         save_policy(self, path)
 
     @exclusive
@@ -382,9 +383,7 @@ class Agent(BaseAgent):
             path: created where it does not exist.
             replay: with the stored transitions, which may be large.
         """
-        Path(path).mkdir(parents=True, exist_ok=True)
-        save_state(f"{path}/{STATE_FILE}", self.state_dict(replay))
-        save_policy(self, path, state=True)
+        save_policy(self, path, self.state_dict(replay))
 
     @classmethod
     def load(
@@ -404,8 +403,9 @@ class Agent(BaseAgent):
             device, backend, seed: see the agent's constructor.
 
         Raises:
-            FileNotFoundError, ValueError: there is no such directory, a file is missing or damaged, or an
-                older version wrote them, which did not say what the weights belong to.
+            FileNotFoundError, ValueError: there is no such directory, a file is missing or damaged, they
+                come from several saves, or an older version wrote them, which did not say what the weights
+                belong to.
             RuntimeError: another kind of agent was saved, or one with networks of your own: construct it
                 and call load_weights.
         """
@@ -424,7 +424,7 @@ class Agent(BaseAgent):
         """Read what save_weights wrote, or an older run's .pt files; target networks become copies.
 
         Raises:
-            FileNotFoundError, ValueError: a file is missing or damaged.
+            FileNotFoundError, ValueError: a file is missing or damaged, or they come from several saves.
             RuntimeError: the files belong to something else: another algorithm, other layers, activations
                 or shapes, other actions, with or without an observation normalizer. Nothing is loaded then.
         """

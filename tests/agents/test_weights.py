@@ -6,6 +6,9 @@ import copy
 import json
 import os
 import pickle
+import shutil
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ import torch
 from gymnasium import spaces
 from ppo_cases import OBS, assert_same, cartpole_window, discrete_agent, gaussian_agent
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 from optix_fast.agents import (
@@ -70,6 +74,15 @@ def observations_of(agent: Agent, n: int = 5) -> np.ndarray[Any, Any]:
     return np.random.default_rng(0).normal(size=(n, width)).astype(np.float32)
 
 
+def unmark(file: Path) -> None:
+    """Make a file one of an older version."""
+    with safe_open(file, "pt") as opened:
+        tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+        metadata = opened.metadata()
+    del metadata["optix_fast.save"]
+    save_file(tensors, file, metadata)
+
+
 # --- what is refused --------------------------------------------------------------------------------
 
 
@@ -94,6 +107,7 @@ def test_a_normalizer_without_a_card_is_refused_too(tmp_path: Path) -> None:
     for name in ("actor", "critic"):
         (tmp_path / f"{name}.safetensors").unlink()
         torch.save(getattr(source, name).state_dict(), tmp_path / f"{name}.pt")
+    unmark(tmp_path / "policy.safetensors")
     with pytest.raises(RuntimeError, match="the saved policy has obs_normalizer, this agent does not"):
         plain.load_weights(str(tmp_path))
 
@@ -427,44 +441,91 @@ def test_observations_of_another_shape_are_named(backend: str, bound: bool) -> N
     assert agent.learn(cartpole_window(agent))["n_updates"] > 0
 
 
-# --- a write that fails -----------------------------------------------------------------------------
+# --- one save -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["ppo with everything", "dqn", "sac", "td3"])
-def test_write_that_fails_leaves_every_file_whole(
+def test_a_write_that_fails_leaves_the_files_of_the_earlier_save(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def content(path: Path) -> dict[str, Any]:
-        """By file; safetensors writes its metadata in any order."""
-        found = {}
-        for file in path.iterdir():
-            with safe_open(file, "pt") as opened:
-                tensors = {key: opened.get_tensor(key).tolist() for key in opened.keys()}  # noqa: SIM118
-                found[file.name] = (opened.metadata(), tensors)
-        return found
-
     agent, episodes = trained(name)
-    agent.save(str(tmp_path / "agent"))
-    old = content(tmp_path / "agent")
+    agent.save(str(tmp_path))
+    saved = agent.state_dict(replay=False)
+    old = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     agent.learn(next(episodes))
-    agent.save(str(tmp_path / "complete"))
-    new = content(tmp_path / "complete")
-    sync, left = os.fsync, 0
+    sync = os.fsync
 
-    def full_disk(handle: int) -> None:
-        nonlocal left
-        left -= 1
-        if left < 0:
+    def full_disk(room: Iterator[int], handle: int) -> None:
+        if next(room, None) is None:
             raise OSError(28, "No space left on device")
         sync(handle)
 
-    monkeypatch.setattr(os, "fsync", full_disk)
-    for writes in range(2 * len(old)):  # each file is synced, then its directory
-        left = writes
-        with pytest.raises(OSError, match="No space"):
-            agent.save(str(tmp_path / "agent"))
-        found = content(tmp_path / "agent")
-        assert found.keys() == old.keys()
-        assert all(data in (old[file], new[file]) for file, data in found.items())
-        if writes == 0:
-            assert found == old
+    with monkeypatch.context() as patched:
+        for files in range(len(old)):
+            patched.setattr(os, "fsync", partial(full_disk, iter(range(files))))
+            with pytest.raises(OSError, match="No space"):
+                agent.save(str(tmp_path))
+            assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == old
+    loaded = Agent.load(str(tmp_path), device="cpu")
+    assert_same(loaded.state_dict(replay=False), saved)
+
+
+def test_networks_of_two_saves_are_refused_by_their_names(tmp_path: Path) -> None:
+    agent, _ = trained("ppo")
+    one, other = tmp_path / "one", tmp_path / "other"
+    agent.save_weights(str(one))
+    agent.save_weights(str(other))
+    shutil.copy(other / "critic.safetensors", one)
+    before = agent.state_dict()
+    message = r"mixes the files of 2 saves: actor\.safetensors \| critic\.safetensors"
+    loads: list[Callable[[str], Any]] = [
+        agent.load_weights, Agent.load, lambda path: agent.average_weights([str(other), path])
+    ]  # fmt: skip
+    for load in loads:
+        with pytest.raises(ValueError, match=message):
+            load(str(one))
+    assert_same(agent.state_dict(), before)
+    unmark(one / "critic.safetensors")  # a new save over one of an older version
+    with pytest.raises(ValueError, match=message):
+        agent.load_weights(str(one))
+
+
+@pytest.mark.parametrize("file", ["policy", "state"])
+def test_a_normalizer_or_a_state_of_another_save_is_refused(file: str, tmp_path: Path) -> None:
+    agent, _ = trained("ppo with everything")
+    one, other = tmp_path / "one", tmp_path / "other"
+    agent.save(str(one))
+    agent.save(str(other))
+    shutil.copy(other / f"{file}.safetensors", one)
+    with pytest.raises(ValueError, match=rf"mixes the files of 2 saves: .*{file}\.safetensors"):
+        Agent.load(str(one))
+
+
+def test_a_killed_process_leaves_files_that_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent, _ = trained("dqn")
+    agent.save(str(tmp_path))
+    rename = os.replace
+    renamed = []
+
+    def killed(source: Path, target: Path) -> None:
+        if renamed:
+            raise KeyboardInterrupt
+        rename(source, target)
+        renamed.append(target)
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        agent.save(str(tmp_path))
+    with pytest.raises(ValueError, match="mixes the files of 2 saves"):
+        Agent.load(str(tmp_path))
+    assert {file.suffix for file in tmp_path.iterdir()} == {".safetensors"}
+
+
+def test_files_of_an_older_version_have_no_mark_and_load(tmp_path: Path) -> None:
+    agent, _ = trained("ppo with everything")
+    agent.save(str(tmp_path))
+    for file in tmp_path.iterdir():
+        unmark(file)
+    assert_same(Agent.load(str(tmp_path), device="cpu").state_dict(), agent.state_dict())

@@ -397,3 +397,20 @@ def test_sac_trains_is_evaluated_and_saves_what_it_goes_on_from(tmp_path: Path) 
     assert float(last["critic_loss"]) > 0 and 0 < float(last["alpha"]) < 1
     evaluated = cli("eval", "run", "--episodes", "2", cwd=tmp_path)
     assert evaluated.stdout.startswith("Pendulum-v1: return "), evaluated.stderr
+
+
+def test_td3_trains_is_evaluated_and_trains_on(tmp_path: Path) -> None:
+    quick = ("--steps", "1500", "--quiet")
+    done = cli("train", "Pendulum-v1", "--algo", "td3", *quick, "--run-dir", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    files = {path.name for path in (tmp_path / "run" / "best").iterdir()}
+    assert files == {f"{name}.safetensors" for name in ("actor", "critic1", "critic2")}
+    evaluated = cli("eval", "run", "--episodes", "2", cwd=tmp_path)
+    assert evaluated.stdout.startswith("Pendulum-v1: return "), evaluated.stderr
+    resumed = cli("train", "--resume", "run", "--steps", "2000", "--quiet", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    state = load_state(find_state(tmp_path / "run" / "checkpoints", None))
+    assert (state["agent"]["env_steps"], state["agent"]["updates"]) == (2000, 1000)
+    with (tmp_path / "run" / "progress.csv").open() as file:
+        last = list(csv.DictReader(file))[-1]
+    assert int(last["env_steps"]) == 2000 and float(last["critic_loss"]) > 0

@@ -6,6 +6,7 @@ JSON in the metadata of every network's safetensors file.
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from optix_fast.networks.encoders import EncodedCritic, ObservationEncoder
 Card = dict[str, Any]
 
 _KEY = "optix_fast"
+_SAVE = "optix_fast.save"
 # Layers and the attributes that their constructors take.
 LAYERS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     kind.__name__: (kind, arguments)
@@ -61,6 +63,18 @@ def write(card: Card) -> dict[str, str]:
     return {_KEY: json.dumps(card)}
 
 
+def mark_of_a_save() -> dict[str, str]:
+    """Metadata that all files of one save share, and no others."""
+    return {_SAVE: secrets.token_hex(8)}
+
+
+def mark_in(path: Path) -> str | None:
+    """What marks the save that a file comes from; empty where an older version wrote it, or a file of another
+    kind in its place; None where the file is damaged."""
+    metadata = _metadata_of(path) if path.exists() else {}
+    return None if metadata is None else metadata.get(_SAVE, "")
+
+
 def read(directory: str, names: Iterable[str] | None = None) -> Card | None:
     """The card of a weight directory; None where an older version wrote it.
 
@@ -83,11 +97,18 @@ def read(directory: str, names: Iterable[str] | None = None) -> Card | None:
 
 
 def _card_in(path: Path) -> Card | None:
+    text = (_metadata_of(path) or {}).get(_KEY)
     try:
-        with safe_open(str(path), framework="np") as file:
-            text = (file.metadata() or {}).get(_KEY)
         card: Card | None = None if text is None else json.loads(text)
         return card
+    except ValueError:
+        return None
+
+
+def _metadata_of(path: Path) -> dict[str, str] | None:
+    try:
+        with safe_open(str(path), framework="np") as file:
+            return file.metadata() or {}
     except Exception:
         # A missing or damaged file is named by whoever reads its tensors.
         return None

@@ -17,7 +17,7 @@ from optix_fast.agents.base import Agent
 from optix_fast.agents.files import cards
 from optix_fast.agents.files.agent_card import Parts, class_name
 from optix_fast.agents.files.cards import Card
-from optix_fast.agents.files.policy_files import STATE_FILE
+from optix_fast.agents.files.policy_files import STATE_FILE, check_one_save
 from optix_fast.agents.hyperparams import read_config
 from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer
 from optix_fast.networks.encoders import ObservationEncoder
@@ -85,6 +85,7 @@ def _build(kind: type[A], path: str, card: Card, options: dict[str, Any]) -> A:
     agent._observation_space = cards.make_space(card["observation_space"])
     agent.load_weights(path)
     if card["state"]:
+        check_one_save(path, [STATE_FILE, *(f"{name}.safetensors" for name in agent._networks())])
         agent.load_state_dict(load_state(f"{path}/{STATE_FILE}"))
     return agent
 

@@ -9,22 +9,21 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from optix_fast.serialization import write_atomically
+from optix_fast.serialization import Write
 
 State = dict[str, Tensor]
 
 
-def save_module(
-    module: nn.Module, directory: str, name: str, metadata: Mapping[str, str] | None = None
-) -> None:
-    """Write a module's state dict to <directory>/<name>.safetensors, atomically, with text under
-    `metadata`."""
-    Path(directory).mkdir(parents=True, exist_ok=True)
-    tensors = {key: value.detach().cpu().clone().contiguous() for key, value in module.state_dict().items()}
-    write_atomically(
-        Path(directory) / f"{name}.safetensors",
-        lambda temporary: save_file(tensors, str(temporary), dict(metadata or {}) or None),
-    )
+def module_writer(module: nn.Module, metadata: Mapping[str, str]) -> Write:
+    """What writes a module's state dict to a file, with text under `metadata`."""
+
+    def write(temporary: Path) -> None:
+        tensors = {
+            key: value.detach().cpu().clone().contiguous() for key, value in module.state_dict().items()
+        }
+        save_file(tensors, str(temporary), dict(metadata))
+
+    return write
 
 
 def read_module_file(directory: str, name: str) -> State:

@@ -101,13 +101,14 @@ def test_random_numbers_go_to_one_thread_each(kind: str, backend: str, recording
 
 
 @both_backends
-def test_two_threads_take_the_uniform_steps_of_sac_one_after_the_other(
-    backend: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("algo", ["sac", "td3"])
+def test_two_threads_take_the_uniform_steps_one_after_the_other(
+    backend: str, algo: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    agent = make_agent(
-        "sac", gym.make("Pendulum-v1"), (16,), {**SMALL, "learning_starts": 200}, seed=3, backend=backend
+    agent: Any = make_agent(
+        algo, gym.make("Pendulum-v1"), (16,), {**SMALL, "learning_starts": 200}, seed=3, backend=backend
     )  # fmt: skip
-    uniform, inside, drawn = agent._policy.uniform, [], []
+    uniform, inside, drawn = agent._head.uniform, [], []
 
     def alone(n: int, *rest: Any) -> Any:
         inside.append(n)
@@ -117,13 +118,13 @@ def test_two_threads_take_the_uniform_steps_of_sac_one_after_the_other(
         inside.pop()
         return actions
 
-    monkeypatch.setattr(agent._policy, "uniform", alone)
+    monkeypatch.setattr(agent._head, "uniform", alone)
     before = agent.state_dict()["uniform_start"]["steps"]
     pipelines = [
         VectorBatchPipeline([lambda: gym.make("Pendulum-v1")], agent, window_size=16, seed=i)
         for i in range(2)
     ]
-    observation = observations_of("sac", 1)[0]
+    observation = observations_of(algo, 1)[0]
 
     def act() -> Any:
         return [agent.act(observation) for _ in range(16)]

@@ -8,10 +8,12 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from backends import both_backends
+from gymnasium import spaces
 from ppo_cases import OBS, assert_same, cartpole_window, discrete_agent, gaussian_agent
 from torch import nn
 
@@ -26,6 +28,7 @@ from optix_fast.agents import (
     TorchTD3Agent,
 )
 from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer
+from optix_fast.pipelines import VectorBatchPipeline
 from optix_fast.tuners import SPSAOptimizer
 from optix_fast.tuners.choice import fill_bounds
 from optix_fast.types import EpisodeData, EvalMetrics, HyperparamSet
@@ -92,8 +95,17 @@ def rates_of(agent: Agent) -> list[float]:
     return [group["lr"] for group in agent._groups()]
 
 
+def pushed_as_hard() -> gym.Env[Any, Any]:
+    """CartPole for continuous actions, of which only the sign counts."""
+    cartpole = gym.make("CartPole-v1")
+    return gym.wrappers.TransformAction(cartpole, lambda a: int(a[0] > 0), spaces.Box(-1, 1, (1,)))
+
+
 def window_of(agent: Agent) -> EpisodeData:
-    return cartpole_window(agent, n_envs=2, window_size=32)
+    if not isinstance(agent, TorchTD3Agent):
+        return cartpole_window(agent, n_envs=2, window_size=32)
+    pipeline = VectorBatchPipeline([pushed_as_hard] * 2, agent, window_size=32, seed=5)
+    return next(pipeline.episodes())
 
 
 # --- learning rates -------------------------------------------------------------------------------

@@ -101,11 +101,12 @@ def test_random_numbers_go_to_one_thread_each(kind: str, backend: str, recording
 
 
 @both_backends
-def test_two_threads_take_the_uniform_steps_of_sac_one_after_the_other(
-    backend: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("algo", ["sac", "td3"])
+def test_two_threads_take_the_uniform_steps_one_after_the_other(
+    backend: str, algo: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    agent = make_agent(
-        "sac", gym.make("Pendulum-v1"), (16,), {**SMALL, "learning_starts": 200}, seed=3, backend=backend
+    agent: Any = make_agent(
+        algo, gym.make("Pendulum-v1"), (16,), {**SMALL, "learning_starts": 200}, seed=3, backend=backend
     )  # fmt: skip
     uniform, inside, drawn = agent._head.uniform, [], []
 
@@ -123,7 +124,7 @@ def test_two_threads_take_the_uniform_steps_of_sac_one_after_the_other(
         VectorBatchPipeline([lambda: gym.make("Pendulum-v1")], agent, window_size=16, seed=i)
         for i in range(2)
     ]
-    observation = observations_of("sac", 1)[0]
+    observation = observations_of(algo, 1)[0]
 
     def act() -> Any:
         return [agent.act(observation) for _ in range(16)]

@@ -98,7 +98,7 @@ def make_agent(
     """Networks, optimizer and agent for an environment.
 
     PPO: actor and critic are separate MLPs with orthogonal weights (gain √2, of the actor's output 0.01, of
-    the critic's 1), the optimizer is Adam(eps=1e-5). DQN: one such MLP (gain of the output 1), Adam. SAC:
+    the critic's 1), the optimizer is Adam(eps=1e-5). DQN: one such MLP (gain of the output 1), Adam. SAC
     and TD3: actor and both critics are MLPs with torch's own initialisation, each optimizer Adam.
     Observations other than one-dimensional Boxes pass an ObservationEncoder first.
 

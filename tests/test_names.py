@@ -6,11 +6,13 @@ from dataclasses import fields
 
 import pytest
 
-from optix_fast.agents import DQNConfig, PPOConfig, SACConfig
+from optix_fast.agents import DQNConfig, PPOConfig, SACConfig, TD3Config
 from optix_fast.config import TrainConfig
 from optix_fast.names import unknown_name
 
-KNOWN = {kind: [f.name for f in fields(kind)] for kind in (PPOConfig, DQNConfig, SACConfig, TrainConfig)}
+KNOWN = {
+    kind: [f.name for f in fields(kind)] for kind in (PPOConfig, DQNConfig, SACConfig, TD3Config, TrainConfig)
+}
 
 
 @pytest.mark.parametrize(
@@ -29,6 +31,10 @@ KNOWN = {kind: [f.name for f in fields(kind)] for kind in (PPOConfig, DQNConfig,
         (DQNConfig, "n_steps", "n_step"),
         (SACConfig, "polyak", "tau"),
         (SACConfig, "ent_coef", "log_alpha_init"),
+        (TD3Config, "policy_frequency", "policy_delay"),
+        (TD3Config, "action_noise", "exploration_noise"),
+        (TD3Config, "target_policy_noise", "target_noise"),
+        (TD3Config, "noise_clip", "target_noise_clip"),
         (TrainConfig, "total_timesteps", "steps"),
         (TrainConfig, "net_arch", "hidden_sizes"),
     ],

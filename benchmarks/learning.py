@@ -46,6 +46,7 @@ PUBLISHED = {
         "LunarLander-v3": "154.4 ± 79.2",
     },
     "sac": {"Pendulum-v1": "-157.0 ± 88.7", "MountainCarContinuous-v0": "94.7 ± 1.1"},
+    "td3": {"Pendulum-v1": "-151.9 ± 90.2"},
 }
 
 

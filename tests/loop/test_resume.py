@@ -11,6 +11,7 @@ from typing import Any
 
 import gymnasium as gym
 import pytest
+from safetensors.numpy import load_file
 from same_state import assert_same
 
 from optix_fast import BatchPipeline, RLOptimizer, make_agent
@@ -196,9 +197,11 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def weights(run: RLOptimizer, folder: Path) -> dict[str, bytes]:
+def weights(run: RLOptimizer, folder: Path) -> dict[str, dict[str, list[float]]]:
+    # The tensors, not the files: every save marks its own.
     run.controller.agent.save_weights(str(folder))
-    return contents(folder)
+    files = {path.name: load_file(path) for path in folder.iterdir()}
+    return {name: {key: t.tolist() for key, t in tensors.items()} for name, tensors in files.items()}
 
 
 def other_agent(directory: Path, kind: str, hidden_sizes: tuple[int, ...] = (64, 64)) -> RLOptimizer:

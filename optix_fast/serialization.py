@@ -53,8 +53,8 @@ def write_together(files: Sequence[tuple[str | os.PathLike[str], Write]]) -> Non
     """Replace several files as one set: all are written under temporary names and synced before the first of
     them gets its own name.
 
-    A write that fails leaves every file as it was. A process that is killed between two renames leaves some
-    new and some old ones: a reader who must know puts one mark into all of them.
+    A write that fails leaves every file as it was. A rename that fails, or a process that is killed between
+    two of them, leaves some new and some old ones: a reader who must know puts one mark into all of them.
 
     Args:
         files: path of each file, and what writes its content to the path that it is given.

@@ -320,7 +320,7 @@ class Agent(BaseAgent):
     @staticmethod
     def _scalar(action: Any) -> Any:
         """An action of a Discrete space as an int."""
-        return int(action) if action.ndim == 0 else action
+        return int(action) if action.ndim == 0 and action.dtype.kind in "iu" else action
 
     # --- hyperparameters --------------------------------------------------------------------------
 
@@ -370,7 +370,8 @@ class Agent(BaseAgent):
         """Write the policy into the directory `path`: one .safetensors for each network, and
         policy.safetensors for what else is the policy's (a free log_std, the observation normalizer).
 
-        A write that fails leaves all files of an earlier save as they were.
+        A write that fails leaves all files of an earlier save as they were. Where a file cannot be replaced,
+        what is left is a mixture of two saves, which load and load_weights refuse.
         """
         save_policy(self, path)
 

@@ -14,9 +14,7 @@ from optix_fast.agents.arguments import action_indices, require, resolve_device
 from optix_fast.agents.base import Agent, as_in_training, restored_on_error
 from optix_fast.agents.files.agent_card import Parts
 from optix_fast.learners.learner import Backend
-from optix_fast.learners.optimizers import (
-    descend,
-)
+from optix_fast.learners.optimizers import descend
 from optix_fast.learners.policy import Policy
 from optix_fast.learners.policy_gradient import PolicyGradientModel, TorchAgentConfig, make_targets
 from optix_fast.learners.tensors import explained_variance, to_numpy

@@ -77,7 +77,7 @@ class Flag(Kind):
     def checked(self, name: str, value: Any) -> Any:
         if value not in (True, False):
             raise TypeError(f"{name} must be True or False, got {value!r}")
-        return value
+        return bool(value)
 
     def __str__(self) -> str:
         return "true or false"

@@ -32,7 +32,7 @@ class Learner(Generic[P, R]):
     """Chooses between the two updates of an algorithm, which have one signature and one result, and between
     acting in the core and in torch.
 
-    What the core does not serve it says with UnsupportedError, before anything has changed.
+    What the core does not serve it says with UnsupportedError, before any number has changed.
 
     Args:
         policy: what the agent acts with.

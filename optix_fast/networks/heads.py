@@ -477,6 +477,8 @@ class DeterministicHead(SquashedHead):
 
     def __init__(self, action_dim: int) -> None:
         super().__init__(action_dim)
+        # Unbound, too: noise is added to what is within (−1, 1).
+        self._low, self._high = np.full(action_dim, -1.0, np.float32), np.full(action_dim, 1.0, np.float32)
         # The core draws from a Gaussian or takes its mean; here it is only asked for the mean.
         self._no_log_std = nn.Parameter(torch.zeros(action_dim), requires_grad=False)
 

@@ -260,6 +260,28 @@ def test_ppo_learns_actions_of_many_components(space: Any, backend: str) -> None
     assert space.contains(action) and action.dtype == space.dtype
 
 
+@pytest.mark.parametrize("algo", ["ppo", "sac", "td3"])
+def test_actions_of_a_box_without_dimensions_are_floats(algo: str) -> None:
+    env = SpacesOnly(spaces.Box(-1, 1, (3,)), spaces.Box(-2, 2, ()))
+    observation = np.array([0.3, -0.2, 0.9], np.float32)
+    acted = [
+        make_agent(algo, env, (8,), seed=0, backend=backend, device="cpu").act(observation, deterministic)
+        for backend in ("auto", "torch")
+        for deterministic in (False, True)
+    ]
+    assert all(np.shape(action) == () and float(action) != int(action) for action in acted)
+    np.testing.assert_allclose(acted[:2], acted[2:], rtol=1e-5)
+
+
+@both_backends
+def test_a_flag_may_be_one_or_zero(backend: str) -> None:
+    pipeline = BatchPipeline(gym.make("CartPole-v1"), window_size=16, seed=0)
+    params = {"double_q": 1, "batch_size": 4}
+    agent = make_agent("dqn", pipeline, (8,), params, seed=0, backend=backend, device="cpu")
+    pipeline.set_agent(agent)
+    assert agent.learn(next(pipeline.episodes()))["n_updates"] > 0
+
+
 @pytest.mark.parametrize("algo", ["dqn", "sac", "td3"])
 def test_actions_of_many_components_are_for_ppo(algo: str) -> None:
     for space in (spaces.MultiBinary(3), spaces.MultiDiscrete([[2, 2]])):

@@ -217,6 +217,32 @@ def test_restored_optimizer_state_is_used() -> None:
     assert all(torch.equal(p, o) for p, o in zip(it.parameters, once, strict=True))
 
 
+def test_a_learning_rate_set_after_a_state_was_loaded_counts() -> None:
+    it = learner()
+    graph, (batch, _) = Graph(it), batch_for(it)
+    graph.update(batch, CONFIG)
+    it.optimizer.load_state_dict(it.optimizer.state_dict())  # which puts new groups there
+    it.optimizer.param_groups[0]["lr"] = 0.0
+    before = [p.detach().clone() for p in it.parameters]
+    graph.update(batch, CONFIG)
+    assert all(torch.equal(p, b) for p, b in zip(it.parameters, before, strict=True))
+
+
+def test_an_optimizer_whose_state_was_taken_back_goes_on() -> None:
+    it, other = learner(), learner()
+    graph, (batch, _) = Graph(it), batch_for(it)
+    empty = torch.utils._pytree.tree_map_only(torch.Tensor, torch.clone, it.optimizer.state_dict())
+    weights = [p.detach().clone() for p in it.parameters]
+    graph.update(batch, CONFIG)
+    it.optimizer.load_state_dict(empty)  # as after a first update that failed
+    with torch.no_grad():
+        for p, w in zip(it.parameters, weights, strict=True):
+            p.copy_(w)
+    graph.update(batch, CONFIG)
+    Graph(other).update(batch, CONFIG)
+    assert all(torch.equal(p, q) for p, q in zip(it.parameters, other.parameters, strict=True))
+
+
 @pytest.mark.parametrize("what", ["advantages", "observations"])
 def test_what_is_not_finite_stops_the_update(what: str) -> None:
     it = learner()

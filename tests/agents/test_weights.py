@@ -470,6 +470,14 @@ def test_a_write_that_fails_leaves_the_files_of_the_earlier_save(
     assert_same(loaded.state_dict(replay=False), saved)
 
 
+def test_a_state_that_is_not_there_is_named(tmp_path: Path) -> None:
+    agent, _ = trained("ppo")
+    agent.save(str(tmp_path))
+    (tmp_path / "state.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"state\.safetensors"):
+        Agent.load(str(tmp_path), device="cpu")
+
+
 def test_networks_of_two_saves_are_refused_by_their_names(tmp_path: Path) -> None:
     agent, _ = trained("ppo")
     one, other = tmp_path / "one", tmp_path / "other"

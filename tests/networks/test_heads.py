@@ -435,6 +435,13 @@ def test_noise_stays_inside_a_float64_box_and_where_the_bounds_are_equal():
         assert all(space.contains(row.astype(np.float64)) for row in actions)
 
 
+def test_noise_of_a_head_without_a_space_stays_within_minus_one_and_one():
+    head = DeterministicHead(2)
+    actions = head.with_noise(np.full((200, 2), 0.9, np.float32), 0.5, RandomStream(0))
+    assert np.abs(actions).max() == 1.0
+    np.testing.assert_allclose(head.raw_of(actions), actions)
+
+
 def test_actions_go_to_minus_one_to_one_and_back():
     head = in_the_plane()
     actions = head.uniform(100, RandomStream(0))

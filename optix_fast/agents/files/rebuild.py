@@ -85,8 +85,9 @@ def _build(kind: type[A], path: str, card: Card, options: dict[str, Any]) -> A:
     agent._observation_space = cards.make_space(card["observation_space"])
     agent.load_weights(path)
     if card["state"]:
+        state = load_state(f"{path}/{STATE_FILE}")
         check_one_save(path, [STATE_FILE, *(f"{name}.safetensors" for name in agent._networks())])
-        agent.load_state_dict(load_state(f"{path}/{STATE_FILE}"))
+        agent.load_state_dict(state)
     return agent
 
 

@@ -51,7 +51,7 @@ def recognise(
 def dqn_update(
     model: DQNModel, experience: Experience, draws: Draws, config: DQNConfig, updates_before: int
 ) -> Updated:
-    """The updates of dqn.dqn_update, by one call of the core.
+    """The updates of update.dqn_update, by one call of the core.
 
     Raises:
         UnsupportedError: the core does not serve this model, or these observations; with the reason.

@@ -7,10 +7,8 @@ from typing import Any
 
 from optix_fast.learners.config import Config, count, number, word
 
-# A window's updates end after the minibatch whose approx_kl exceeds this many times target_kl.
-KL_STOP = 1.5
-
-# So many times target_kl end a window's updates; csrc/ppo_update/ppo_update.h has the same number.
+# A window's updates end after the minibatch whose approx_kl exceeds this many times target_kl;
+# csrc/ppo_update/ppo_update.h has the same number.
 KL_STOP = 1.5
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -159,9 +159,8 @@ class _Recorded:
         # float32 flags, as fused Adam reads them: 1 is true.
         self._stopped_at_start = torch.ones((), device=device)
         self._stopped, self._broken = torch.zeros((), device=device), torch.zeros((), device=device)
-        self._groups = [
-            _Group(model.optimizer, group, parameters, device) for group in model.optimizer.param_groups
-        ]
+        n_groups = len(model.optimizer.param_groups)
+        self._groups = [_Group(model.optimizer, at, parameters, device) for at in range(n_groups)]
         self.replay: Callable[[], Any] = self.work
 
     def run(self, batch: Batch, order: Tensor) -> tuple[Tensor, int, bool]:
@@ -215,36 +214,39 @@ class _Group:
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,
-        group: Mapping[str, Any],
+        at: int,
         parameters: list[nn.Parameter],
         device: torch.device,
     ) -> None:
-        self._group = group
+        # By its place: load_state_dict puts new groups and new state there.
+        self._optimizer, self._at = optimizer, at
         place = {id(p): i for i, p in enumerate(parameters)}
-        self._own = [p for p in group["params"] if id(p) in place]
+        self._own = [p for p in optimizer.param_groups[at]["params"] if id(p) in place]
         self._places = [place[id(p)] for p in self._own]
-        for p in self._own:
-            state = optimizer.state[p]
-            if not state:
-                state["step"] = torch.tensor(0.0)
-                state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
-        self._optimizer = optimizer
         self._counters = torch.zeros(len(self._own), device=device)
         self._lr = torch.zeros((), device=device)
         # Moments may be replaced by load_state_dict: the recorded work has copies.
         self._moments = [[torch.zeros_like(p) for p in self._own] for _ in range(2)]
 
+    def _states(self) -> list[Any]:
+        states = [self._optimizer.state[p] for p in self._own]
+        for p, state in zip(self._own, states, strict=True):
+            if not state:
+                state["step"] = torch.tensor(0.0)
+                state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
+        return states
+
     def read(self) -> None:
         """The optimizer's state and learning rate as they are now."""
-        states = [self._optimizer.state[p] for p in self._own]
-        self._lr.fill_(float(self._group["lr"]))
+        states = self._states()
+        self._lr.fill_(float(self._optimizer.param_groups[self._at]["lr"]))
         self._counters.copy_(torch.stack([state["step"].float().cpu() for state in states]))
         for moments, key in zip(self._moments, ("exp_avg", "exp_avg_sq"), strict=True):
             torch._foreach_copy_(moments, [state[key] for state in states])
 
     def write(self) -> None:
         """Back into the optimizer's state."""
-        states = [self._optimizer.state[p] for p in self._own]
+        states = self._states()
         for state, counter in zip(states, self._counters.cpu(), strict=True):
             state["step"].copy_(counter)
         for moments, key in zip(self._moments, ("exp_avg", "exp_avg_sq"), strict=True):
@@ -252,7 +254,7 @@ class _Group:
 
     def step(self, grads: list[Tensor], skip: Tensor) -> None:
         """Adam's step on this group, or nothing where `skip` is 1."""
-        group = self._group
+        group = self._optimizer.param_groups[self._at]
         beta1, beta2 = group["betas"]
         with torch.no_grad():
             adam(

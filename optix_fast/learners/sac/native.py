@@ -75,7 +75,7 @@ def sac_update(
     config: SACConfig,
     target_entropy: float,
 ) -> Updated:
-    """The updates of sac.sac_update, by one call of the core.
+    """The updates of update.sac_update, by one call of the core.
 
     Raises:
         UnsupportedError: the core does not serve this model, or these observations; with the reason.

@@ -48,8 +48,12 @@ def ppo_loss(
 
 Activation = Literal["identity", "tanh", "relu", "leaky_relu", "elu", "silu", "gelu", "gelu_tanh"]
 
-# (weight, bias, activation, its parameter)
-_Layer = tuple[torch.Tensor, torch.Tensor | None, Activation, float]
+LayerKind = Literal[
+    "dense", "layer_norm", "rms_norm", "sum", "product", "concat", "columns", "one_hot", "embedding", "dueling"
+]
+
+# The LayerParts of csrc/mlp/mlp_bind.h, see optix_fast/networks/plan.py.
+_Layer = tuple[Any, ...]
 # (tensor, step, exp_avg, exp_avg_sq, lr, beta1, beta2, eps, weight_decay, decoupled), or of a frozen one
 # (tensor,)
 _Parameter = tuple[Any, ...]
@@ -276,17 +280,23 @@ def act(
     /,
 ) -> int | bool | None: ...
 
+class Guards:
+    def __init__(
+        self, sizes: list[tuple[dict[Any, Any], int]], entries: list[tuple[dict[str, Any], str, Any]]
+    ) -> None: ...
+    def hold(self) -> bool: ...
+
 class ActPlan:
     def __init__(
         self,
-        networks: tuple[list[tuple[Any, ...]], ...],
+        networks: tuple[list[_Layer], ...],
+        features: int,
         kind: PolicyKind,
         log_std: torch.Tensor | None,
         squash: bool,
         components: list[tuple[int, int]],
         bounds: tuple[npt.NDArray[np.float32], ...] | None,
-        sizes: list[tuple[dict[Any, Any], int]],
-        entries: list[tuple[dict[str, Any], str, Any]],
+        guards: list[Guards],
     ) -> None: ...
     def normalize(
         self, mean: npt.NDArray[np.float64] | None, var: npt.NDArray[np.float64] | None, clip: float

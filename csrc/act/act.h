@@ -61,10 +61,10 @@ struct ActArgs {
 
   // Work memory.
   float* input;         // [N, padded(D)]
-  float* line;          // 2 rows of line_stride
+  float* lines;         // rows of line_stride, as many as the longest stack has layers
   int64_t line_stride;  // padded(widest layer)
-  float* shared;        // [N, padded(trunk outputs)]
-  float* outputs;       // [N, padded(actor outputs)]
+  float* shared;        // [N, padded(trunk outputs)], zero behind the last output
+  float* outputs;       // [N, actor outputs], and a line more
   float* numbers;       // N·C, 2·N or N·A random ones, and 2 rows of padded(width)
 };
 

@@ -9,6 +9,7 @@
 
 #include "bound_struct.h"
 #include "fast_call.h"
+#include "guards.h"
 #include "mlp/mlp_bind.h"
 
 namespace optix_fast {
@@ -26,46 +27,6 @@ View view_of(py::handle array, const char* name, DType dtype, bool writable, int
   }
   return view;
 }
-
-// What must still hold for the description of the networks to be true: sizes and entries of the modules' own
-// dicts. Reading them again costs nanoseconds, so every call does it.
-struct Guards {
-  struct Size {
-    py::dict dict;
-    Py_ssize_t size;
-  };
-  struct Entry {
-    py::dict dict;
-    py::object key, value;  // dict[key] is value; null: it has no such key
-  };
-  std::vector<Size> sizes;
-  std::vector<Entry> entries;
-
-  void read(const py::list& given_sizes, const py::list& given_entries) {
-    for (py::handle item : given_sizes) {
-      const auto pair = py::cast<py::tuple>(item);
-      sizes.push_back({py::cast<py::dict>(pair[0]), py::cast<Py_ssize_t>(pair[1])});
-    }
-    for (py::handle item : given_entries) {
-      const auto triple = py::cast<py::tuple>(item);
-      py::object value = triple[2];
-      if (value.is(py::ellipsis())) value = py::object();
-      entries.push_back({py::cast<py::dict>(triple[0]), triple[1], std::move(value)});
-    }
-  }
-
-  bool hold() const {
-    for (const Size& s : sizes) {
-      if (PyDict_Size(s.dict.ptr()) != s.size) return false;
-    }
-    for (const Entry& e : entries) {
-      PyObject* found = PyDict_GetItemWithError(e.dict.ptr(), e.key.ptr());
-      if (found == nullptr && PyErr_Occurred()) throw py::error_already_set();
-      if (found != e.value.ptr()) return false;
-    }
-    return true;
-  }
-};
 
 // Observations of one call: float32 or float64 [N, D], rows adjacent; or anything else, which is not served.
 class Observations {
@@ -135,19 +96,19 @@ class ActTargets {
 // The critic may have no layers; there are no values then.
 class ActPlan {
  public:
-  ActPlan(const py::tuple& networks, py::handle kind, py::object log_std, bool squash,
-          const py::list& components, const py::object& bounds, const py::list& sizes,
-          const py::list& entries)
+  ActPlan(const py::tuple& networks, int64_t features, py::handle kind, py::object log_std, bool squash,
+          const py::list& components, const py::object& bounds, const py::list& guards)
       : kind_(static_cast<PolicyKind>(read_name(kOp, "kind", kind, kPolicyKindNames))),
         squash_(squash),
+        features_(features),
         log_std_(std::move(log_std)) {
     if (kind_ == PolicyKind::hybrid) throw py::value_error("act: the core does not act for a hybrid policy");
     for (int i = 0; i < 3; ++i) {
-      for (py::handle item : networks[i]) add_layer(py::cast<py::tuple>(item), layers_[i]);
+      const int64_t in = i == 0 || layers_[0].empty() ? features_ : layers_[0].back().out;
+      for (py::handle item : networks[i]) add_layer(py::cast<py::tuple>(item), in, layers_[i]);
       stacks_[i] = stack_of(layers_[i], i > 0);
     }
-    const Layer<float>& first = layers_[layers_[0].empty() ? 1 : 0].front();
-    features_ = first.in;
+    if (layers_[1].empty()) throw py::value_error("act: the actor must have a layer of its own");
     outputs_ = layers_[1].back().out;
     width_ = normal() && log_std_.is_none() ? outputs_ / 2 : outputs_;
     int64_t total = 0;
@@ -165,7 +126,7 @@ class ActPlan {
       const auto given = py::cast<py::tuple>(bounds);
       for (int i = 0; i < 4; ++i) bounds_[i] = view_of(given[i], "bounds", DType::f32, false, width_);
     }
-    guards_.read(sizes, entries);
+    for (py::handle item : guards) guards_.push_back(py::cast<const Guards&>(item));
   }
 
   int64_t width() const { return width_; }
@@ -180,7 +141,12 @@ class ActPlan {
   void explore(float epsilon) { epsilon_ = epsilon; }
 
   // False where the description of the networks is no longer true: nothing was done then.
-  bool current() { return guards_.hold() && read_pointers(); }
+  bool current() {
+    for (const Guards& guards : guards_) {
+      if (!guards.hold()) return false;
+    }
+    return read_pointers();
+  }
 
   // Blocks of the random stream that were used; −1 where the policy returned NaN or infinity, −2 where the
   // observations are not served.
@@ -234,20 +200,22 @@ class ActPlan {
  private:
   struct Source {
     py::dict parameters;
-    bool has_bias;
+    bool has_weight, has_bias;
     py::object weight, bias;  // as they were when they were last checked in full
   };
 
-  // (parameters dict, out, in, has bias, activation, its parameter)
-  void add_layer(const py::tuple& item, std::vector<Layer<float>>& layers) {
-    Layer<float> layer;
-    layer.out = py::cast<int64_t>(item[1]);
-    layer.in = py::cast<int64_t>(item[2]);
-    layer.activation = read_activation(kOp, item[4]);
-    layer.parameter = py::cast<float>(item[5]);
+  // The parts of mlp_bind.h, where a weight and a bias are True if the layer has them; then the dict of its
+  // parameters; then the rows of an embedding.
+  void add_layer(const py::tuple& item, int64_t in, std::vector<Layer<float>>& layers) {
+    Layer<float> layer = read_layer<float>(kOp, item, in, layers);
+    layer.entries = py::cast<int64_t>(item[kBias + 2]);
+    sources_.push_back({py::cast<py::dict>(item[kBias + 1]), item[kWeight].ptr() == Py_True,
+                        item[kBias].ptr() == Py_True, {}, {}});
+    if (layer.kind == LayerKind::dense && !sources_.back().has_weight) {
+      throw py::value_error("act: a dense layer must have a weight");
+    }
+    work_ += layer.kind == LayerKind::dense ? layer.in * layer.out / 16 : layer.out;
     layers.push_back(layer);
-    sources_.push_back({py::cast<py::dict>(item[0]), py::cast<bool>(item[3]), {}, {}});
-    work_ += layer.in * layer.out / 16;
   }
 
   // The parameters' memory as it is now; false where a parameter is not what it was.
@@ -257,13 +225,17 @@ class ActPlan {
     for (auto& layers : layers_) {
       for (Layer<float>& l : layers) {
         Source& source = sources_[at++];
-        l.weight = find(source.parameters, weight_key, source.weight, {l.out, l.in});
-        if (l.weight == nullptr) return false;
+        if (source.has_weight) {
+          const int64_t shape[] = {l.kind == LayerKind::embedding ? l.entries : l.out,
+                                   l.kind == LayerKind::dense ? l.in : l.out};
+          l.weight = find(source.parameters, weight_key, source.weight, shape, is_norm(l.kind) ? 1 : 2);
+          if (l.weight == nullptr) return false;
+        }
         if (source.has_bias) {
-          l.bias = find(source.parameters, bias_key, source.bias, {l.out});
+          l.bias = find(source.parameters, bias_key, source.bias, &l.out, 1);
           if (l.bias == nullptr) return false;
         }
-        l.weight_rows = l.weight_padded == nullptr ? l.weight : l.weight_padded;
+        if (l.kind == LayerKind::dense) l.weight_rows = l.weight_padded == nullptr ? l.weight : l.weight_padded;
       }
     }
     if (!log_std_.is_none()) {
@@ -277,7 +249,7 @@ class ActPlan {
   // The memory of a module's parameter; null where it is not a float32 tensor of that shape. `known` is the
   // object that was there last: another one is checked in full.
   static const float* find(const py::dict& parameters, const py::str& key, py::object& known,
-                           std::initializer_list<int64_t> shape) {
+                           const int64_t* shape, int32_t ndim) {
     PyObject* found = PyDict_GetItemWithError(parameters.ptr(), key.ptr());
     if (found == nullptr || found == Py_None) {
       if (PyErr_Occurred()) throw py::error_already_set();
@@ -285,14 +257,13 @@ class ActPlan {
     }
     if (found != known.ptr()) {
       try {
-        TensorReader(kOp).read(found, "parameter", DType::f32, "", shape);
+        TensorReader(kOp).read(found, "parameter", DType::f32, "", shape, ndim);
       } catch (const py::builtin_exception&) {
         return nullptr;
       }
       known = py::reinterpret_borrow<py::object>(found);
     }
-    return static_cast<const float*>(
-        memory_of(known, DType::f32, shape.begin(), static_cast<int32_t>(shape.size())));
+    return static_cast<const float*>(memory_of(known, DType::f32, shape, ndim));
   }
 
   // Work memory for so many rows; the layers' own only where the matrix kernel will run.
@@ -309,12 +280,14 @@ class ActPlan {
 
   void place(int64_t rows, Arena& arena) {
     line_stride_ = padded<float>(features_);
+    int64_t layers = 0;
     for (const Stack<float>& stack : stacks_) {
       line_stride_ = std::max(line_stride_, padded<float>(widest(stack)));
+      layers = std::max(layers, stack.n);
       if (rows >= kFewRows) stack_place(stack, rows, arena);
     }
     input_ = arena.take<float>(whole_rows(rows) * padded<float>(features_));
-    line_ = arena.take<float>(2 * line_stride_);
+    lines_ = arena.take<float>(layers * line_stride_);
     shared_ = arena.take<float>(rows * line_stride_);
     final_ = arena.take<float>(rows * padded<float>(outputs_));
     numbers_ =
@@ -326,7 +299,7 @@ class ActPlan {
     args.actor = stacks_[1];
     args.critic = stacks_[2];
     args.input = input_;
-    args.line = line_;
+    args.lines = lines_;
     args.line_stride = line_stride_;
     args.shared = shared_;
     args.outputs = final_;
@@ -341,20 +314,21 @@ class ActPlan {
 
   PolicyKind kind_;
   bool squash_;
+  int64_t features_;
   float epsilon_ = 0;
   std::vector<int64_t> nvec_, first_action_;  // of each component of a discrete action
-  int64_t features_ = 0, outputs_ = 0, width_ = 0, work_ = 1;
+  int64_t outputs_ = 0, width_ = 0, work_ = 1;
   py::object log_std_;
   const float* free_log_std_ = nullptr;
   std::vector<Layer<float>> layers_[3];
   std::vector<Source> sources_;
   Stack<float> stacks_[3];
-  Guards guards_;
+  std::vector<Guards> guards_;
   View bounds_[4], mean_, variance_;
   double clip_ = 0;
   int64_t room_ = 0, line_stride_ = 0;
   std::unique_ptr<unsigned char, Free> memory_;
-  float *input_ = nullptr, *line_ = nullptr, *shared_ = nullptr, *final_ = nullptr, *numbers_ = nullptr;
+  float *input_ = nullptr, *lines_ = nullptr, *shared_ = nullptr, *final_ = nullptr, *numbers_ = nullptr;
 };
 
 enum ActArgument { kPlan, kTargets, kRow, kObservations, kMask, kDeterministic, kKey, kOffset, kArguments };
@@ -376,8 +350,8 @@ py::object act_entry(const Arguments& given) {
 
 void bind_act(py::module_& m) {
   py::class_<ActPlan>(m, "ActPlan")
-      .def(py::init<const py::tuple&, py::handle, py::object, bool, const py::list&, const py::object&,
-                    const py::list&, const py::list&>())
+      .def(py::init<const py::tuple&, int64_t, py::handle, py::object, bool, const py::list&, const py::object&,
+                    const py::list&>())
       .def("normalize", &ActPlan::normalize)
       .def("explore", &ActPlan::explore)
       .def("current", &ActPlan::current)

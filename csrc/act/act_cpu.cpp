@@ -36,16 +36,20 @@ void prepare(const ActArgs& a, const Observation* observations) {
 // Actor outputs [N, actor.last().out] and values, row by row.
 template <SimdPath Path>
 void forward_few(const ActArgs& a) {
+  const auto run = [&](const Stack<float>& stack, const float* x, int64_t stride, float* out,
+                       int64_t out_stride) {
+    stack_forward_few_cpu<Path, float>(stack, x, stride, a.rows, a.lines, a.line_stride, out, out_stride);
+  };
   const float* x = a.input;
   int64_t stride = padded<float>(a.features);
   if (a.trunk.n > 0) {
-    stack_forward_few_cpu<Path, float>(a.trunk, x, stride, a.rows, a.line, a.line_stride, a.shared);
+    const int64_t shared_stride = padded<float>(a.trunk.last().out);
+    run(a.trunk, x, stride, a.shared, shared_stride);
     x = a.shared;
-    stride = a.trunk.last().out;
+    stride = shared_stride;
   }
-  stack_forward_few_cpu<Path, float>(a.actor, x, stride, a.rows, a.line, a.line_stride, a.outputs);
-  if (a.values == nullptr) return;
-  stack_forward_few_cpu<Path, float>(a.critic, x, stride, a.rows, a.line, a.line_stride, a.values);
+  run(a.actor, x, stride, a.outputs, a.actor.last().out);
+  if (a.values != nullptr) run(a.critic, x, stride, a.values, 1);
 }
 
 template <SimdPath Path>

@@ -3,6 +3,7 @@
 #include <memory>
 #include <new>
 
+#include "guards.h"
 #include "mlp_bind.h"
 
 namespace optix_fast {
@@ -31,17 +32,17 @@ void mlp(TensorReader& reader, const TensorView& input, const py::list& describe
     x = arena.take<T>(whole_rows(rows) * padded<T>(in));
     delta = arena.take<T>(whole_rows(rows) * padded<T>(out));
     by_input = arena.take<T>(whole_rows(rows) * padded<T>(in));
-    lines = arena.take<T>(2 * line);
+    lines = arena.take<T>(stack.n * line);
   });
+  for (int64_t i = 0; i < rows; ++i)
+    std::memcpy(x + i * padded<T>(in), input.as<T>() + i * in, in * sizeof(T));
   if (few) {
     dispatch_simd([&](auto path) {
-      stack_forward_few_cpu<path, T>(stack, input.as<T>(), in, rows, lines, line, result);
+      stack_forward_few_cpu<path, T>(stack, x, padded<T>(in), rows, lines, line, result, out);
     });
     return;
   }
   const int64_t stride = stack.last().stride;
-  for (int64_t i = 0; i < rows; ++i)
-    std::memcpy(x + i * padded<T>(in), input.as<T>() + i * in, in * sizeof(T));
   dispatch_simd([&](auto path) {
     stack_refresh_cpu<path, T>(stack);
     stack_forward_cpu<path, T>(stack, x, padded<T>(in), rows);
@@ -63,8 +64,13 @@ void mlp(TensorReader& reader, const TensorView& input, const py::list& describe
   for (int64_t i = 0; i < stack.n; ++i) {
     const Layer<T>& l = stack.layers[i];
     const auto pair = py::cast<py::tuple>(grads[i]);
-    const auto weight = reader.read(pair[0], "grad weight", input.dtype, "[out, in]", {l.out, l.in});
-    std::memcpy(weight.data, l.grad_weight, l.out * l.in * sizeof(T));
+    if (!pair[0].is_none()) {
+      const std::vector<int64_t> shape = weight_shape(l);
+      const auto ndim = static_cast<int32_t>(shape.size());
+      const auto weight = reader.read(pair[0], "grad weight", input.dtype, "like weight", shape.data(), ndim);
+      std::memcpy(weight.data, l.grad_weight, weight_size(l) * sizeof(T));
+    }
+    if (pair[1].is_none()) continue;
     const auto bias = reader.read(pair[1], "grad bias", input.dtype, "[out]", {l.out});
     std::memcpy(bias.data, l.grad_bias, l.out * sizeof(T));
   }
@@ -96,6 +102,9 @@ unsigned char* thread_memory(size_t bytes) {
   return memory.get();
 }
 
-void bind_mlp(py::module_& m) { m.def("mlp", &mlp_entry); }
+void bind_mlp(py::module_& m) {
+  m.def("mlp", &mlp_entry);
+  py::class_<Guards>(m, "Guards").def(py::init<const py::list&, const py::list&>()).def("hold", &Guards::hold);
+}
 
 }  // namespace optix_fast

@@ -2,6 +2,7 @@
 
 #include "activations.h"
 #include "gemm.h"
+#include "layers.h"
 
 namespace optix_fast {
 namespace {
@@ -85,8 +86,22 @@ void forward_narrow(const Layer<T>& l, const T* input, int64_t input_stride, int
                      [&](auto f) { activate<S>(f, l.output, l.before, {1, padded<T>(rows * l.out), 0}); });
 }
 
+// What a layer reads.
+template <typename T>
+struct Operand {
+  const T* data;
+  int64_t stride;
+};
+
+template <typename T>
+Operand<T> operand(const Stack<T>& stack, int source, const T* input, int64_t input_stride) {
+  if (source == kInput) return {input, input_stride};
+  const Layer<T>& l = stack.layers[source];
+  return {l.output, l.stride};
+}
+
 template <typename S, typename T>
-void forward(const Layer<T>& l, const T* input, int64_t input_stride, int64_t rows) {
+void forward_dense(const Layer<T>& l, const T* input, int64_t input_stride, int64_t rows) {
   if (l.narrow()) return forward_narrow<S>(l, input, input_stride, rows);
   with_activation<S>(l.activation, l.parameter, [&](auto f) {
     const auto finish = [&](int64_t row, int64_t n, int64_t column, int64_t columns) {
@@ -96,6 +111,43 @@ void forward(const Layer<T>& l, const T* input, int64_t input_stride, int64_t ro
     multiply<S, T>(rows, l.stride, l.in, {input, input_stride, 1}, {l.weight_transposed, l.stride},
                    {l.bias_row, 0}, {l.output, l.stride}, finish);
   });
+}
+
+// z = normalized∘w + b, on rows of padded(out).
+template <typename S, typename T>
+void scale_and_shift(const Layer<T>& l, const T* normalized, int64_t rows, T* z) {
+  const int64_t width = padded<T>(l.out);
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t j = 0; j < width; j += S::lanes) {
+      const auto scaled = S::load(normalized + i * width + j) * S::load(l.weight_padded + j);
+      S::store(z + i * width + j, scaled + S::load(l.bias_row + j));
+    }
+  }
+}
+
+template <typename S, typename T>
+void forward(const Stack<T>& stack, const Layer<T>& l, const T* input, int64_t input_stride, int64_t rows) {
+  const Operand<T> x = operand(stack, l.source, input, input_stride);
+  if (l.kind == LayerKind::dense) return forward_dense<S>(l, x.data, x.stride, rows);
+  constexpr int64_t lanes = S::lanes;
+  const Operand<T> other = operand(stack, l.other, input, input_stride);
+  for (int64_t first = 0; first < rows; first += lanes) {
+    const int64_t here = rows - first < lanes ? rows - first : lanes;
+    T* z = l.output + first * l.stride;
+    if (is_norm(l.kind)) {
+      T* normalized = l.normalized + first * l.stride;
+      normalize_rows<S>(l, x.data + first * x.stride, x.stride, here, normalized, l.row_scale + first);
+      scale_and_shift<S>(l, normalized, here, z);
+    } else {
+      for (int64_t i = 0; i < here; ++i) {
+        const int64_t row = first + i;
+        combine_row<S>(l, x.data + row * x.stride, other.data + row * other.stride, z + i * l.stride);
+      }
+    }
+    with_activation<S>(l.activation, l.parameter, [&](auto f) {
+      activate<S>(f, z, l.before + first * l.stride, {here, l.stride, l.stride});
+    });
+  }
 }
 
 // After a block that needs nothing more.
@@ -145,20 +197,18 @@ void weight_gradient(const Layer<T>& l, const T* delta, const T* input, int64_t 
   }
 }
 
-// The gradient by the last layer's output becomes that by its Z.
+// The gradient by a layer's output becomes that by its Z.
 template <typename S, typename T>
-void differentiate_output(const Stack<T>& stack, int64_t rows, T* gradient) {
-  const Layer<T>& last = stack.layers[stack.n - 1];
-  with_activation<S>(last.activation, last.parameter, [&](auto f) {
-    const Block all{1, padded<T>(rows * last.stride), 0};
-    differentiate<S>(f, gradient, f.keeps_input ? last.before : last.output, all);
+void differentiate_output(const Layer<T>& l, int64_t rows, T* gradient) {
+  with_activation<S>(l.activation, l.parameter, [&](auto f) {
+    const Block all{1, padded<T>(rows * l.stride), 0};
+    differentiate<S>(f, gradient, f.keeps_input ? l.before : l.output, all);
   });
 }
 
-// From the gradient by the Z of layer l to that by the Z of the layer below it, in `target`, which is
-// returned.
+// From the gradient by the Z of dense layer l to that by the Z of the layer below it, whose only reader l is.
 template <typename S, typename T>
-T* gradient_below(const Layer<T>& l, const Layer<T>& below, int64_t rows, const T* delta, T* target) {
+void gradient_below(const Layer<T>& l, const Layer<T>& below, int64_t rows, const T* delta, T* target) {
   with_activation<S>(below.activation, below.parameter, [&](auto f) {
     const T* from = f.keeps_input ? below.before : below.output;
     const auto finish = [&](int64_t row, int64_t n, int64_t column, int64_t columns) {
@@ -168,7 +218,91 @@ T* gradient_below(const Layer<T>& l, const Layer<T>& below, int64_t rows, const 
     multiply<S, T>(rows, below.stride, l.out, {delta, l.stride, 1}, {l.weight_rows, below.stride},
                    {nullptr, 0}, {target, below.stride}, finish);
   });
-  return target;
+}
+
+// One pass from the last layer to the first.
+template <typename T>
+struct Backward {
+  const Stack<T>& stack;
+  const Scratch<T>& scratch;
+  const T* input;  // null: no gradients by parameters are wanted
+  int64_t input_stride, rows;
+  T* grad_output;
+  T* grad_input;  // null: not wanted
+  bool accumulate;
+
+  // The gradient by the output of layer i, or by the stack's input.
+  T* delta(int i) const {
+    if (i == kInput) return grad_input;
+    if (i + 1 == stack.n) return grad_output;
+    const Layer<T>& l = stack.layers[i];
+    return l.grad != nullptr ? l.grad : scratch.delta[(i + 1) % 2];
+  }
+};
+
+template <typename S, typename T>
+void parameter_gradients(const Backward<T>& b, const Layer<T>& l, const T* delta) {
+  const Operand<T> x = operand(b.stack, l.source, b.input, b.input_stride);
+  if (l.kind == LayerKind::dense) {
+    column_sums<S>(delta, l.stride, b.rows, l.out, l.grad_bias);
+    weight_gradient<S>(l, delta, x.data, x.stride, b.rows, b.scratch.wide_grad);
+  } else if (is_norm(l.kind)) {
+    column_sums<S>(delta, l.stride, b.rows, l.out, l.grad_bias);
+    norm_weight_gradient<S>(l, delta, b.rows);
+  } else if (l.kind == LayerKind::embedding) {
+    embedding_gradient(l, x.data, x.stride, delta, b.rows);
+  }
+}
+
+// Hands the gradient by the Z of a layer on to what the layer reads.
+template <typename S, typename T>
+void operand_gradients(const Backward<T>& b, const Layer<T>& l, const T* delta) {
+  T* target = b.delta(l.source);
+  const bool is_input = l.source == kInput;
+  const int64_t stride = is_input ? b.input_stride : b.stack.layers[l.source].stride;
+  Layer<T> arriving = l;
+  arriving.writes = l.writes && !(is_input && b.accumulate);
+  if (target == nullptr || reads_an_index(l.kind)) {
+    // Not wanted, or none.
+  } else if (l.kind == LayerKind::dense) {
+    if (!is_input && b.stack.layers[l.source].is_differentiated) {
+      return gradient_below<S>(l, b.stack.layers[l.source], b.rows, delta, target);
+    }
+    multiply<S, T>(b.rows, stride, l.out, {delta, l.stride, 1}, {l.weight_rows, padded<T>(l.in)},
+                   {arriving.writes ? nullptr : target, stride}, {target, stride}, kNothing);
+  } else if (is_norm(l.kind)) {
+    norm_backward<S>(l, delta, b.rows, arriving.writes, target, stride);
+  } else if (l.kind == LayerKind::columns) {
+    columns_gradient(arriving, delta, b.rows, target, stride, stride);
+  } else {
+    const Operand<T> factor = operand(b.stack, l.other, b.input, b.input_stride);
+    operand_gradient<S>(arriving, delta, b.rows, false, factor.data, factor.stride, target, stride);
+  }
+  if (!has_other(l.kind)) return;
+  target = b.delta(l.other);
+  if (target == nullptr) return;
+  const Operand<T> factor = operand(b.stack, l.source, b.input, b.input_stride);
+  const int64_t other_stride = l.other == kInput ? b.input_stride : b.stack.layers[l.other].stride;
+  arriving.writes_other = l.writes_other && !(l.other == kInput && b.accumulate);
+  operand_gradient<S>(arriving, delta, b.rows, true, factor.data, factor.stride, target, other_stride);
+}
+
+template <typename S, typename T>
+void backward(const Backward<T>& b) {
+  bool input_has_gradient = b.accumulate || b.grad_input == nullptr;
+  for (int64_t i = 0; i < b.stack.n; ++i) {
+    const Layer<T>& l = b.stack.layers[i];
+    const bool reads_input = l.source == kInput || (has_other(l.kind) && l.other == kInput);
+    input_has_gradient = input_has_gradient || (reads_input && !reads_an_index(l.kind));
+  }
+  if (!input_has_gradient) __builtin_memset(b.grad_input, 0, b.rows * b.input_stride * sizeof(T));
+  for (int i = static_cast<int>(b.stack.n) - 1; i >= 0; --i) {
+    const Layer<T>& l = b.stack.layers[i];
+    T* delta = b.delta(i);
+    if (!l.is_differentiated) differentiate_output<S>(l, b.rows, delta);
+    if (b.input != nullptr) parameter_gradients<S>(b, l, delta);
+    operand_gradients<S>(b, l, delta);
+  }
 }
 
 // update(g, m, v, x) for every vector of elements `first` to `end` of a parameter and its Adam state; the
@@ -202,6 +336,46 @@ void sweep(const AdamParameter<T>& p, int64_t first, int64_t end, T tau, Update 
   }
 }
 
+// One row of a dense layer from torch's own weights, as dot products, as many outputs at a time as a vector has
+// lanes.
+template <typename S, typename T>
+void dense_row(const Layer<T>& l, const T* x, T* y) {
+  constexpr int64_t lanes = S::lanes;
+  for (int64_t o = 0; o < l.out; o += lanes) {
+    typename S::Vec sum[lanes] = {};
+    const int64_t units = l.out - o < lanes ? l.out - o : lanes;
+    int64_t k = 0;
+    for (; k + lanes <= l.in; k += lanes) {
+      const auto part = S::load(x + k);
+      const T* w = l.weight + o * l.in + k;
+      if (units == lanes) {
+        for (int64_t j = 0; j < lanes; ++j) sum[j] = sum[j] + S::load(w + j * l.in) * part;
+      } else {
+        for (int64_t j = 0; j < units; ++j) sum[j] = sum[j] + S::load(w + j * l.in) * part;
+      }
+    }
+    if (k < l.in) {
+      const auto part = load_part<S>(x + k, l.in - k);
+      const T* w = l.weight + o * l.in + k;
+      for (int64_t j = 0; j < units; ++j) sum[j] = sum[j] + load_part<S>(w + j * l.in, l.in - k) * part;
+    }
+    auto z = sums_of<S>(sum);
+    if (l.bias != nullptr) z = z + load_inside<S>(l.bias + o, 0, units);
+    with_activation<S>(l.activation, l.parameter, [&](auto f) { S::store(y + o, f.value(z)); });
+  }
+}
+
+// A norm's w and b, in place on one row, from torch's own.
+template <typename S, typename T>
+void affine_row(const Layer<T>& l, T* z) {
+  for (int64_t j = 0; j < l.out; j += S::lanes) {
+    auto v = S::load(z + j);
+    if (l.weight != nullptr) v = v * load_inside<S>(l.weight, j, l.out);
+    if (l.bias != nullptr) v = v + load_inside<S>(l.bias, j, l.out);
+    S::store(z + j, v);
+  }
+}
+
 constexpr int64_t kSharedSweep = 1 << 15;  // elements from which on a sweep is worth sharing
 
 }  // namespace
@@ -211,8 +385,15 @@ void stack_refresh_cpu(const Stack<T>& stack) {
   using S = Simd<T>;
   for (int64_t i = 0; i < stack.n; ++i) {
     const Layer<T>& l = stack.layers[i];
+    if (l.kind != LayerKind::dense && !is_norm(l.kind)) continue;
     const int64_t width = padded<T>(l.out);
     for (int64_t o = 0; o < width; ++o) l.bias_row[o] = l.bias != nullptr && o < l.out ? l.bias[o] : T(0);
+    if (is_norm(l.kind)) {
+      for (int64_t o = 0; o < width; ++o) {
+        l.weight_padded[o] = o >= l.out ? T(0) : l.weight == nullptr ? T(1) : l.weight[o];
+      }
+      continue;
+    }
     if (!l.narrow()) transpose<S>(l.weight, l.out, l.in, l.weight_transposed, width);
     if (l.weight_padded != nullptr) {
       const int64_t padded_in = padded<T>(l.in);
@@ -227,100 +408,75 @@ void stack_refresh_cpu(const Stack<T>& stack) {
 template <SimdPath Path, typename T>
 void stack_forward_cpu(const Stack<T>& stack, const T* input, int64_t input_stride, int64_t rows) {
   for (int64_t i = 0; i < stack.n; ++i) {
-    const Layer<T>& l = stack.layers[i];
-    forward<Simd<T>>(l, input, input_stride, rows);
-    input = l.output;
-    input_stride = l.stride;
+    forward<Simd<T>>(stack, stack.layers[i], input, input_stride, rows);
   }
 }
 
 template <SimdPath Path, typename T>
 void stack_backward_cpu(const Stack<T>& stack, const Scratch<T>& scratch, const T* input,
                         int64_t input_stride, int64_t rows, T* grad_output, T* grad_input, bool accumulate) {
-  using S = Simd<T>;
-  differentiate_output<S>(stack, rows, grad_output);
-  T* delta = grad_output;
-  for (int64_t i = stack.n - 1; i > 0; --i) {
-    const Layer<T>& l = stack.layers[i];
-    const Layer<T>& below = stack.layers[i - 1];
-    column_sums<S>(delta, l.stride, rows, l.out, l.grad_bias);
-    weight_gradient<S>(l, delta, below.output, below.stride, rows, scratch.wide_grad);
-    delta = gradient_below<S>(l, below, rows, delta, scratch.delta[i % 2]);
-  }
-  const Layer<T>& first = stack.layers[0];
-  column_sums<S>(delta, first.stride, rows, first.out, first.grad_bias);
-  weight_gradient<S>(first, delta, input, input_stride, rows, scratch.wide_grad);
-  if (grad_input == nullptr) return;
-  multiply<S, T>(rows, padded<T>(first.in), first.out, {delta, first.stride, 1},
-                 {first.weight_rows, padded<T>(first.in)}, {accumulate ? grad_input : nullptr, input_stride},
-                 {grad_input, input_stride}, kNothing);
+  backward<Simd<T>>(
+      Backward<T>{stack, scratch, input, input_stride, rows, grad_output, grad_input, accumulate});
 }
 
 template <SimdPath Path, typename T>
 void stack_input_gradient_cpu(const Stack<T>& stack, const Scratch<T>& scratch, int64_t rows, T* grad_output,
                               int64_t from, T* grad_input) {
   using S = Simd<T>;
-  differentiate_output<S>(stack, rows, grad_output);
-  T* delta = grad_output;
-  for (int64_t i = stack.n - 1; i > 0; --i) {
-    delta = gradient_below<S>(stack.layers[i], stack.layers[i - 1], rows, delta, scratch.delta[i % 2]);
-  }
   const Layer<T>& first = stack.layers[0];
-  const int64_t columns = padded<T>(first.in) - from;
-  multiply<S, T>(rows, columns, first.out, {delta, first.stride, 1},
-                 {first.weight_rows + from, padded<T>(first.in)}, {nullptr, 0}, {grad_input, columns},
-                 kNothing);
+  const int64_t width = padded<T>(first.in), columns = width - from;
+  if (first.kind == LayerKind::dense && first.is_only_reader) {
+    // Of what the input is multiplied with, only the columns that are asked for.
+    const Backward<T> above{stack, scratch, nullptr, width, rows, grad_output, nullptr, false};
+    backward<S>(above);
+    multiply<S, T>(rows, columns, first.out, {above.delta(0), first.stride, 1},
+                   {first.weight_rows + from, width}, {nullptr, 0}, {grad_input, columns}, kNothing);
+    return;
+  }
+  backward<S>(Backward<T>{stack, scratch, nullptr, width, rows, grad_output, scratch.input_grad, false});
+  copy_rows(scratch.input_grad + from, width, rows, columns, grad_input, columns);
 }
 
 template <SimdPath Path, typename T>
 void stack_take_rows_cpu(const Stack<T>& stack, const int64_t* rows, int64_t n) {
   for (int64_t i = 0; i < stack.n; ++i) {
     const Layer<T>& l = stack.layers[i];
-    for (T* values : {l.output, l.before}) {
+    for (T* values : {l.output, l.before, l.normalized}) {
       if (values == nullptr) continue;
       for (int64_t k = 0; k < n; ++k) {
         __builtin_memmove(values + k * l.stride, values + rows[k] * l.stride, l.stride * sizeof(T));
       }
     }
+    for (int64_t k = 0; l.row_scale != nullptr && k < n; ++k) l.row_scale[k] = l.row_scale[rows[k]];
   }
 }
 
 template <SimdPath Path, typename T>
-void stack_forward_few_cpu(const Stack<T>& stack, const T* input, int64_t input_stride, int64_t rows, T* line,
-                           int64_t line_stride, T* out) {
+void stack_forward_few_cpu(const Stack<T>& stack, const T* input, int64_t input_stride, int64_t rows, T* lines,
+                           int64_t line_stride, T* out, int64_t out_stride) {
   using S = Simd<T>;
-  constexpr int64_t lanes = S::lanes;
   for (int64_t row = 0; row < rows; ++row) {
-    const T* x = input + row * input_stride;
+    const T* own = input + row * input_stride;
+    const auto line = [&](int i) { return i == kInput ? own : lines + i * line_stride; };
     for (int64_t i = 0; i < stack.n; ++i) {
       const Layer<T>& l = stack.layers[i];
-      T* y = line + (i % 2) * line_stride;
-      for (int64_t o = 0; o < l.out; o += lanes) {
-        typename S::Vec sum[lanes] = {};
-        const int64_t units = l.out - o < lanes ? l.out - o : lanes;
-        int64_t k = 0;
-        for (; k + lanes <= l.in; k += lanes) {
-          const auto part = S::load(x + k);
-          const T* w = l.weight + o * l.in + k;
-          if (units == lanes) {
-            for (int64_t j = 0; j < lanes; ++j) sum[j] = sum[j] + S::load(w + j * l.in) * part;
-          } else {
-            for (int64_t j = 0; j < units; ++j) sum[j] = sum[j] + S::load(w + j * l.in) * part;
-          }
-        }
-        if (k < l.in) {
-          const auto part = load_part<S>(x + k, l.in - k);
-          const T* w = l.weight + o * l.in + k;
-          for (int64_t j = 0; j < units; ++j) sum[j] = sum[j] + load_part<S>(w + j * l.in, l.in - k) * part;
-        }
-        auto z = sums_of<S>(sum);
-        if (l.bias != nullptr)
-          z = z + (units == lanes ? S::load(l.bias + o) : load_part<S>(l.bias + o, units));
-        with_activation<S>(l.activation, l.parameter, [&](auto f) { S::store(y + o, f.value(z)); });
+      T* y = lines + i * line_stride;
+      if (l.kind == LayerKind::dense) {
+        dense_row<S>(l, line(l.source), y);
+        continue;
       }
-      x = y;
+      if (is_norm(l.kind)) {
+        T row_scale[S::lanes];
+        normalize_rows<S>(l, line(l.source), 0, 1, y, row_scale);
+        affine_row<S>(l, y);
+      } else {
+        combine_row<S>(l, line(l.source), line(l.other), y);
+      }
+      with_activation<S>(l.activation, l.parameter, [&](auto f) {
+        for (int64_t j = 0; j < l.out; j += S::lanes) S::store(y + j, f.value(S::load(y + j)));
+      });
     }
-    copy_rows(x, 0, 1, stack.layers[stack.n - 1].out, out + row * stack.layers[stack.n - 1].out, 0);
+    copy_rows(line(static_cast<int>(stack.n) - 1), 0, 1, stack.last().out, out + row * out_stride, 0);
   }
 }
 
@@ -392,7 +548,7 @@ void follow_cpu(const T* value, int64_t n, T tau, T* target) {
                                                    T*);                                                      \
   template void stack_take_rows_cpu<kPath, T>(const Stack<T>&, const int64_t*, int64_t);                     \
   template void stack_forward_few_cpu<kPath, T>(const Stack<T>&, const T*, int64_t, int64_t, T*, int64_t,    \
-                                                T*);                                                         \
+                                                T*, int64_t);                                                \
   template double squared_norm_cpu<kPath, T>(const T*, int64_t);                                             \
   template void adam_step_cpu<kPath, T>(const AdamParameter<T>&, T, T);                                      \
   template void follow_cpu<kPath, T>(const T*, int64_t, T, T*);

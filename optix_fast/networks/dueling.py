@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from optix_fast.networks.mlp import ACTIVATIONS, mlp, orthogonal_linear
+from optix_fast.networks.plan import Plan, Value
 
 
 class DuelingQNetwork(nn.Module):
@@ -45,3 +46,8 @@ class DuelingQNetwork(nn.Module):
         advantages = self.advantage(features)
         values: Tensor = self.value(features) + advantages - advantages.mean(dim=-1, keepdim=True)
         return values
+
+    def native_plan(self, plan: Plan, x: Value) -> Value:
+        """The same, for the compiled core."""
+        features = plan(self.trunk, x)
+        return plan.dueling(plan(self.value, features), plan(self.advantage, features))

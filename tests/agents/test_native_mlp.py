@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from optix_fast import _native
-from optix_fast.learners.native.networks import layers_of
+from optix_fast.learners.native.networks import stack_of
 
 core: Any = _native.core
 pytestmark = pytest.mark.native
@@ -32,11 +32,11 @@ def network(sizes: list[int], activation: nn.Module, dtype: torch.dtype = torch.
 
 def run_core(net: nn.Module, x: torch.Tensor, by_output: torch.Tensor, head: bool) -> list[torch.Tensor]:
     """Output, gradient by the input, gradients by the parameters."""
-    layers = layers_of(net, "net")
+    stack = stack_of(net, "net")
     output, by_input = torch.empty_like(by_output), torch.empty_like(x)
-    grads = [(torch.empty_like(la.linear.weight), x.new_empty(la.linear.out_features)) for la in layers]
-    core.mlp([la.described() for la in layers], head, False, x, output, by_output, grads, by_input)
-    return [output, by_input, *(g for pair in grads for g in pair)]
+    grads = [tuple(None if p is None else torch.empty_like(p) for p in la.tensors()) for la in stack.layers]
+    core.mlp(stack.described(), head, False, x, output, by_output, grads, by_input)
+    return [output, by_input, *(g for pair in grads for g in pair if g is not None)]
 
 
 def run_torch(net: nn.Module, x: torch.Tensor, by_output: torch.Tensor) -> list[torch.Tensor]:
@@ -120,7 +120,7 @@ def test_the_way_of_single_rows_gives_the_same_outputs(sizes: list[int], rows: i
     net = network(sizes, nn.Tanh())
     x = torch.randn(rows, sizes[0])
     output = torch.empty(rows, sizes[-1])
-    core.mlp([la.described() for la in layers_of(net, "net")], True, True, x, output, None, [], None)
+    core.mlp(stack_of(net, "net").described(), True, True, x, output, None, [], None)
     assert relative(output, net(x).detach()) < 1e-6
 
 
@@ -128,7 +128,7 @@ def test_layers_without_bias() -> None:
     net = nn.Sequential(nn.Linear(5, 32, bias=False), nn.Tanh(), nn.Linear(32, 2, bias=False))
     x, output = torch.randn(9, 5), torch.empty(9, 2)
     for few in (True, False):
-        core.mlp([la.described() for la in layers_of(net, "net")], True, few, x, output, None, [], None)
+        core.mlp(stack_of(net, "net").described(), True, few, x, output, None, [], None)
         assert relative(output, net(x).detach()) < 1e-6
 
 
@@ -155,6 +155,6 @@ def test_every_instruction_set_computes_the_same(path: str) -> None:
 
 def test_wrong_shapes_are_named() -> None:
     net = network([4, 8, 2], nn.Tanh())
-    layers = [la.described() for la in layers_of(net, "net")]
+    layers = stack_of(net, "net").described()
     with pytest.raises(ValueError, match=r"mlp: weight must be float32 \[out, in\] = \[8, 5\]"):
         core.mlp(layers, True, False, torch.zeros(3, 5), torch.zeros(3, 2), None, [], None)

@@ -45,7 +45,7 @@ def test_a_single_linear_and_nested_sequentials_are_layers() -> None:
     networks = networks_of(
         nn.Linear(4, 3), nn.Sequential(nn.Sequential(nn.Linear(4, 5), nn.ELU()), nn.Linear(5, 1))
     )
-    assert [len(part) for part in networks] == [0, 1, 2]
+    assert [len(part.layers) for part in networks] == [0, 1, 2]
     assert networks.outputs == 3
 
 
@@ -53,7 +53,7 @@ def test_leading_layers_that_both_use_are_the_trunk() -> None:
     trunk = mlp([4, 8, 8])
     trunk.append(nn.Tanh())
     networks = networks_of(nn.Sequential(trunk, nn.Linear(8, 3)), nn.Sequential(*trunk, nn.Linear(8, 1)))
-    assert [len(part) for part in networks] == [2, 1, 1]
+    assert [len(part.layers) for part in networks] == [2, 1, 1]
     assert len(list(networks.parameters())) == 8
 
 
@@ -61,10 +61,11 @@ def test_leading_layers_that_both_use_are_the_trunk() -> None:
     ("change", "reason"),
     [
         (lambda net: net.append(nn.Softplus()), "actor: Softplus is not served"),
-        (lambda net: net.insert(1, nn.LayerNorm(8)), "actor: LayerNorm is not served"),
+        (lambda net: net.insert(1, nn.GroupNorm(2, 8)), "actor: GroupNorm is not served"),
+        (lambda net: net.insert(1, nn.LayerNorm(9)), "the widths of its layers do not fit"),
+        (lambda net: net.insert(1, nn.Dropout(0.1)), "actor: Dropout with p > 0 is not served"),
         (lambda net: nn.utils.parametrizations.orthogonal(net[0]), "ParametrizedLinear is not served"),
-        (lambda net: net.insert(1, nn.ReLU()), "Tanh does not follow a Linear"),
-        (lambda net: net.insert(0, nn.Tanh()), "Tanh does not follow a Linear"),
+        (lambda net: net.insert(0, nn.Tanh()), "the width of its input is not known"),
         (lambda net: setattr(net[0], "forward", lambda x: x), "Linear has a forward of its own"),
         (lambda net: net[1].register_forward_hook(lambda *_: None), "actor: Tanh has a hook"),
         (lambda net: net.register_forward_pre_hook(lambda *_: None), "actor: Sequential has a hook"),

@@ -11,14 +11,14 @@ from optix_fast.learners.dqn.config import DQNConfig
 from optix_fast.learners.dqn.update import DQNModel, Updated
 from optix_fast.learners.experience import Draws, Experience
 from optix_fast.learners.native.networks import (
+    Stack,
     adam_parameters,
     check_distinct,
     check_surroundings,
-    layers_of,
+    stack_of,
     learner_threads,
 )
 from optix_fast.learners.native.updates import (
-    Stack,
     check_copy,
     check_trained,
     conclude,
@@ -40,7 +40,7 @@ def recognise(
         UnsupportedError: the core does not serve the model; with the reason.
     """
     check_surroundings()
-    online, target = layers_of(model.q_network, "the network"), layers_of(model.target, "the target network")
+    online, target = stack_of(model.q_network, "the network"), stack_of(model.target, "the target network")
     trained, targets = parameters_of(online), parameters_of(target)
     check_distinct([*trained, *targets])
     check_copy(online, target, "the target network is not like the network")

@@ -12,7 +12,7 @@ from torch.nn.modules import module as nn_module
 
 from optix_fast import _native
 from optix_fast.envs.normalizers import ObsNormalizer, RunningMeanStd
-from optix_fast.learners.native.networks import Layer, UnsupportedError, check_parameter, networks_of
+from optix_fast.learners.native.networks import UnsupportedError, check_parameter, guards_of, networks_of
 from optix_fast.learners.policy import Policy
 from optix_fast.networks.heads import (
     CategoricalHead,
@@ -30,7 +30,6 @@ _core = _native.core
 _SERVED = (
     CategoricalHead, MultiDiscreteHead, NormalHead, SquashedHead, DeterministicHead, GreedyHead,
 )  # fmt: skip
-_FORWARD_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
 class Acted(NamedTuple):
@@ -98,10 +97,9 @@ class NativeActor:
         if spec.log_std is not None:
             check_parameter(spec.log_std, "log_std")
         plan = _core.ActPlan(
-            tuple([_described(layer) for layer in part] for part in networks),
-            spec.kind, spec.log_std, spec.squash, spec.components, spec.bounds,
-            [size for net in _nets(policy) for size in _sizes(net)],
-            [*(entry for net in _nets(policy) for entry in _entries(net)), *_own_entries(policy)],
+            tuple([layer.described_to_act() for layer in part.layers] for part in networks),
+            networks.features, spec.kind, spec.log_std, spec.squash, spec.components, spec.bounds,
+            [*map(guards_of, _nets(policy)), _own_guards(policy)],
         )  # fmt: skip
         normalizer = policy.obs_normalizer
         if normalizer is not None:
@@ -240,33 +238,9 @@ def _nets(policy: Policy) -> list[nn.Module]:
     return [policy.actor] if policy.critic is None else [policy.actor, policy.critic]
 
 
-def _described(layer: Layer) -> tuple[Any, ...]:
-    linear = layer.linear
-    return (
-        linear._parameters, linear.out_features, linear.in_features, linear.bias is not None,
-        layer.activation, layer.parameter,
-    )  # fmt: skip
-
-
-def _sizes(net: nn.Module) -> Iterator[tuple[dict[Any, Any], int]]:
-    """No hooks; no child more or less."""
-    for name in _FORWARD_HOOKS:
-        yield getattr(nn_module, f"_global{name}"), 0
-    for module in net.modules():
-        for name in _FORWARD_HOOKS:
-            yield getattr(module, name), 0
-        yield module._modules, len(module._modules)
-
-
-def _entries(net: nn.Module) -> Iterator[tuple[dict[str, Any], str, Any]]:
-    """The same children, no forward of their own (`...`), the same numbers in the activations."""
-    for module in net.modules():
-        for key, child in module._modules.items():
-            yield module._modules, key, child
-        yield module.__dict__, "forward", ...
-        for key in ("negative_slope", "alpha", "approximate"):
-            if key in module.__dict__:
-                yield module.__dict__, key, module.__dict__[key]
+def _own_guards(policy: Policy) -> _core.Guards:
+    sizes = [(getattr(nn_module, name), 0) for name in ("_global_forward_hooks", "_global_forward_pre_hooks")]
+    return _core.Guards(sizes, list(_own_entries(policy)))
 
 
 def _own_entries(policy: Policy) -> Iterator[tuple[dict[str, Any], str, Any]]:

@@ -6,82 +6,77 @@ at any time.
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+import weakref
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as nn_module
 from torch.optim import optimizer as optim_module
 
-if TYPE_CHECKING:
-    from optix_fast._C import Activation
+from optix_fast import _native
+from optix_fast.networks.plan import Layer, Plan, entries_of, sizes_of
+from optix_fast.networks.plan import UnsupportedError as UnsupportedError
 
-# The names of csrc/mlp/mlp.h.
-_ACTIVATIONS: dict[type[nn.Module], Activation] = {
-    nn.Identity: "identity",
-    nn.Tanh: "tanh",
-    nn.ReLU: "relu",
-    nn.LeakyReLU: "leaky_relu",
-    nn.ELU: "elu",
-    nn.SiLU: "silu",
-    nn.GELU: "gelu",
-}
-_SERVED = "Linear, Tanh, ReLU, LeakyReLU, ELU, SiLU, GELU and Identity"
-
-_MODULE_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_GLOBAL_MODULE_HOOKS = tuple(f"_global{name}" for name in _MODULE_HOOKS)
+_core = _native.core
+_GLOBAL_MODULE_HOOKS = (
+    "_global_forward_hooks", "_global_forward_pre_hooks", "_global_backward_hooks",
+    "_global_backward_pre_hooks",
+)  # fmt: skip
 _OPTIMIZER_HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
 _GLOBAL_OPTIMIZER_HOOKS = ("_global_optimizer_pre_hooks", "_global_optimizer_post_hooks")
 _OPTIMIZER_FLAGS = ("amsgrad", "maximize", "capturable", "differentiable")
 _STATE = ("step", "exp_avg", "exp_avg_sq")
 
 
-class UnsupportedError(Exception):
-    """What the core does not serve; the message is the reason, in the user's words."""
+class Stack(NamedTuple):
+    """Layers that follow one another, and the width of what they read."""
 
+    layers: Sequence[Layer]
+    features: int
 
-class Layer(NamedTuple):
-    """A Linear with the activation behind it."""
+    @property
+    def outputs(self) -> int:
+        """Width of the last layer's output; of no layers, that of the input."""
+        return self.layers[-1].out if self.layers else self.features
 
-    linear: nn.Linear
-    activation: Activation = "identity"
-    parameter: float = 0.0
-
-    def described(self) -> tuple[Tensor, Tensor | None, Activation, float]:
+    def described(self) -> list[tuple[Any, ...]]:
         """For the core."""
-        return self.linear.weight, self.linear.bias, self.activation, self.parameter
+        return [layer.described() for layer in self.layers]
 
     def parameters(self) -> list[nn.Parameter]:
-        """Weight and, where there is one, bias."""
-        found = self.linear._parameters
-        return [parameter for parameter in (found["weight"], found["bias"]) if parameter is not None]
+        """Weights and biases in the order of the layers."""
+        return [p for layer in self.layers for p in layer.tensors() if p is not None]  # type: ignore[misc]
 
 
 class Networks(NamedTuple):
     """Actor and critic as layers: those that both share, and what each has of its own. Where nothing but the
     actor is asked for, the critic has none."""
 
-    trunk: list[Layer]
-    actor: list[Layer]
-    critic: list[Layer]
+    trunk: Stack
+    actor: Stack
+    critic: Stack
 
     def described(self) -> tuple[list[Any], ...]:
         """For the core."""
-        return tuple([layer.described() for layer in part] for part in self)
+        return tuple(part.described() for part in self)
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Each once, in the order of the layers."""
         for part in self:
-            for layer in part:
-                yield from layer.parameters()
+            yield from part.parameters()
+
+    @property
+    def features(self) -> int:
+        """Width of the observations."""
+        return self.trunk.features
 
     @property
     def outputs(self) -> int:
         """Width of the actor's outputs."""
-        return self.actor[-1].linear.out_features
+        return self.actor.outputs
 
 
 def networks_of(actor: nn.Module, critic: nn.Module | None) -> Networks:
@@ -92,24 +87,40 @@ def networks_of(actor: nn.Module, critic: nn.Module | None) -> Networks:
     """
     check_surroundings()
     if critic is None:
-        alone = Networks([], layers_of(actor, "the network"), [])
-        check_distinct(list(alone.parameters()))
-        return alone
-    actor_layers, critic_layers = layers_of(actor, "actor"), layers_of(critic, "critic")
-    shared = 0
-    for one, other in zip(actor_layers, critic_layers, strict=False):
-        if one != other:
-            break
-        shared += 1
-    networks = Networks(actor_layers[:shared], actor_layers[shared:], critic_layers[shared:])
-    if not networks.actor or not networks.critic:
+        alone = stack_of(actor, "the network")
+        networks = Networks(Stack([], alone.features), alone, Stack([], alone.outputs))
+        check_distinct(alone.parameters())
+        return networks
+    one, other = stack_of(actor, "actor"), stack_of(critic, "critic")
+    shared = _shared_layers(one.layers, other.layers)
+    trunk = Stack(one.layers[:shared], one.features)
+    networks = Networks(trunk, *(_behind(trunk, net.layers[shared:]) for net in (one, other)))
+    if not networks.actor.layers or not networks.critic.layers:
         raise UnsupportedError("actor or critic has no layer of its own")
     check_distinct(list(networks.parameters()))
-    if actor_layers[0].linear.in_features != critic_layers[0].linear.in_features:
+    if one.features != other.features:
         raise UnsupportedError("actor and critic read observations of different widths")
-    if networks.critic[-1].linear.out_features != 1:
+    if networks.critic.outputs != 1:
         raise UnsupportedError("the critic has more than one output")
     return networks
+
+
+def _shared_layers(one: Sequence[Layer], other: Sequence[Layer]) -> int:
+    """How many leading layers are the same ones, and read by the others through the last of them alone."""
+    shared = 0
+    for mine, theirs in zip(one, other, strict=False):
+        if not mine.is_the_same(theirs):
+            break
+        shared += 1
+    for layer in (*one[shared:], *other[shared:]):
+        # An unused `other` is the input, which a layer behind the trunk cannot read.
+        used = (layer.source, layer.other) if layer.has_other else (layer.source,)
+        shared = min(shared, min(used) + 1)
+    return shared
+
+
+def _behind(trunk: Stack, layers: Sequence[Layer]) -> Stack:
+    return Stack([layer.moved(len(trunk.layers)) for layer in layers], trunk.outputs)
 
 
 def check_surroundings() -> None:
@@ -137,83 +148,86 @@ def check_distinct(parameters: list[nn.Parameter]) -> None:
         raise UnsupportedError("the networks mix dtypes")
 
 
-def layers_of(module: nn.Module, name: str) -> list[Layer]:
-    """A Linear, or a Sequential of Linear and activations, as layers.
+class _Recognised(NamedTuple):
+    guards: _core.Guards
+    stack: Stack
+
+
+_recognised: weakref.WeakKeyDictionary[nn.Module, _Recognised] = weakref.WeakKeyDictionary()
+
+
+def stack_of(module: nn.Module, name: str) -> Stack:
+    """A network as layers. Its structure is looked at once, and again when it has changed; its parameters at
+    every call.
 
     Raises:
-        UnsupportedError: with the reason.
+        UnsupportedError: the core does not serve it; with the reason.
     """
-    layers: list[Layer] = []
-    may_activate = False
-    for part in _flattened(module, name):
-        if isinstance(part, nn.Linear):
-            _check_linear(part, name)
-            layers.append(Layer(part))
-            may_activate = True
-        elif not isinstance(part, nn.Identity):
-            if not may_activate:
-                raise UnsupportedError(f"{name}: {type(part).__name__} does not follow a Linear")
-            layers[-1] = Layer(layers[-1].linear, *_activation(part, name))
-            may_activate = False
-    if not layers:
-        raise UnsupportedError(f"{name} has no Linear layer")
-    for one, following in itertools.pairwise(layers):
-        if one.linear.out_features != following.linear.in_features:
-            raise UnsupportedError(f"{name}: the widths of its layers do not fit together")
-    return layers
-
-
-def _flattened(module: nn.Module, name: str) -> Iterator[nn.Module]:
-    # Not a loop: this is asked of every module for every window, which may be one step long.
-    has_hook = (
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-    )
-    if has_hook:
-        raise UnsupportedError(f"{name}: {type(module).__name__} has a hook")
-    if "forward" in module.__dict__:
-        raise UnsupportedError(f"{name}: {type(module).__name__} has a forward of its own")
-    # Exactly these classes: a subclass, or what parametrizations make of a layer, may compute anything.
-    if type(module) is nn.Sequential:
-        for child in module.children():
-            yield from _flattened(child, name)
-    elif type(module) is nn.Linear or type(module) in _ACTIVATIONS:
-        yield module
+    found = _recognised.get(module)
+    if found is None or not found.guards.hold():
+        plan = Plan(name)
+        layers = plan.finished(plan(module, plan.input))
+        assert plan.features is not None
+        stack = Stack(layers, plan.features)
+        _check_parameters(stack, name)
+        if plan.is_declared:
+            _check_declaration(module, stack, name)
+        found = _Recognised(_core.Guards(list(sizes_of(module)), list(entries_of(module))), stack)
+        _recognised[module] = found
     else:
-        raise UnsupportedError(
-            f"{name}: {type(module).__name__} is not served (a Sequential of {_SERVED} is)"
-        )
+        _check_parameters(found.stack, name)
+    return found.stack
 
 
-def _activation(module: nn.Module, name: str) -> tuple[Activation, float]:
-    activation, parameter = _ACTIVATIONS[type(module)], 0.0
-    if isinstance(module, nn.LeakyReLU):
-        parameter = module.negative_slope
-    elif isinstance(module, nn.ELU):
-        parameter = module.alpha
-    elif isinstance(module, nn.GELU) and module.approximate == "tanh":
-        activation = "gelu_tanh"
-    if parameter < 0:
-        raise UnsupportedError(f"{name}: {type(module).__name__} with a negative parameter")
-    return activation, parameter
+def guards_of(module: nn.Module) -> _core.Guards:
+    """What tells that a network, which stack_of has served, is still the same."""
+    return _recognised[module].guards
 
 
-def _check_linear(linear: nn.Linear, name: str) -> None:
-    for key in ("weight", "bias"):
-        if key not in linear._parameters:
-            raise UnsupportedError(f"{name}: the {key} of a Linear is computed, not a parameter")
-        parameter = linear._parameters[key]
-        if parameter is not None:
-            check_parameter(parameter, f"{name}: the {key} of a Linear")
-    shape = (linear.out_features, linear.in_features)
-    if linear.weight.shape != shape or linear.out_features < 1 or linear.in_features < 1:
-        raise UnsupportedError(f"{name}: a Linear's weight is not [out_features, in_features]")
+def _check_parameters(stack: Stack, name: str) -> None:
+    for layer in stack.layers:
+        if layer.parameters is None:
+            continue
+        read = stack.features if layer.source < 0 else stack.layers[layer.source].out
+        shape = layer.weight_shape(read)
+        for key in ("weight", "bias"):
+            if key not in layer.parameters:
+                if key == "bias" and layer.kind != "dense":
+                    continue
+                raise UnsupportedError(f"{name}: the {key} of a {layer.name} is computed, not a parameter")
+            parameter = layer.parameters[key]
+            if parameter is None:
+                continue
+            check_parameter(parameter, f"{name}: the {key} of a {layer.name}")
+            if key == "weight" and parameter.shape != shape:
+                raise UnsupportedError(f"{name}: a {layer.name}'s weight is not {list(shape)}")
+
+
+def _check_declaration(module: nn.Module, stack: Stack, name: str) -> None:
+    """What native_plan has declared is what forward computes, of random input."""
+    dtype = next((p.dtype for p in stack.parameters()), torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    given = 2.0 * torch.rand(5, stack.features, generator=generator, dtype=dtype) - 1.0
+    for layer in stack.layers:
+        if layer.kind in ("one_hot", "embedding"):
+            n = layer.out if layer.kind == "one_hot" else layer.entries
+            given[:, layer.first] = layer.number + torch.randint(n, (5,), generator=generator)
+    try:
+        with torch.no_grad():
+            expected = module(given)
+    except Exception as error:
+        raise UnsupportedError(f"{name}: forward failed on [5, {stack.features}]: {error}") from error
+    declared = torch.empty(5, stack.outputs, dtype=dtype)
+    _core.mlp(stack.described(), False, True, given, declared, None, [], None)
+    if not isinstance(expected, Tensor) or expected.numel() != declared.numel():
+        raise UnsupportedError(f"{name}: native_plan declares [B, {stack.outputs}], forward returns another shape")
+    difference = float((declared - expected.reshape(declared.shape)).abs().max())
+    if not difference <= 1e-3 * max(1.0, float(expected.abs().max())):
+        raise UnsupportedError(f"{name}: what native_plan declares differs from forward by {difference:.3g}")
 
 
 def check_parameter(parameter: Any, what: str) -> None:
-    """A plain parameter in the CPU's memory.
+    """Raise unless it is a plain parameter in the CPU's memory.
 
     Raises:
         UnsupportedError: with the reason.

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from optix_fast.buffers.ring import ReplayView
 from optix_fast.learners.experience import Experience
 from optix_fast.learners.model import Model
-from optix_fast.learners.native.networks import Layer, UnsupportedError, note_step
+from optix_fast.learners.native.networks import Stack, UnsupportedError, note_step
+from optix_fast.networks.plan import INPUT
 from optix_fast.types import NonFiniteError
-
-Stack = list[Layer]
 
 
 class Result(Protocol):
@@ -28,19 +27,17 @@ class Result(Protocol):
 
 def parameters_of(*stacks: Stack) -> list[nn.Parameter]:
     """Weights and biases in the order of the layers."""
-    # Not linear.parameters(): this is asked for every window, which may be one step long.
-    of_layers = (layer.linear._parameters.values() for stack in stacks for layer in stack)
-    return [parameter for own in of_layers for parameter in own if parameter is not None]
+    return [parameter for stack in stacks for parameter in stack.parameters()]
 
 
 def described(stacks: Sequence[Stack]) -> tuple[Any, ...]:
     """The networks for the core."""
-    return tuple([layer.described() for layer in stack] for stack in stacks)
+    return tuple(stack.described() for stack in stacks)
 
 
 def check_copy(network: Stack, target: Stack, message: str) -> None:
     """Raise UnsupportedError, with the message, unless the target's parameters have the network's shapes."""
-    if [p.shape for p in parameters_of(network)] != [p.shape for p in parameters_of(target)]:
+    if [p.shape for p in network.parameters()] != [p.shape for p in target.parameters()]:
         raise UnsupportedError(message)
 
 
@@ -53,12 +50,13 @@ def check_trained(parameters: Iterable[nn.Parameter], message: str) -> None:
 def check_critics(actor: Stack, critics: Sequence[Stack], width: int) -> None:
     """Raise UnsupportedError unless each critic reads observation ‖ action, of `width` values, and has one
     output."""
-    features = actor[0].linear.in_features
     for critic in critics:
-        if critic[0].linear.in_features != features + width:
+        if critic.features != actor.features + width:
             raise UnsupportedError("a critic does not read observations and actions side by side")
-        if critic[-1].linear.out_features != 1:
+        if critic.outputs != 1:
             raise UnsupportedError("a critic has more than one output")
+        if any(layer.kind == "product" and INPUT in (layer.source, layer.other) for layer in critic.layers):
+            raise UnsupportedError("a critic multiplies its input by something")
 
 
 def view_of(experience: Experience, network: Stack, message: str) -> ReplayView:
@@ -72,7 +70,7 @@ def view_of(experience: Experience, network: Stack, message: str) -> ReplayView:
         view = experience.buffer.replay.view()
     except ValueError as error:
         raise UnsupportedError("the observations are not one float array") from error
-    if view.observations.shape[1] != network[0].linear.in_features:
+    if view.observations.shape[1] != network.features:
         raise UnsupportedError(message)
     return view
 

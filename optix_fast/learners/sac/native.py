@@ -9,16 +9,16 @@ from torch import Tensor, nn
 from optix_fast import _native
 from optix_fast.learners.experience import Draws, Experience
 from optix_fast.learners.native.networks import (
+    Stack,
     UnsupportedError,
     adam_parameters,
     check_distinct,
     check_parameter,
     check_surroundings,
-    layers_of,
+    stack_of,
     learner_threads,
 )
 from optix_fast.learners.native.updates import (
-    Stack,
     check_copy,
     check_critics,
     check_trained,
@@ -46,13 +46,13 @@ def recognise(
     check_surroundings()
     if model.discrete:
         raise UnsupportedError("a categorical policy is updated in torch")
-    stacks = [layers_of(net, name) for name, net in model.modules().items()]
+    stacks = [stack_of(net, name) for name, net in model.modules().items()]
     actor, critic1, critic2, target1, target2 = stacks
     check_distinct([*parameters_of(*stacks), model.log_alpha])
     check_parameter(model.log_alpha, "log_alpha")
-    if actor[-1].linear.out_features % 2:
+    if actor.outputs % 2:
         raise UnsupportedError("the actor does not return mean and log_std")
-    check_critics(actor, stacks[1:], actor[-1].linear.out_features // 2)
+    check_critics(actor, stacks[1:], actor.outputs // 2)
     for critic, target in ((critic1, target1), (critic2, target2)):
         check_copy(critic, target, "a target critic is not like its critic")
     trained = parameters_of(actor), parameters_of(critic1, critic2)

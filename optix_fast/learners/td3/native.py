@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from optix_fast import _native
 from optix_fast.learners.experience import Draws, Experience
 from optix_fast.learners.native.networks import (
+    Stack,
     adam_parameters,
     check_distinct,
     check_surroundings,
-    layers_of,
+    stack_of,
     learner_threads,
 )
 from optix_fast.learners.native.updates import (
-    Stack,
     check_copy,
     check_critics,
     check_trained,
@@ -42,10 +42,10 @@ def recognise(
         UnsupportedError: the core does not serve the model; with the reason.
     """
     check_surroundings()
-    stacks = [layers_of(net, name) for name, net in model.modules().items()]
+    stacks = [stack_of(net, name) for name, net in model.modules().items()]
     actor, critic1, critic2, target_actor, target1, target2 = stacks
     check_distinct(parameters_of(*stacks))
-    check_critics(actor, (critic1, critic2, target1, target2), actor[-1].linear.out_features)
+    check_critics(actor, (critic1, critic2, target1, target2), actor.outputs)
     check_copy(actor, target_actor, "the target actor is not like the actor")
     for critic, target in ((critic1, target1), (critic2, target2)):
         check_copy(critic, target, "a target critic is not like its critic")
@@ -90,7 +90,7 @@ def td3_update(
     )
     result = _core.td3_update(
         described(stacks), parameters, view,
-        experience.described(draws, config), noise.to(stacks[0][0].linear.weight.dtype), options,
+        experience.described(draws, config), noise.to(stacks[0].parameters()[0].dtype), options,
     )  # fmt: skip
     actor, actor_target, critics, critic_targets = parameters
     conclude(result, model, experience, [*actor, *critics], [*actor_target, *critic_targets])

@@ -1,0 +1,376 @@
+"""What a network computes, as a list of layers that the compiled core knows.
+
+Linear layers, activations, norms and their Sequentials are known by their classes. Any other module may declare
+what its forward computes of them:
+
+    class Block(nn.Module):
+        def forward(self, x):
+            return x + self.body(x)
+
+        def native_plan(self, plan, x):
+            return plan.add(x, plan(self.body, x))
+
+`native_plan` is asked once, and again when the module's children or plain attributes have changed. What it
+declares is compared with forward on random input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from optix_fast._C import Activation, LayerKind
+
+INPUT = -1  # as a source: what the network reads
+
+# The names of csrc/mlp/mlp.h.
+ACTIVATION_NAMES: dict[type[nn.Module], Activation] = {
+    nn.Identity: "identity",
+    nn.Tanh: "tanh",
+    nn.ReLU: "relu",
+    nn.LeakyReLU: "leaky_relu",
+    nn.ELU: "elu",
+    nn.SiLU: "silu",
+    nn.GELU: "gelu",
+}
+_SERVED = "Linear, Tanh, ReLU, LeakyReLU, ELU, SiLU, GELU, Identity, LayerNorm, RMSNorm, and modules with native_plan"
+_MODULE_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+# What the layers above compute with, beside their parameters.
+_NUMBERS = ("negative_slope", "alpha", "approximate", "eps", "normalized_shape", "p")
+
+
+class UnsupportedError(Exception):
+    """What the core does not serve; the message is the reason, in the user's words."""
+
+
+class Value(NamedTuple):
+    """What a layer has computed: its number, and the width of its rows. The width of the network's input is
+    None until a layer that knows it reads it."""
+
+    layer: int
+    width: int | None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer; the fields are those of csrc/mlp/mlp.h.
+
+    parameters: of the module, where "weight" and "bias" are found at every call; None where it has none.
+    name: of the module's class, for messages.
+    entries: rows of an Embedding.
+    """
+
+    kind: LayerKind
+    source: int
+    out: int
+    other: int = INPUT
+    activation: Activation = "identity"
+    parameter: float = 0.0
+    number: float = 0.0
+    first: int = 0
+    parameters: dict[str, nn.Parameter | None] | None = None
+    name: str = ""
+    entries: int = 0
+
+    def tensors(self) -> tuple[Tensor | None, Tensor | None]:
+        """Weight and bias."""
+        if self.parameters is None:
+            return None, None
+        return self.parameters.get("weight"), self.parameters.get("bias")
+
+    def described_to_act(self) -> tuple[Any, ...]:
+        """The same, with the place where weight and bias are found, if the layer has them, at every call."""
+        *parts, weight, bias = self.described()
+        return (*parts, weight is not None, bias is not None, self.parameters or {}, self.entries)
+
+    @property
+    def has_other(self) -> bool:
+        """Whether it reads two values."""
+        return self.kind in _WITH_OTHER
+
+    def weight_shape(self, features: int) -> tuple[int, ...]:
+        """Of a layer that reads so many columns."""
+        if self.kind == "dense":
+            return self.out, features
+        return (self.entries, self.out) if self.kind == "embedding" else (self.out,)
+
+    def described(self) -> tuple[Any, ...]:
+        """For the core: the LayerParts of csrc/mlp/mlp_bind.h."""
+        return (
+            self.kind, self.source, self.other, self.out, self.activation, self.parameter, self.number,
+            self.first, *self.tensors(),
+        )  # fmt: skip
+
+    def is_the_same(self, other: Layer) -> bool:
+        """Whether both are one module's, reading the same."""
+        return self.parameters is other.parameters and self.is_like(other)
+
+    def is_like(self, other: Layer) -> bool:
+        """Whether both compute the same, of parameters that may be others."""
+        return replace(self, parameters=None) == replace(other, parameters=None)
+
+    def moved(self, by: int) -> Layer:
+        """The layer behind `by` fewer layers, the last of which has become the input."""
+        return replace(self, source=max(self.source - by, INPUT), other=max(self.other - by, INPUT))
+
+
+class Plan:
+    """Records layers. Calling it with a module and a value records what the module computes of it.
+
+    Args:
+        name: of the network, for messages.
+    """
+
+    def __init__(self, name: str = "the network") -> None:
+        self.name = name
+        self.layers: list[Layer] = []
+        self.features: int | None = None
+        self.is_declared = False  # a module has told by native_plan what it computes
+        self.input = Value(INPUT, None)
+
+    def __call__(self, module: nn.Module, x: Value) -> Value:
+        """What the module makes of x.
+
+        Raises:
+            UnsupportedError: the core does not serve it; with the reason.
+        """
+        self._check_unhooked(module)
+        kind = type(module)
+        if kind is nn.Sequential:
+            for child in module.children():
+                x = self(child, x)
+            return x
+        if kind in ACTIVATION_NAMES:
+            return x if kind is nn.Identity else self._activated(module, x)
+        build: Callable[[Plan, Any, Value], Value] | None = _BUILDERS.get(kind)
+        if build is not None:
+            return build(self, module, x)
+        declared = getattr(module, "native_plan", None)
+        if declared is None:
+            raise self.error(f"{kind.__name__} is not served (a Sequential of {_SERVED} is)")
+        self.is_declared = True
+        result: Value = declared(self, x)
+        if type(result) is not Value or result.layer >= len(self.layers):
+            raise self.error(f"native_plan of {kind.__name__} must return what the plan gave it")
+        return result
+
+    # --- what native_plan is made of -------------------------------------------------------------
+
+    def add(self, x: Value, other: Value, factor: float = 1.0) -> Value:
+        """x + factor·other."""
+        width = self._same_width(x, other, "add")
+        return self._record(Layer("sum", x.layer, width, other.layer, number=float(factor)))
+
+    def multiply(self, x: Value, other: Value) -> Value:
+        """x·other, element by element."""
+        return self._record(Layer("product", x.layer, self._same_width(x, other, "multiply"), other.layer))
+
+    def concatenate(self, *values: Value) -> Value:
+        """Side by side."""
+        if not values:
+            raise self.error("concatenate needs values")
+        joined = values[0]
+        for value in values[1:]:
+            width = self._width(joined) + self._width(value)
+            joined = self._record(Layer("concat", joined.layer, width, value.layer))
+        return joined
+
+    def columns(self, x: Value, first: int, n: int, factor: float = 1.0) -> Value:
+        """factor·x[:, first:first + n]."""
+        if first < 0 or n < 1 or (x.width is not None and first + n > x.width):
+            raise self.error(f"columns {first} to {first + n} are not there")
+        return self._record(Layer("columns", x.layer, n, first=first, number=float(factor)))
+
+    def one_hot(self, x: Value, column: int, n: int, start: int = 0) -> Value:
+        """1 in column x[:, column] − start of n, else 0. Of the network's input alone."""
+        self._require_input(x, "one_hot")
+        return self._record(Layer("one_hot", INPUT, n, first=column, number=float(start)))
+
+    def embed(self, embedding: nn.Embedding, x: Value, column: int, start: int = 0) -> Value:
+        """The embedding's row x[:, column] − start. Of the network's input alone."""
+        self._require_input(x, "embed")
+        self._check_unhooked(embedding)
+        special = (embedding.padding_idx, embedding.max_norm)
+        if type(embedding) is not nn.Embedding or special != (None, None) or embedding.sparse:
+            raise self.error("an Embedding with padding_idx, max_norm or sparse is not served")
+        return self._record(
+            Layer(
+                "embedding", INPUT, embedding.embedding_dim, first=column, number=float(start),
+                parameters=embedding._parameters, name="Embedding", entries=embedding.num_embeddings,
+            )
+        )  # fmt: skip
+
+    def dueling(self, values: Value, advantages: Value) -> Value:
+        """values + advantages − mean of advantages; values of width 1."""
+        if self._width(values) != 1:
+            raise self.error("dueling needs values of width 1")
+        return self._record(Layer("dueling", advantages.layer, self._width(advantages), values.layer))
+
+    def expect(self, x: Value, width: int) -> Value:
+        """x, of which it is known now how wide it is."""
+        if x.layer == INPUT:
+            self.features = width if self.features is None else self.features
+            x = Value(INPUT, self.features)
+        if x.width != width:
+            raise self.error("the widths of its layers do not fit together")
+        return x
+
+    # --- the layers, as the core takes them ---------------------------------------------------------
+
+    def finished(self, result: Value) -> list[Layer]:
+        """All layers up to the result's, activations joined to the layers before them where nobody else reads
+        those.
+
+        Raises:
+            UnsupportedError: there is nothing to compute, or something that the result does not depend on.
+        """
+        if result.layer == INPUT or self.features is None:
+            raise self.error("has no Linear layer", "")
+        readers = [0] * len(self.layers)
+        for layer in self.layers:
+            for source in self._sources(layer):
+                readers[source] += source != INPUT
+        if result.layer != len(self.layers) - 1 or readers.count(0) > 1:
+            raise self.error("its plan computes something that its result does not depend on")
+        place: list[int] = []  # of each layer, among those that are left
+        kept: list[Layer] = []
+        for layer in self.layers:
+            source, other = layer.source, layer.other
+            moved = replace(
+                layer,
+                source=INPUT if source == INPUT else place[source],
+                other=INPUT if other == INPUT else place[other],
+            )
+            joins = layer.name == _ACTIVATION and source != INPUT and readers[source] == 1
+            if joins and kept[moved.source].activation == "identity":
+                joined = replace(kept[moved.source], activation=layer.activation, parameter=layer.parameter)
+                kept[moved.source] = joined
+                place.append(moved.source)
+            else:
+                kept.append(moved)
+                place.append(len(kept) - 1)
+        return kept
+
+    @staticmethod
+    def _sources(layer: Layer) -> tuple[int, ...]:
+        return (layer.source, layer.other) if layer.has_other else (layer.source,)
+
+    def error(self, what: str, separator: str = ":") -> UnsupportedError:
+        """Names the network."""
+        return UnsupportedError(f"{self.name}{separator} {what}")
+
+    def _record(self, layer: Layer) -> Value:
+        self.layers.append(layer)
+        return Value(len(self.layers) - 1, layer.out)
+
+    def _activated(self, module: nn.Module, x: Value) -> Value:
+        activation, parameter = _activation(module, self)
+        layer = Layer("columns", x.layer, self._width(x), number=1.0, name=_ACTIVATION)
+        return self._record(replace(layer, activation=activation, parameter=parameter))
+
+    def _width(self, x: Value) -> int:
+        width = self.features if x.layer == INPUT else x.width
+        if width is None:
+            raise self.error("the width of its input is not known; begin with plan.expect(x, width)")
+        return width
+
+    def _same_width(self, x: Value, other: Value, what: str) -> int:
+        width = self._width(x)
+        if width != self._width(other):
+            raise self.error(f"{what} needs two values of one width, got {width} and {self._width(other)}")
+        return width
+
+    def _require_input(self, x: Value, what: str) -> None:
+        if x.layer != INPUT:
+            raise self.error(f"{what} reads a column of the network's input only")
+
+    def _check_unhooked(self, module: nn.Module) -> None:
+        if any(getattr(module, hooks) for hooks in _MODULE_HOOKS):
+            raise self.error(f"{type(module).__name__} has a hook")
+        if "forward" in module.__dict__:
+            raise self.error(f"{type(module).__name__} has a forward of its own")
+
+
+_ACTIVATION = "activation"  # the name of a layer that is nothing but one
+_WITH_OTHER = ("sum", "product", "concat", "dueling")
+
+
+def _linear(plan: Plan, module: nn.Linear, x: Value) -> Value:
+    if module.in_features < 1 or module.out_features < 1:
+        raise plan.error("a Linear's weight is not [out_features, in_features]")
+    x = plan.expect(x, module.in_features)
+    return plan._record(
+        Layer("dense", x.layer, module.out_features, parameters=module._parameters, name="Linear")
+    )
+
+
+def _norm(plan: Plan, module: nn.LayerNorm | nn.RMSNorm, x: Value) -> Value:
+    name = type(module).__name__
+    if len(module.normalized_shape) != 1:
+        raise plan.error(f"{name} over more than one dimension is not served")
+    x = plan.expect(x, module.normalized_shape[0])
+    own = module.weight
+    eps = module.eps
+    if eps is None:
+        eps = torch.finfo(torch.float32 if own is None else own.dtype).eps
+    kind: LayerKind = "layer_norm" if isinstance(module, nn.LayerNorm) else "rms_norm"
+    return plan._record(
+        Layer(kind, x.layer, plan._width(x), number=float(eps), parameters=module._parameters, name=name)
+    )
+
+
+def _dropout(plan: Plan, module: nn.Dropout, x: Value) -> Value:
+    if module.p > 0.0:
+        raise plan.error("Dropout with p > 0 is not served")
+    return x
+
+
+_BUILDERS: dict[type[nn.Module], Callable[[Plan, Any, Value], Value]] = {
+    nn.Linear: _linear,
+    nn.LayerNorm: _norm,
+    nn.RMSNorm: _norm,
+    nn.Dropout: _dropout,
+}
+
+
+def _activation(module: nn.Module, plan: Plan) -> tuple[Activation, float]:
+    activation, parameter = ACTIVATION_NAMES[type(module)], 0.0
+    if isinstance(module, nn.LeakyReLU):
+        parameter = module.negative_slope
+    elif isinstance(module, nn.ELU):
+        parameter = module.alpha
+    elif isinstance(module, nn.GELU) and module.approximate == "tanh":
+        activation = "gelu_tanh"
+    if parameter < 0:
+        raise plan.error(f"{type(module).__name__} with a negative parameter")
+    return activation, float(parameter)
+
+
+# --- what a plan depends on ----------------------------------------------------------------------------
+
+
+def sizes_of(network: nn.Module) -> Iterator[tuple[dict[Any, Any], int]]:
+    """Dicts and how many entries they must keep: no hooks; no child more or less."""
+    for module in network.modules():
+        for name in _MODULE_HOOKS:
+            yield getattr(module, name), 0
+        yield module._modules, len(module._modules)
+
+
+def entries_of(network: nn.Module) -> Iterator[tuple[dict[str, Any], str, Any]]:
+    """Entries of dicts that must stay: the children, no forward of a module's own (`...`), the numbers of
+    layers, and the plain attributes of modules that declare a plan."""
+    for module in network.modules():
+        for key, child in module._modules.items():
+            yield module._modules, key, child
+        own = module.__dict__
+        yield own, "forward", ...
+        declares = hasattr(module, "native_plan")
+        for key in [key for key in own if not key.startswith("_")] if declares else _NUMBERS:
+            if key in own and key != "training":
+                yield own, key, own[key]

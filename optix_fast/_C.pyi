@@ -49,7 +49,16 @@ def ppo_loss(
 Activation = Literal["identity", "tanh", "relu", "leaky_relu", "elu", "silu", "gelu", "gelu_tanh"]
 
 LayerKind = Literal[
-    "dense", "layer_norm", "rms_norm", "sum", "product", "concat", "columns", "one_hot", "embedding", "dueling"
+    "dense",
+    "layer_norm",
+    "rms_norm",
+    "sum",
+    "product",
+    "concat",
+    "columns",
+    "one_hot",
+    "embedding",
+    "dueling",
 ]
 
 # The LayerParts of csrc/mlp/mlp_bind.h, see optix_fast/networks/plan.py.

@@ -4,6 +4,7 @@ from optix_fast.networks.dueling import DuelingQNetwork
 from optix_fast.networks.encoders import ObservationEncoder
 from optix_fast.networks.heads import CategoricalHead, GreedyHead, MultiDiscreteHead, NormalHead, PolicyHead
 from optix_fast.networks.mlp import mlp
+from optix_fast.networks.residual import Residual
 
 __all__ = [
     "CategoricalHead",
@@ -13,5 +14,6 @@ __all__ = [
     "NormalHead",
     "ObservationEncoder",
     "PolicyHead",
+    "Residual",
     "mlp",
 ]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from optix_fast.networks.mlp import ACTIVATIONS, mlp, orthogonal_linear
+from optix_fast.networks.mlp import hidden_layers, orthogonal_linear
 from optix_fast.networks.plan import Plan, Value
 
 
@@ -20,6 +20,7 @@ class DuelingQNetwork(nn.Module):
         hidden_sizes: widths of the trunk's layers; at least one.
         activation: one of tanh, relu, leaky_relu, elu, silu, gelu.
         generator: source of the weights; None takes one seeded by the operating system.
+        norm, residual: of the hidden layers, see mlp.
 
     Source: Wang et al., "Dueling network architectures for deep reinforcement learning", 2016.
     """
@@ -31,12 +32,15 @@ class DuelingQNetwork(nn.Module):
         hidden_sizes: Sequence[int] = (64, 64),
         activation: str = "relu",
         generator: torch.Generator | None = None,
+        *,
+        norm: str | None = None,
+        residual: bool = False,
     ) -> None:
         super().__init__()
         if not hidden_sizes:
             raise ValueError("hidden_sizes must name at least one width")
-        trunk = mlp([n_in, *hidden_sizes], activation, 2.0**0.5, generator)
-        self.trunk = nn.Sequential(*trunk, ACTIVATIONS[activation]())
+        hidden = hidden_layers([n_in, *hidden_sizes], activation, generator, norm=norm, residual=residual)
+        self.trunk = nn.Sequential(*hidden)
         self.value = orthogonal_linear(hidden_sizes[-1], 1, 1.0, generator)
         self.advantage = orthogonal_linear(hidden_sizes[-1], n_actions, 1.0, generator)
 

@@ -10,6 +10,9 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from optix_fast.networks.flat_layout import FlatLayout
+from optix_fast.networks.plan import Plan, Value
+
 
 class ObservationEncoder(nn.Module):
     """Flattens a batch of observations to [B, features]: Box values as they are (uint8 scaled to
@@ -30,6 +33,33 @@ class ObservationEncoder(nn.Module):
 
     def forward(self, observations: Any) -> Tensor:
         return torch.cat(_encode(self.space, observations), dim=-1)
+
+    def native_plan(self, plan: Plan, x: Value) -> Value:
+        """The same, for the compiled core."""
+        layout = FlatLayout.of(self.space)
+        return encode_flat(plan, plan.flattened(x, layout), layout)
+
+
+def encode_flat(plan: Plan, x: Value, layout: FlatLayout) -> Value:
+    """What ObservationEncoder makes of rows of a layout, which are the first columns of x."""
+    runs: list[tuple[int, int]] = []  # of numbers that lie side by side: first column and end
+    parts: list[Value] = []
+
+    def end_run() -> None:
+        if runs:
+            first, end = runs.pop()
+            parts.append(x if end - first == x.width else plan.columns(x, first, end - first))
+
+    for leaf in layout.leaves:
+        if not leaf.sizes:
+            first = runs.pop()[0] if runs else leaf.first
+            runs.append((first, leaf.first + leaf.width))
+            continue
+        end_run()
+        for i, (n, start) in enumerate(zip(leaf.sizes, leaf.starts, strict=True)):
+            parts.append(plan.one_hot(x, leaf.first + i, n, start))
+    end_run()
+    return plan.concatenate(*parts)
 
 
 def needs_encoder(space: spaces.Space[Any]) -> bool:
@@ -103,3 +133,10 @@ class EncodedCritic(nn.Module):
             )
         values: Tensor = self.layers(torch.cat((self.encoder(observations), actions), dim=-1))
         return values
+
+    def native_plan(self, plan: Plan, x: Value) -> Value:
+        """The same, for the compiled core, of observation ‖ action."""
+        layout = FlatLayout.of(self.encoder.space)
+        x = plan.flattened(x, layout, self.action_dim)
+        actions = plan.columns(x, layout.features, self.action_dim)
+        return plan(self.layers, plan.concatenate(encode_flat(plan, x, layout), actions))

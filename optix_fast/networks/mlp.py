@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from optix_fast.networks.residual import Residual
+
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
     "relu": nn.ReLU,
@@ -19,11 +21,17 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
+NORMS: dict[str, type[nn.Module]] = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}
+
+
 def mlp(
     sizes: Sequence[int],
     activation: str = "tanh",
     output_gain: float | None = 1.0,
     generator: torch.Generator | None = None,
+    *,
+    norm: str | None = None,
+    residual: bool = False,
 ) -> nn.Sequential:
     """Linear layers with an activation between them, none after the last.
 
@@ -36,25 +44,60 @@ def mlp(
         activation: one of tanh, relu, leaky_relu, elu, silu, gelu.
         output_gain: gain of the last layer; None: see above.
         generator: source of the weights; None takes one seeded by the operating system.
+        norm: between each hidden layer and its activation: "layer" (Ba et al. 2016), "rms" (Zhang & Sennrich
+            2019) or None.
+        residual: hidden layers that are as wide as what they read are added to it; see Residual.
 
     Raises:
-        ValueError: fewer than two sizes, a size below 1, or an unknown activation.
+        ValueError: fewer than two sizes, a size below 1, or an unknown activation or norm.
     """
     if len(sizes) < 2 or min(sizes) < 1:
         raise ValueError(f"sizes must be at least two positive widths, got {list(sizes)}")
+    is_orthogonal = output_gain is not None
+    hidden = hidden_layers(
+        sizes[:-1], activation, generator, is_orthogonal=is_orthogonal, norm=norm, residual=residual
+    )
+    n_in, n_out = sizes[-2:]
+    if output_gain is None:
+        return nn.Sequential(*hidden, uniform_linear(n_in, n_out, generator))
+    return nn.Sequential(*hidden, orthogonal_linear(n_in, n_out, output_gain, generator))
+
+
+def hidden_layers(
+    sizes: Sequence[int],
+    activation: str,
+    generator: torch.Generator | None = None,
+    *,
+    is_orthogonal: bool = True,
+    norm: str | None = None,
+    residual: bool = False,
+) -> list[nn.Module]:
+    """The layers of an mlp but for the last: each a Linear, a norm where one is asked for, an activation.
+
+    Args:
+        sizes: input and hidden widths.
+        is_orthogonal: weights are orthogonal with gain √2; else as torch's own Linear starts.
+        activation, generator, norm, residual: see mlp.
+
+    Raises:
+        ValueError: an unknown activation or norm.
+    """
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+    if norm is not None and norm not in NORMS:
+        raise ValueError(f"norm must be one of {', '.join(NORMS)} or None, got {norm!r}")
     layers: list[nn.Module] = []
-    last = len(sizes) - 2
-    for i, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
-        if output_gain is None:
-            layers.append(uniform_linear(n_in, n_out, generator))
-        else:
-            gain = output_gain if i == last else math.sqrt(2.0)
-            layers.append(orthogonal_linear(n_in, n_out, gain, generator))
-        if i < last:
-            layers.append(ACTIVATIONS[activation]())
-    return nn.Sequential(*layers)
+    for n_in, n_out in itertools.pairwise(sizes):
+        block: list[nn.Module] = [
+            orthogonal_linear(n_in, n_out, math.sqrt(2.0), generator)
+            if is_orthogonal
+            else uniform_linear(n_in, n_out, generator)
+        ]
+        if norm is not None:
+            block.append(NORMS[norm](n_out))
+        block.append(ACTIVATIONS[activation]())
+        layers += [Residual(nn.Sequential(*block))] if residual and n_in == n_out else block
+    return layers
 
 
 def orthogonal_linear(

@@ -1,7 +1,7 @@
 """What a network computes, as a list of layers that the compiled core knows.
 
-Linear layers, activations, norms and their Sequentials are known by their classes. Any other module may declare
-what its forward computes of them:
+Linear layers, activations, norms and their Sequentials are known by their classes. Any other module may
+declare what its forward computes of them:
 
     class Block(nn.Module):
         def forward(self, x):
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from optix_fast._C import Activation, LayerKind
+    from optix_fast.networks.flat_layout import FlatLayout
 
 INPUT = -1  # as a source: what the network reads
 
@@ -38,7 +39,10 @@ ACTIVATION_NAMES: dict[type[nn.Module], Activation] = {
     nn.SiLU: "silu",
     nn.GELU: "gelu",
 }
-_SERVED = "Linear, Tanh, ReLU, LeakyReLU, ELU, SiLU, GELU, Identity, LayerNorm, RMSNorm, and modules with native_plan"
+_SERVED = (
+    "Linear, Tanh, ReLU, LeakyReLU, ELU, SiLU, GELU, Identity, LayerNorm, RMSNorm and modules with "
+    "native_plan"
+)
 _MODULE_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 # What the layers above compute with, beside their parameters.
 _NUMBERS = ("negative_slope", "alpha", "approximate", "eps", "normalized_shape", "p")
@@ -131,6 +135,7 @@ class Plan:
         self.layers: list[Layer] = []
         self.features: int | None = None
         self.is_declared = False  # a module has told by native_plan what it computes
+        self.layout: FlatLayout | None = None  # where the network reads more than one array
         self.input = Value(INPUT, None)
 
     def __call__(self, module: nn.Module, x: Value) -> Value:
@@ -220,6 +225,14 @@ class Plan:
             raise self.error("the widths of its layers do not fit together")
         return x
 
+    def flattened(self, x: Value, layout: FlatLayout, more: int = 0) -> Value:
+        """x, which stands for observations in flat rows of a layout, and `more` columns behind them."""
+        self._require_input(x, "an encoder")
+        if self.layout is not None and self.layout != layout:
+            raise self.error("it reads observations in two ways")
+        self.layout = layout
+        return self.expect(x, layout.features + more)
+
     # --- the layers, as the core takes them ---------------------------------------------------------
 
     def finished(self, result: Value) -> list[Layer]:
@@ -287,7 +300,7 @@ class Plan:
 
     def _require_input(self, x: Value, what: str) -> None:
         if x.layer != INPUT:
-            raise self.error(f"{what} reads a column of the network's input only")
+            raise self.error(f"{what} reads the network's input only")
 
     def _check_unhooked(self, module: nn.Module) -> None:
         if any(getattr(module, hooks) for hooks in _MODULE_HOOKS):
@@ -326,7 +339,7 @@ def _norm(plan: Plan, module: nn.LayerNorm | nn.RMSNorm, x: Value) -> Value:
 
 def _dropout(plan: Plan, module: nn.Dropout, x: Value) -> Value:
     if module.p > 0.0:
-        raise plan.error("Dropout with p > 0 is not served")
+        raise plan.error("Dropout is not served (p = 0 is)")
     return x
 
 

@@ -365,15 +365,18 @@ def test_backend_says_what_runs_and_why_not() -> None:
 
 def test_native_refuses_instead_of_falling_back() -> None:
     it = agent("discrete", "native")
-    it._actor[1] = nn.Softplus()
+    it._actor[1] = nn.PReLU()
     rows = window("discrete", 2)
-    with pytest.raises(RuntimeError, match="backend='native', but actor: Softplus is not served"):
+    with pytest.raises(RuntimeError, match="backend='native', but actor: PReLU is not served"):
         it.act_rows(rows.observations[0], rows, 0)
-    with pytest.raises(RuntimeError, match="Softplus is not served"):
+    with pytest.raises(RuntimeError, match="PReLU is not served"):
         it.act(np.zeros(FEATURES, np.float32))
-    with pytest.raises(RuntimeError, match="ObservationEncoder is not served"):
-        make_agent("ppo", gym.make("FrozenLake-v1"), backend="native")
-    assert make_agent("ppo", gym.make("FrozenLake-v1")).backend == "torch"
+    images = gym.wrappers.TransformObservation(
+        gym.make("CartPole-v1"), np.uint8, gym.spaces.Box(0, 255, (4,), np.uint8)
+    )
+    with pytest.raises(RuntimeError, match=r"the observations hold images \(uint8\), which torch reads"):
+        make_agent("ppo", images, backend="native")
+    assert make_agent("ppo", images).backend == "torch"
 
 
 def test_observations_of_another_kind_go_to_torch() -> None:

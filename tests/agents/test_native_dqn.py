@@ -30,7 +30,7 @@ from optix_fast.learners.dqn.update import DQNModel, Updated
 from optix_fast.learners.dqn.update import dqn_update as torch_update
 from optix_fast.learners.experience import Draws, Experience
 from optix_fast.learners.native.networks import UnsupportedError
-from optix_fast.networks import DuelingQNetwork
+from optix_fast.networks import DuelingQNetwork, mlp
 from optix_fast.random import RandomStream
 from optix_fast.types import NonFiniteError
 
@@ -160,6 +160,23 @@ def assert_parity(
 @pytest.mark.parametrize("activation", ["tanh", "elu", "silu", "gelu", "relu", "leaky_relu"])
 def test_ten_updates(variant: str, activation: str) -> None:
     assert_parity(model_of(activation=activation), config_of(**VARIANTS[variant]), AFTER_10)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("norm", ["layer", "rms", None])
+@pytest.mark.parametrize("is_dueling", [False, True], ids=["plain", "dueling"])
+def test_ten_updates_of_networks_of_other_layers(variant: str, norm: str | None, is_dueling: bool) -> None:
+    generator = torch.Generator().manual_seed(7)
+    network: nn.Module = mlp([FEATURES, 64, 64, 64, 3], "tanh", 1.0, generator, norm=norm, residual=True)
+    if is_dueling:
+        network = DuelingQNetwork(FEATURES, 3, (64, 64, 64), "tanh", generator, norm=norm, residual=True)
+    with torch.no_grad():
+        for p in network.parameters():
+            if p.ndim == 1:  # not zero: relative to what hardly moves from there, rounding is large
+                p.add_(0.1 * torch.randn(p.shape, generator=generator))
+    assert_parity(model_of(network=network), config_of(**VARIANTS[variant]), AFTER_10)
+    double = copy.deepcopy(network)
+    assert_parity(model_of(network=double, dtype=torch.float64), config_of(**VARIANTS[variant]), 1e-9)
 
 
 @pytest.mark.slow
@@ -302,15 +319,11 @@ def hooked(model: DQNModel) -> None:
 
 
 def other_layer(model: DQNModel) -> None:
-    model.q_network[1] = nn.Softplus()  # type: ignore[index, operator]
+    model.q_network[1] = nn.PReLU()  # type: ignore[index, operator]
 
 
 def other_target(model: DQNModel) -> None:
     model.target = nn.Linear(FEATURES, 3)
-
-
-def dueling(model: DQNModel) -> None:
-    model.q_network = DuelingQNetwork(FEATURES, 3)
 
 
 def all_frozen(model: DQNModel) -> None:
@@ -321,9 +334,8 @@ def all_frozen(model: DQNModel) -> None:
     ("change", "reason"),
     [
         (hooked, "has a hook"),
-        (other_layer, "Softplus is not served"),
+        (other_layer, "PReLU is not served"),
         (other_target, "the target network is not like the network"),
-        (dueling, "DuelingQNetwork is not served"),
         (all_frozen, "every parameter is frozen"),
     ],
 )

@@ -154,7 +154,9 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     ),
     "one operand twice": lambda: nn.Sequential(nn.Linear(7, 6), nn.Tanh(), Twice(), nn.Linear(6, 2)),
     "dueling": lambda: DuelingQNetwork(7, 5, (32, 24), "tanh"),
-    "activation after activation": lambda: nn.Sequential(nn.Linear(7, 9), nn.Tanh(), nn.ReLU(), nn.Linear(9, 2)),
+    "activation after activation": lambda: nn.Sequential(
+        nn.Linear(7, 9), nn.Tanh(), nn.ReLU(), nn.Linear(9, 2)
+    ),
     "indices": lambda: nn.Sequential(Indexed(), nn.Linear(28, 16), nn.Tanh(), nn.Linear(16, 2)),
 }  # fmt: skip
 
@@ -352,7 +354,7 @@ class Elsewhere(Wrong):
         (Unused(), "net: its plan computes something that its result does not depend on"),
         (Nothing(), "net: native_plan of Nothing must return what the plan gave it"),
         (Uneven(), "net: add needs two values of one width, got 7 and 3"),
-        (Elsewhere(), "net: one_hot reads a column of the network's input only"),
+        (Elsewhere(), "net: one_hot reads the network's input only"),
         (nn.Sequential(nn.Linear(4, 6), nn.LayerNorm((2, 3))), "LayerNorm over more than one dimension"),
     ],
     ids=lambda x: type(x).__name__ if isinstance(x, nn.Module) else "",

@@ -110,6 +110,15 @@ def test_ten_minibatches(dist: str, shared: bool, activation: str) -> None:
     assert_parity(learner(activation=activation, dist=dist, shared=shared), PPOConfig(), AFTER_10)
 
 
+@EVERY_PATH
+@pytest.mark.parametrize("dist", ["categorical", "state"])
+@pytest.mark.parametrize("shared", [False, True], ids=["separate", "shared"])
+@pytest.mark.parametrize("norm", ["layer", "rms", None])
+def test_ten_minibatches_of_networks_of_other_layers(dist: str, shared: bool, norm: str | None) -> None:
+    it = learner(hidden=(64, 64, 64), dist=dist, shared=shared, norm=norm, residual=True)
+    assert_parity(it, PPOConfig(), AFTER_10)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dist", ["categorical", "multi_discrete", "state", "free"])
 @pytest.mark.parametrize("shared", [False, True], ids=["separate", "shared"])

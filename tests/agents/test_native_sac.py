@@ -51,10 +51,13 @@ def model_of(
     make_optimizer: MakeOptimizer = adam,
     features: int = FEATURES,
     width: int = WIDTH,
+    **blocks: Any,
 ) -> SACModel:
     generator = torch.Generator().manual_seed(7)
-    actor = mlp([features, *hidden, 2 * width], activation, 0.5, generator).to(dtype)
-    critics = [mlp([features + width, *hidden, 1], activation, 1.0, generator).to(dtype) for _ in range(2)]
+    actor = mlp([features, *hidden, 2 * width], activation, 0.5, generator, **blocks).to(dtype)
+    critics = [
+        mlp([features + width, *hidden, 1], activation, 1.0, generator, **blocks).to(dtype) for _ in range(2)
+    ]
     for net in (actor, *critics):
         for p in net.parameters():
             if p.ndim == 1:  # not zero: relative to what hardly moves from there, rounding is large
@@ -149,6 +152,11 @@ OPTIMIZERS: dict[str, Callable[[list[Any]], torch.optim.Optimizer]] = {
 @pytest.mark.parametrize("activation", ["tanh", "elu", "silu", "gelu", "relu", "leaky_relu"])
 def test_ten_updates(activation: str) -> None:
     assert_parity(model_of(activation=activation), config_of(), AFTER_10)
+
+
+@pytest.mark.parametrize("norm", ["layer", "rms", None])
+def test_ten_updates_of_networks_of_other_layers(norm: str | None) -> None:
+    assert_parity(model_of((64, 64, 64), norm=norm, residual=True), config_of(), AFTER_10)
 
 
 @pytest.mark.slow

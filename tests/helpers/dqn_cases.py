@@ -27,8 +27,11 @@ def model_of(
     dtype: torch.dtype = torch.float32,
     features: int = FEATURES,
     make_optimizer: Callable[[list[Any]], torch.optim.Optimizer] | None = None,
+    network: nn.Module | None = None,
 ) -> DQNModel:
-    network = mlp([features, *hidden, outputs], activation, 1.0, torch.Generator().manual_seed(7)).to(dtype)
+    if network is None:
+        network = mlp([features, *hidden, outputs], activation, 1.0, torch.Generator().manual_seed(7))
+    network.to(dtype)
     target = target_of(network)
     with torch.no_grad():
         for parameter in target.parameters():

@@ -61,6 +61,7 @@ def learner(
     shared: bool = False,
     make_optimizer: Callable[[list[Any]], torch.optim.Optimizer] | None = None,
     features: int = 5,
+    **blocks: Any,
 ) -> Learner:
     generator = torch.Generator().manual_seed(7)
     head: PolicyHead = CategoricalHead()
@@ -71,8 +72,8 @@ def learner(
         log_std = nn.Parameter(torch.full((outputs,), -0.3, dtype=dtype)) if dist == "free" else None
         head = NormalHead(outputs, True, log_std)
         outputs = outputs if dist == "free" else 2 * outputs
-    actor = mlp([features, *hidden, outputs], activation, 0.5, generator).to(dtype)
-    critic = mlp([features, *hidden, 1], activation, 1.0, generator).to(dtype)
+    actor = mlp([features, *hidden, outputs], activation, 0.5, generator, **blocks).to(dtype)
+    critic = mlp([features, *hidden, 1], activation, 1.0, generator, **blocks).to(dtype)
     for p in (*actor.parameters(), *critic.parameters()):
         if p.ndim == 1:  # not zero: relative to what a few steps of Adam make of zero, rounding is large
             p.data = 0.1 * torch.randn(p.shape, generator=generator, dtype=dtype)

@@ -19,6 +19,7 @@ from torch import nn
 
 from optix_fast.networks.dueling import DuelingQNetwork
 from optix_fast.networks.encoders import EncodedCritic, ObservationEncoder
+from optix_fast.networks.residual import Residual
 
 Card = dict[str, Any]
 
@@ -53,6 +54,7 @@ CONTAINERS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "Sequential": (nn.Sequential, ()),
     "DuelingQNetwork": (DuelingQNetwork, ()),
     "EncodedCritic": (EncodedCritic, ("action_dim",)),
+    "Residual": (Residual, ()),
 }
 # What changes nothing in the meaning of weights.
 _FREE = ("p",)

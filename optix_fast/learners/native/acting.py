@@ -14,6 +14,7 @@ from optix_fast import _native
 from optix_fast.envs.normalizers import ObsNormalizer, RunningMeanStd
 from optix_fast.learners.native.networks import UnsupportedError, check_parameter, guards_of, networks_of
 from optix_fast.learners.policy import Policy
+from optix_fast.networks.flat_layout import FlatLayout
 from optix_fast.networks.heads import (
     CategoricalHead,
     DeterministicHead,
@@ -22,8 +23,9 @@ from optix_fast.networks.heads import (
     NormalHead,
     SquashedHead,
 )
+from optix_fast.pipelines.masks import mask_of
 from optix_fast.random import RandomStream
-from optix_fast.types import Array, NonFiniteError
+from optix_fast.types import Array, NonFiniteError, tree_map
 
 _core = _native.core
 # Exactly these classes: a subclass may act in any way.
@@ -56,6 +58,7 @@ class NativeActor:
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
         self._plan: Any = None
+        self._layout: FlatLayout | None = None
         self._explores: GreedyHead | None = None
         self._rows: Any = None
         self._targets: Any = None
@@ -109,6 +112,7 @@ class NativeActor:
             if statistics.mean.shape != (plan.features,):
                 raise UnsupportedError("the normalizer's shape is not the networks' input")
             plan.normalize(statistics.mean, statistics.var, normalizer.clip)
+        self._layout = networks.layout
         self._plan, self._explores = plan, head if isinstance(head, GreedyHead) else None
 
     # --- acting: None or False where the core does not serve the call, see `reason` ----------------
@@ -126,7 +130,7 @@ class NativeActor:
         masks = rows.action_masks
         mask = None if masks is None else masks[t]
         while self._targets is not None and (mask is None or self._takes_mask(mask, rows.n_envs)):
-            served = self._run(self._targets, t, observations, mask, deterministic, stream)
+            served = self._run(self._targets, t, self._flat(observations), mask, deterministic, stream)
             if served is not None:
                 return served
             self._begin(rows)  # something was changed in mid-window
@@ -136,16 +140,19 @@ class NativeActor:
         self, observations: Any, deterministic: bool, masks: Array | None, stream: RandomStream
     ) -> Array | None:
         """Actions [N, …] for observations [N, D]."""
-        if type(observations) is not np.ndarray or len(observations) == 0:
-            return None
-        n = len(observations)
+        if masks is None:
+            masks = mask_of(observations, {})
         mask = None if masks is None else np.ascontiguousarray(masks, np.bool_)
         look_again = self._plan is None or torch.is_autocast_enabled("cpu")
         while not look_again or self.ready():
+            flat = self._flat(observations)
+            if type(flat) is not np.ndarray or len(flat) == 0:
+                return None
+            n = len(flat)
             if mask is not None and not self._takes_mask(mask, n):
                 return None
             targets, actions, *_ = self._new_targets(n, values=False)
-            served = self._run(targets, 0, observations, mask, deterministic, stream)
+            served = self._run(targets, 0, flat, mask, deterministic, stream)
             if served is not None:
                 return self._policy.head.shaped(actions) if served else None
             look_again = True
@@ -156,14 +163,21 @@ class NativeActor:
 
         What is not served is not looked at again before the next window or update.
         """
-        if type(observation) is not np.ndarray or torch.is_autocast_enabled("cpu"):
+        if torch.is_autocast_enabled("cpu"):
             return None
-        observation = observation[None]
+        is_array = type(observation) is np.ndarray
+        batch = observation[None] if is_array else tree_map(lambda leaf: leaf[None], observation)
         while not self.reason and (self._plan is not None or self.ready()):
+            flat = self._flat(batch)
+            if type(flat) is not np.ndarray:
+                return None
+            mask = mask_of(batch, {})
+            if mask is not None and not self._takes_mask(mask, 1):
+                return None
             if value not in self._single:
                 self._single[value] = self._new_targets(1, value)
             targets, actions, log_probs, values, raw = self._single[value]
-            served = self._run(targets, 0, observation, None, deterministic, stream)
+            served = self._run(targets, 0, flat, mask, deterministic, stream)
             if served is None:
                 self.ready()
                 continue
@@ -192,6 +206,15 @@ class NativeActor:
             rows.actions, rows.column("log_probs") if judged else None,
             rows.column("values") if judged else None, raw,
         )  # fmt: skip
+
+    def _flat(self, observations: Any) -> Any:
+        """Observations as the core reads them; what it does not read as it is, or None."""
+        if self._layout is None:
+            return observations
+        try:
+            return self._layout.flatten(observations)
+        except (ValueError, KeyError, TypeError, IndexError):
+            return None  # torch says what is wrong with them
 
     def _takes_mask(self, mask: Array, n: int) -> bool:
         """Whether the core reads this mask of allowed actions [N, K]."""
@@ -229,6 +252,8 @@ class NativeActor:
         if blocks is None or blocks is False:
             return blocks
         if blocks < 0:
+            if self._layout is not None:
+                self._layout.check(observations)
             raise NonFiniteError("policy output while acting")
         stream.advance(blocks)
         return True

@@ -17,6 +17,7 @@ from torch.nn.modules import module as nn_module
 from torch.optim import optimizer as optim_module
 
 from optix_fast import _native
+from optix_fast.networks.flat_layout import FlatLayout
 from optix_fast.networks.plan import Layer, Plan, entries_of, sizes_of
 from optix_fast.networks.plan import UnsupportedError as UnsupportedError
 
@@ -32,10 +33,12 @@ _STATE = ("step", "exp_avg", "exp_avg_sq")
 
 
 class Stack(NamedTuple):
-    """Layers that follow one another, and the width of what they read."""
+    """Layers that follow one another, the width of what they read, and, where that is no plain array, what
+    makes flat rows of it."""
 
     layers: Sequence[Layer]
     features: int
+    layout: FlatLayout | None = None
 
     @property
     def outputs(self) -> int:
@@ -74,6 +77,11 @@ class Networks(NamedTuple):
         return self.trunk.features
 
     @property
+    def layout(self) -> FlatLayout | None:
+        """What makes flat rows of observations that are no plain array."""
+        return self.trunk.layout
+
+    @property
     def outputs(self) -> int:
         """Width of the actor's outputs."""
         return self.actor.outputs
@@ -88,18 +96,20 @@ def networks_of(actor: nn.Module, critic: nn.Module | None) -> Networks:
     check_surroundings()
     if critic is None:
         alone = stack_of(actor, "the network")
-        networks = Networks(Stack([], alone.features), alone, Stack([], alone.outputs))
+        networks = Networks(Stack([], alone.features, alone.layout), alone, Stack([], alone.outputs))
         check_distinct(alone.parameters())
         return networks
     one, other = stack_of(actor, "actor"), stack_of(critic, "critic")
     shared = _shared_layers(one.layers, other.layers)
-    trunk = Stack(one.layers[:shared], one.features)
+    trunk = Stack(one.layers[:shared], one.features, one.layout)
     networks = Networks(trunk, *(_behind(trunk, net.layers[shared:]) for net in (one, other)))
     if not networks.actor.layers or not networks.critic.layers:
         raise UnsupportedError("actor or critic has no layer of its own")
     check_distinct(list(networks.parameters()))
     if one.features != other.features:
         raise UnsupportedError("actor and critic read observations of different widths")
+    if one.layout != other.layout:
+        raise UnsupportedError("actor and critic read observations in different ways")
     if networks.critic.outputs != 1:
         raise UnsupportedError("the critic has more than one output")
     return networks
@@ -168,7 +178,7 @@ def stack_of(module: nn.Module, name: str) -> Stack:
         plan = Plan(name)
         layers = plan.finished(plan(module, plan.input))
         assert plan.features is not None
-        stack = Stack(layers, plan.features)
+        stack = Stack(layers, plan.features, plan.layout)
         _check_parameters(stack, name)
         if plan.is_declared:
             _check_declaration(module, stack, name)
@@ -214,16 +224,27 @@ def _check_declaration(module: nn.Module, stack: Stack, name: str) -> None:
             given[:, layer.first] = layer.number + torch.randint(n, (5,), generator=generator)
     try:
         with torch.no_grad():
-            expected = module(given)
+            expected = module(*_arguments(stack, given))
     except Exception as error:
         raise UnsupportedError(f"{name}: forward failed on [5, {stack.features}]: {error}") from error
     declared = torch.empty(5, stack.outputs, dtype=dtype)
     _core.mlp(stack.described(), False, True, given, declared, None, [], None)
     if not isinstance(expected, Tensor) or expected.numel() != declared.numel():
-        raise UnsupportedError(f"{name}: native_plan declares [B, {stack.outputs}], forward returns another shape")
+        raise UnsupportedError(
+            f"{name}: native_plan declares [B, {stack.outputs}], forward returns another shape"
+        )
     difference = float((declared - expected.reshape(declared.shape)).abs().max())
     if not difference <= 1e-3 * max(1.0, float(expected.abs().max())):
         raise UnsupportedError(f"{name}: what native_plan declares differs from forward by {difference:.3g}")
+
+
+def _arguments(stack: Stack, rows: Tensor) -> tuple[Any, ...]:
+    """What forward takes in place of rows: observations, and what lies behind them apart."""
+    if stack.layout is None:
+        return (rows,)
+    width = stack.layout.features
+    observations = stack.layout.unflatten(rows[:, :width])
+    return (observations,) if width == stack.features else (observations, rows[:, width:])
 
 
 def check_parameter(parameter: Any, what: str) -> None:

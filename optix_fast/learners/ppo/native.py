@@ -20,7 +20,8 @@ from optix_fast.learners.native.networks import (
 from optix_fast.learners.ppo.batch import Batch
 from optix_fast.learners.ppo.config import PPOConfig
 from optix_fast.learners.ppo.update import PPOModel, Updated, updated_of
-from optix_fast.types import NonFiniteError
+from optix_fast.networks.flat_layout import FlatLayout
+from optix_fast.types import NonFiniteError, Tree
 
 _core = _native.core
 
@@ -43,10 +44,13 @@ def ppo_update(model: PPOModel, batch: Batch, permutations: Tensor, config: PPOC
         NonFiniteError: a loss or gradient norm is NaN or infinite; parameters and optimizer are as before.
         ValueError: rows that do not fit the networks, or actions that were impossible.
     """
+    networks, adam = recognise(model, create=True)
     observations = batch.observations
+    if networks.layout is not None:
+        observations = _flat(networks.layout, observations)
+        batch = batch._replace(observations=observations)
     if type(observations) is not Tensor or observations.ndim != 2 or not observations.is_floating_point():
         raise UnsupportedError("the observations are not one float array [R, D]")
-    networks, adam = recognise(model, create=True)
     rows = _core.PPORows(*(None if part is None else part.contiguous() for part in batch))  # type: ignore[arg-type]
     result = _core.ppo_update(
         networks.described(), adam, rows, permutations, _options(config, model), model.log_std
@@ -57,6 +61,21 @@ def ppo_update(model: PPOModel, batch: Batch, permutations: Tensor, config: PPOC
         raise NonFiniteError(result.failed)
     note_step(model.optimizer)
     return updated_of([total / result.updates for total in result.sums], result.updates)
+
+
+def _flat(layout: FlatLayout, observations: Tree) -> Tensor:
+    """The observations as rows.
+
+    Raises:
+        UnsupportedError: they are not of the layout's space.
+        ValueError: a number that counts is out of its range.
+    """
+    try:
+        flat = layout.flatten(observations)
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise UnsupportedError(f"the observations are not those of the network: {error}") from error
+    layout.check(flat)
+    return torch.from_numpy(flat)
 
 
 def _options(config: PPOConfig, model: PPOModel) -> _core.PPOOptions:

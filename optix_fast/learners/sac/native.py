@@ -15,8 +15,8 @@ from optix_fast.learners.native.networks import (
     check_distinct,
     check_parameter,
     check_surroundings,
-    stack_of,
     learner_threads,
+    stack_of,
 )
 from optix_fast.learners.native.updates import (
     check_copy,

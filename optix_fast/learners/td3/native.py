@@ -13,8 +13,8 @@ from optix_fast.learners.native.networks import (
     adam_parameters,
     check_distinct,
     check_surroundings,
-    stack_of,
     learner_threads,
+    stack_of,
 )
 from optix_fast.learners.native.updates import (
     check_copy,

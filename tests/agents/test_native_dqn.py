@@ -176,7 +176,11 @@ def test_ten_updates_of_networks_of_other_layers(variant: str, norm: str | None,
                 p.add_(0.1 * torch.randn(p.shape, generator=generator))
     assert_parity(model_of(network=network), config_of(**VARIANTS[variant]), AFTER_10)
     double = copy.deepcopy(network)
-    assert_parity(model_of(network=double, dtype=torch.float64), config_of(**VARIANTS[variant]), 1e-9)
+    assert_parity(
+        model_of(network=double, dtype=torch.float64),
+        config_of(**VARIANTS[variant]),
+        1e-7 if "per_alpha" in VARIANTS[variant] else 1e-9,
+    )
 
 
 @pytest.mark.slow

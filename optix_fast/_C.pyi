@@ -46,10 +46,13 @@ def ppo_loss(
     /,
 ) -> tuple[torch.Tensor, torch.Tensor] | None: ...
 
-Activation = Literal["identity", "tanh", "relu", "leaky_relu", "elu", "silu", "gelu", "gelu_tanh"]
+Activation = Literal[
+    "identity", "tanh", "relu", "leaky_relu", "elu", "celu", "selu", "hardtanh", "sigmoid", "silu", "gelu",
+    "gelu_tanh", "softplus", "log_sigmoid", "mish", "softsign", "hardsigmoid", "hardswish",
+]  # fmt: skip
 
-# (weight, bias, activation, its parameter)
-_Layer = tuple[torch.Tensor, torch.Tensor | None, Activation, float]
+# (weight, bias, activation, its constants)
+_Layer = tuple[torch.Tensor, torch.Tensor | None, Activation, tuple[float, float]]
 # (tensor, step, exp_avg, exp_avg_sq, lr, beta1, beta2, eps, weight_decay, decoupled), or of a frozen one
 # (tensor,)
 _Parameter = tuple[Any, ...]

@@ -238,13 +238,13 @@ class ActPlan {
     py::object weight, bias;  // as they were when they were last checked in full
   };
 
-  // (parameters dict, out, in, has bias, activation, its parameter)
+  // (parameters dict, out, in, has bias, activation, its constants)
   void add_layer(const py::tuple& item, std::vector<Layer<float>>& layers) {
     Layer<float> layer;
     layer.out = py::cast<int64_t>(item[1]);
     layer.in = py::cast<int64_t>(item[2]);
     layer.activation = read_activation(kOp, item[4]);
-    layer.parameter = py::cast<float>(item[5]);
+    read_constants(item[5], layer);
     layers.push_back(layer);
     sources_.push_back({py::cast<py::dict>(item[0]), py::cast<bool>(item[3]), {}, {}});
     work_ += layer.in * layer.out / 16;

@@ -26,14 +26,33 @@
 namespace optix_fast {
 
 // The names are Python's.
-enum class Activation : uint8_t { identity, tanh, relu, leaky_relu, elu, silu, gelu, gelu_tanh };
-constexpr const char* kActivationNames[] = {"identity", "tanh", "relu", "leaky_relu",
-                                            "elu",      "silu", "gelu", "gelu_tanh"};
+enum class Activation : uint8_t {
+  identity,
+  tanh,
+  relu,
+  leaky_relu,  // slope
+  elu,         // α
+  celu,        // α
+  selu,
+  hardtanh,  // lowest, highest
+  sigmoid,
+  // From here on f' is computed from Z instead of from Y.
+  silu,
+  gelu,
+  gelu_tanh,
+  softplus,  // β, threshold
+  log_sigmoid,
+  mish,
+  softsign,
+  hardsigmoid,
+  hardswish
+};
+constexpr const char* kActivationNames[] = {"identity", "tanh",        "relu",     "leaky_relu",  "elu",
+                                            "celu",     "selu",        "hardtanh", "sigmoid",     "silu",
+                                            "gelu",     "gelu_tanh",   "softplus", "log_sigmoid", "mish",
+                                            "softsign", "hardsigmoid", "hardswish"};
 
-// Where f' is computed from Z instead of from Y.
-constexpr bool keeps_input(Activation a) {
-  return a == Activation::silu || a == Activation::gelu || a == Activation::gelu_tanh;
-}
+constexpr bool keeps_input(Activation a) { return a >= Activation::silu; }
 
 // (Forced inline, as the small members below: a kernel file may leave no copy of a shared function, see
 // simd_path.h.)
@@ -47,7 +66,7 @@ template <typename T>
 struct Layer {
   int64_t in = 0, out = 0;
   Activation activation = Activation::identity;
-  T parameter = 0;            // LeakyReLU's slope, ELU's α
+  T constants[2] = {0, 0};    // what the activation names above, in that order
   const T* weight = nullptr;  // [out, in]
   const T* bias = nullptr;    // [out], or null
 
@@ -111,7 +130,7 @@ template <SimdPath Path, typename T>
 void stack_take_rows_cpu(const Stack<T>& stack, const int64_t* rows, int64_t n);
 
 // Outputs of one or a few rows without any prepared copy: out [rows, last().out]; line: two scratch rows of
-// padded(widest). Reads in, out, activation, parameter, weight and bias of the layers.
+// padded(widest). Reads in, out, activation, constants, weight and bias of the layers.
 template <SimdPath Path, typename T>
 void stack_forward_few_cpu(const Stack<T>& stack, const T* input, int64_t input_stride, int64_t rows, T* line,
                            int64_t line_stride, T* out);

@@ -1,6 +1,6 @@
 // From Python's description of networks to Stacks: for the bindings of everything that runs on mlp.h.
 //
-// A layer is a tuple (weight [out, in], bias [out] or None, name of the activation, its parameter), see
+// A layer is a tuple (weight [out, in], bias [out] or None, name of the activation, its constants), see
 // optix_fast/learners/native/networks.py. The tensors are the user's own; the views borrow (tensor.h).
 #pragma once
 
@@ -48,6 +48,14 @@ inline Activation read_activation(const char* op, py::handle name) {
   return static_cast<Activation>(read_name(op, "activation", name, kActivationNames));
 }
 
+// The numbers that the activation's function depends on, a pair.
+template <typename T>
+void read_constants(py::handle described, Layer<T>& layer) {
+  const auto pair = py::cast<std::pair<double, double>>(described);
+  layer.constants[0] = static_cast<T>(pair.first);
+  layer.constants[1] = static_cast<T>(pair.second);
+}
+
 // Reads the layers; their widths must fit to one another and to `in`, and the last one's is returned.
 template <typename T>
 int64_t read_layers(TensorReader& reader, DType dtype, const py::list& described, int64_t in,
@@ -63,7 +71,7 @@ int64_t read_layers(TensorReader& reader, DType dtype, const py::list& described
       layer.bias = reader.read(parts[1], "bias", dtype, "[out]", {layer.out}).template as<T>();
     }
     layer.activation = read_activation("layer", parts[2]);
-    layer.parameter = static_cast<T>(py::cast<double>(parts[3]));
+    read_constants(parts[3], layer);
     layers.push_back(layer);
     in = layer.out;
   }

@@ -81,14 +81,14 @@ void forward_narrow(const Layer<T>& l, const T* input, int64_t input_stride, int
       for (int64_t i = 0; i < here; ++i) l.output[(row + i) * l.out + o] = lane[i];
     }
   }
-  with_activation<S>(l.activation, l.parameter,
+  with_activation<S>(l.activation, l.constants,
                      [&](auto f) { activate<S>(f, l.output, l.before, {1, padded<T>(rows * l.out), 0}); });
 }
 
 template <typename S, typename T>
 void forward(const Layer<T>& l, const T* input, int64_t input_stride, int64_t rows) {
   if (l.narrow()) return forward_narrow<S>(l, input, input_stride, rows);
-  with_activation<S>(l.activation, l.parameter, [&](auto f) {
+  with_activation<S>(l.activation, l.constants, [&](auto f) {
     const auto finish = [&](int64_t row, int64_t n, int64_t column, int64_t columns) {
       const int64_t at = row * l.stride + column;
       activate<S>(f, l.output + at, l.before + at, {n, columns, l.stride});
@@ -149,7 +149,7 @@ void weight_gradient(const Layer<T>& l, const T* delta, const T* input, int64_t 
 template <typename S, typename T>
 void differentiate_output(const Stack<T>& stack, int64_t rows, T* gradient) {
   const Layer<T>& last = stack.layers[stack.n - 1];
-  with_activation<S>(last.activation, last.parameter, [&](auto f) {
+  with_activation<S>(last.activation, last.constants, [&](auto f) {
     const Block all{1, padded<T>(rows * last.stride), 0};
     differentiate<S>(f, gradient, f.keeps_input ? last.before : last.output, all);
   });
@@ -159,7 +159,7 @@ void differentiate_output(const Stack<T>& stack, int64_t rows, T* gradient) {
 // returned.
 template <typename S, typename T>
 T* gradient_below(const Layer<T>& l, const Layer<T>& below, int64_t rows, const T* delta, T* target) {
-  with_activation<S>(below.activation, below.parameter, [&](auto f) {
+  with_activation<S>(below.activation, below.constants, [&](auto f) {
     const T* from = f.keeps_input ? below.before : below.output;
     const auto finish = [&](int64_t row, int64_t n, int64_t column, int64_t columns) {
       const int64_t at = row * below.stride + column;
@@ -316,7 +316,7 @@ void stack_forward_few_cpu(const Stack<T>& stack, const T* input, int64_t input_
         auto z = sums_of<S>(sum);
         if (l.bias != nullptr)
           z = z + (units == lanes ? S::load(l.bias + o) : load_part<S>(l.bias + o, units));
-        with_activation<S>(l.activation, l.parameter, [&](auto f) { S::store(y + o, f.value(z)); });
+        with_activation<S>(l.activation, l.constants, [&](auto f) { S::store(y + o, f.value(z)); });
       }
       x = y;
     }

@@ -302,7 +302,7 @@ def hooked(model: DQNModel) -> None:
 
 
 def other_layer(model: DQNModel) -> None:
-    model.q_network[1] = nn.Softplus()  # type: ignore[index, operator]
+    model.q_network[1] = nn.Tanhshrink()  # type: ignore[index, operator]
 
 
 def other_target(model: DQNModel) -> None:
@@ -321,7 +321,7 @@ def all_frozen(model: DQNModel) -> None:
     ("change", "reason"),
     [
         (hooked, "has a hook"),
-        (other_layer, "Softplus is not served"),
+        (other_layer, "Tanhshrink is not served"),
         (other_target, "the target network is not like the network"),
         (dueling, "DuelingQNetwork is not served"),
         (all_frozen, "every parameter is frozen"),

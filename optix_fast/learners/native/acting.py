@@ -244,7 +244,7 @@ def _described(layer: Layer) -> tuple[Any, ...]:
     linear = layer.linear
     return (
         linear._parameters, linear.out_features, linear.in_features, linear.bias is not None,
-        layer.activation, layer.parameter,
+        layer.activation, layer.constants,
     )  # fmt: skip
 
 
@@ -264,7 +264,7 @@ def _entries(net: nn.Module) -> Iterator[tuple[dict[str, Any], str, Any]]:
         for key, child in module._modules.items():
             yield module._modules, key, child
         yield module.__dict__, "forward", ...
-        for key in ("negative_slope", "alpha", "approximate"):
+        for key in ("negative_slope", "alpha", "approximate", "min_val", "max_val", "beta", "threshold"):
             if key in module.__dict__:
                 yield module.__dict__, key, module.__dict__[key]
 

@@ -26,10 +26,23 @@ _ACTIVATIONS: dict[type[nn.Module], Activation] = {
     nn.ReLU: "relu",
     nn.LeakyReLU: "leaky_relu",
     nn.ELU: "elu",
+    nn.CELU: "celu",
+    nn.SELU: "selu",
+    nn.Hardtanh: "hardtanh",
+    nn.ReLU6: "hardtanh",
+    nn.Sigmoid: "sigmoid",
     nn.SiLU: "silu",
     nn.GELU: "gelu",
+    nn.Softplus: "softplus",
+    nn.LogSigmoid: "log_sigmoid",
+    nn.Mish: "mish",
+    nn.Softsign: "softsign",
+    nn.Hardsigmoid: "hardsigmoid",
+    nn.Hardswish: "hardswish",
 }
-_SERVED = "Linear, Tanh, ReLU, LeakyReLU, ELU, SiLU, GELU and Identity"
+_SERVED = (
+    f"Linear, {', '.join(kind.__name__ for kind in _ACTIVATIONS if kind is not nn.Identity)} and Identity"
+)
 
 _MODULE_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _GLOBAL_MODULE_HOOKS = tuple(f"_global{name}" for name in _MODULE_HOOKS)
@@ -44,15 +57,16 @@ class UnsupportedError(Exception):
 
 
 class Layer(NamedTuple):
-    """A Linear with the activation behind it."""
+    """A Linear with the activation behind it, and the numbers that the activation depends on, in the order
+    of csrc/mlp/mlp.h."""
 
     linear: nn.Linear
     activation: Activation = "identity"
-    parameter: float = 0.0
+    constants: tuple[float, float] = (0.0, 0.0)
 
-    def described(self) -> tuple[Tensor, Tensor | None, Activation, float]:
+    def described(self) -> tuple[Tensor, Tensor | None, Activation, tuple[float, float]]:
         """For the core."""
-        return self.linear.weight, self.linear.bias, self.activation, self.parameter
+        return self.linear.weight, self.linear.bias, self.activation, self.constants
 
     def parameters(self) -> list[nn.Parameter]:
         """Weight and, where there is one, bias."""
@@ -187,17 +201,32 @@ def _flattened(module: nn.Module, name: str) -> Iterator[nn.Module]:
         )
 
 
-def _activation(module: nn.Module, name: str) -> tuple[Activation, float]:
-    activation, parameter = _ACTIVATIONS[type(module)], 0.0
+def _activation(module: nn.Module, name: str) -> tuple[Activation, tuple[float, float]]:
+    kind = type(module)
+    activation, first, second = _ACTIVATIONS[kind], 0.0, 0.0
+    served = True
     if isinstance(module, nn.LeakyReLU):
-        parameter = module.negative_slope
+        first = module.negative_slope
+        served = first >= 0
     elif isinstance(module, nn.ELU):
-        parameter = module.alpha
+        first = module.alpha
+        served = first >= 0
+    elif isinstance(module, nn.CELU):
+        first = module.alpha
+        served = first > 0
+    elif kind is nn.ReLU6:  # whatever its inherited bounds say
+        second = 6.0
+    elif isinstance(module, nn.Hardtanh):
+        first, second = module.min_val, module.max_val
+        served = first < second
+    elif isinstance(module, nn.Softplus):
+        first, second = module.beta, module.threshold
+        served = first > 0
     elif isinstance(module, nn.GELU) and module.approximate == "tanh":
         activation = "gelu_tanh"
-    if parameter < 0:
-        raise UnsupportedError(f"{name}: {type(module).__name__} with a negative parameter")
-    return activation, parameter
+    if not served:
+        raise UnsupportedError(f"{name}: {module} (such numbers are not served)")
+    return activation, (first, second)
 
 
 def _check_linear(linear: nn.Linear, name: str) -> None:

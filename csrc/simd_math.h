@@ -74,7 +74,7 @@ template <typename S>
 template <typename S>
 [[gnu::always_inline]] inline typename S::Vec magnitude(typename S::Vec x) {
   using T = typename S::Scalar;
-  return S::from_bits(S::bits(x) & ~S::bits(-S::broadcast(T(0))));  // broadcast(−0.0) would be +0
+  return S::from_bits(S::bits(x) & ~S::bits(S::broadcast(T(-0.0))));
 }
 
 // e^(−½x²). The rounding of x² alone would cost |x|²/2 units: the upper half of x's digits has an exact

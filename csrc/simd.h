@@ -76,7 +76,8 @@ struct Simd {
     return v;
   }
   static void store(T* p, Vec v) { __builtin_memcpy(p, &v, sizeof v); }
-  static Vec broadcast(T x) { return Vec{} + x; }
+  // x − 0 is x for every x, −0 and NaN too, and no instruction; x + 0, which turns −0 into 0, costs one.
+  static Vec broadcast(T x) { return x - Vec{}; }
   // The first n lanes from memory, the others zero; and the first n lanes to memory.
   static Vec load_first(const T* p, size_t n) {
     if (n >= lanes) return load(p);

@@ -46,9 +46,9 @@ struct MathConstants<double> {
 
 constexpr double factorial(int n) { return n < 2 ? 1.0 : n * factorial(n - 1); }
 
-// e^x = 2^n · e^r with |r| ≤ ln2 / 2.
-template <typename S>
-[[gnu::always_inline]] inline typename S::Vec exp(typename S::Vec x) {
+// e^x = 2^n · e^r with |r| ≤ ln2 / 2; `refine` may add to r what x itself has no digits for.
+template <typename S, typename Refine>
+[[gnu::always_inline]] inline typename S::Vec exp_refined(typename S::Vec x, Refine refine) {
   using T = typename S::Scalar;
   using C = MathConstants<T>;
   x = S::select(x < S::broadcast(C::exp_lowest), S::broadcast(C::exp_lowest), x);
@@ -56,7 +56,7 @@ template <typename S>
   const auto shifted = x * T(1.4426950408889634) + C::round_to_int;
   const auto n = S::bits(shifted) - S::bits(S::broadcast(C::round_to_int));
   const auto whole = shifted - C::round_to_int;
-  const auto r = (x - whole * C::ln2_high) - whole * C::ln2_low;
+  const auto r = refine((x - whole * C::ln2_high) - whole * C::ln2_low);
   auto sum = S::broadcast(T(1.0 / factorial(C::exp_terms)));
   for (int k = C::exp_terms - 1; k >= 0; --k) sum = sum * r + T(1.0 / factorial(k));
   // 2^n in two factors: n reaches past the exponents of a normal number on both sides.
@@ -64,6 +64,30 @@ template <typename S>
   const auto rest = n - half;
   const auto power = [](typename S::Mask e) { return S::from_bits((e + C::bias) << C::mantissa_bits); };
   return sum * power(half) * power(rest);
+}
+
+template <typename S>
+[[gnu::always_inline]] inline typename S::Vec exp(typename S::Vec x) {
+  return exp_refined<S>(x, [](typename S::Vec r) { return r; });
+}
+
+template <typename S>
+[[gnu::always_inline]] inline typename S::Vec magnitude(typename S::Vec x) {
+  using T = typename S::Scalar;
+  return S::from_bits(S::bits(x) & ~S::bits(S::broadcast(T(-0.0))));
+}
+
+// e^(−½x²). The rounding of x² alone would cost |x|²/2 units: the upper half of x's digits has an exact
+// square, and what it leaves out is added to the reduced argument. |x| of at most 15 for float, 40 for double.
+template <typename S>
+typename S::Vec exp_half_square(typename S::Vec x) {
+  using T = typename S::Scalar;
+  using C = MathConstants<T>;
+  const auto low_half =
+      S::bits(S::broadcast(T(0))) + ((typename S::Int(1) << (C::mantissa_bits + 2) / 2) - 1);
+  const auto upper = S::from_bits(S::bits(x) & ~low_half);
+  const auto low = T(-0.5) * ((x - upper) * (x + upper));
+  return exp_refined<S>(T(-0.5) * (upper * upper), [=](typename S::Vec r) { return r + low; });
 }
 
 // ln x = e·ln2 + 2·artanh(s), s = (m − 1)/(m + 1), with x = 2^e · m and √½ ≤ m < √2.
@@ -135,9 +159,8 @@ template <typename S>
   using T = typename S::Scalar;
   using C = MathConstants<T>;
   Folded<S> result;
-  const auto sign_bit = S::bits(-S::broadcast(T(0)));  // broadcast(−0.0) would be +0
-  result.sign = S::bits(u) & sign_bit;
-  result.magnitude = S::from_bits(S::bits(u) & ~sign_bit);
+  result.magnitude = magnitude<S>(u);
+  result.sign = S::bits(u) ^ S::bits(result.magnitude);
   // Below the smallest normal number the power is as good as zero.
   const auto lowest = S::broadcast(T(1 - C::bias) * T(0.69314718055994531));
   auto x = T(-2) * result.magnitude;
@@ -165,7 +188,7 @@ typename S::Vec tanh_of(const Folded<S>& u) {
 
 // artanh x for |x| ≤ ⅓: a series in x².
 template <typename S>
-typename S::Vec artanh_third(typename S::Vec x) {
+[[gnu::always_inline]] inline typename S::Vec artanh_third(typename S::Vec x) {
   using T = typename S::Scalar;
   constexpr int terms = sizeof(T) == sizeof(float) ? 7 : 16;
   const auto z = x * x;

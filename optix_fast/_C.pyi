@@ -46,7 +46,10 @@ def ppo_loss(
     /,
 ) -> tuple[torch.Tensor, torch.Tensor] | None: ...
 
-Activation = Literal["identity", "tanh", "relu", "leaky_relu", "elu", "silu", "gelu", "gelu_tanh"]
+Activation = Literal[
+    "identity", "tanh", "relu", "leaky_relu", "elu", "celu", "selu", "hardtanh", "sigmoid", "silu", "gelu",
+    "gelu_tanh", "softplus", "log_sigmoid", "mish", "softsign", "hardsigmoid", "hardswish",
+]  # fmt: skip
 
 LayerKind = Literal[
     "dense",

@@ -39,7 +39,8 @@ class TrainConfig:
             there is one.
         backend: "native" is the compiled core, "torch" the reference; "auto" takes the core where it can.
         hidden_sizes: widths of the hidden layers.
-        activation: tanh, relu, leaky_relu, elu, silu or gelu; None is tanh for ppo, else relu.
+        activation: tanh, relu, leaky_relu, elu, celu, selu, silu, gelu, gelu_tanh, mish, softplus, sigmoid,
+            log_sigmoid, softsign, relu6, hardtanh, hardsigmoid or hardswish; None is tanh for ppo, else relu.
         normalize_observations: by their running mean and variance (ppo).
         normalize_rewards: by the running variance of the return (ppo).
         squash: of a Gaussian ppo policy: bound actions by tanh instead of clipping them.

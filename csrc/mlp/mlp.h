@@ -37,14 +37,33 @@
 namespace optix_fast {
 
 // The names are Python's.
-enum class Activation : uint8_t { identity, tanh, relu, leaky_relu, elu, silu, gelu, gelu_tanh };
-constexpr const char* kActivationNames[] = {"identity", "tanh", "relu", "leaky_relu",
-                                            "elu",      "silu", "gelu", "gelu_tanh"};
+enum class Activation : uint8_t {
+  identity,
+  tanh,
+  relu,
+  leaky_relu,  // slope
+  elu,         // α
+  celu,        // α
+  selu,
+  hardtanh,  // lowest, highest
+  sigmoid,
+  // From here on f' is computed from Z instead of from Y.
+  silu,
+  gelu,
+  gelu_tanh,
+  softplus,  // β, threshold
+  log_sigmoid,
+  mish,
+  softsign,
+  hardsigmoid,
+  hardswish
+};
+constexpr const char* kActivationNames[] = {"identity", "tanh",        "relu",     "leaky_relu",  "elu",
+                                            "celu",     "selu",        "hardtanh", "sigmoid",     "silu",
+                                            "gelu",     "gelu_tanh",   "softplus", "log_sigmoid", "mish",
+                                            "softsign", "hardsigmoid", "hardswish"};
 
-// Where f' is computed from Z instead of from Y.
-constexpr bool keeps_input(Activation a) {
-  return a == Activation::silu || a == Activation::gelu || a == Activation::gelu_tanh;
-}
+constexpr bool keeps_input(Activation a) { return a >= Activation::silu; }
 
 // (Forced inline, as the small members below: a kernel file may leave no copy of a shared function, see
 // simd_path.h.)
@@ -91,8 +110,8 @@ struct Layer {
   int source = kInput, other = kInput;  // the layers whose outputs it reads
   int64_t in = 0, other_in = 0, out = 0;
   Activation activation = Activation::identity;
-  T parameter = 0;  // LeakyReLU's slope, ELU's α
-  T number = 0;     // a norm's ε; the factor c of a sum or of columns; where the counting of k starts
+  T constants[2] = {0, 0};  // what the activation names above, in that order
+  T number = 0;             // a norm's ε; the factor c of a sum or of columns; where the counting of k starts
   int64_t first = 0;
   int64_t entries = 0;        // of an embedding: rows of W
   const T* weight = nullptr;  // [out, in], of a norm [out] or null, of an embedding [entries, out]

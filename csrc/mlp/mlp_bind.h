@@ -50,14 +50,16 @@ inline Activation read_activation(const char* op, py::handle name) {
 
 // What a described layer (optix_fast/networks/plan.py) is but for its parameters, which the callers find in
 // their own way. Its sources must be earlier layers or the input, of `in` columns, with fitting widths.
-enum LayerPart { kKind, kSource, kOther, kOut, kActivation, kParameter, kNumber, kFirst, kWeight, kBias };
+enum LayerPart { kKind, kSource, kOther, kOut, kActivation, kConstants, kNumber, kFirst, kWeight, kBias };
 
 template <typename T>
 Layer<T> read_layer(const char* op, const py::tuple& parts, int64_t in, const std::vector<Layer<T>>& earlier) {
   Layer<T> l;
   l.kind = static_cast<LayerKind>(read_name(op, "kind", parts[kKind], kLayerNames));
   l.activation = read_activation(op, parts[kActivation]);
-  l.parameter = static_cast<T>(py::cast<double>(parts[kParameter]));
+  const auto constants = py::cast<std::pair<double, double>>(parts[kConstants]);
+  l.constants[0] = static_cast<T>(constants.first);
+  l.constants[1] = static_cast<T>(constants.second);
   l.number = static_cast<T>(py::cast<double>(parts[kNumber]));
   l.first = py::cast<int64_t>(parts[kFirst]);
   l.out = py::cast<int64_t>(parts[kOut]);

@@ -82,7 +82,7 @@ void forward_narrow(const Layer<T>& l, const T* input, int64_t input_stride, int
       for (int64_t i = 0; i < here; ++i) l.output[(row + i) * l.out + o] = lane[i];
     }
   }
-  with_activation<S>(l.activation, l.parameter,
+  with_activation<S>(l.activation, l.constants,
                      [&](auto f) { activate<S>(f, l.output, l.before, {1, padded<T>(rows * l.out), 0}); });
 }
 
@@ -103,7 +103,7 @@ Operand<T> operand(const Stack<T>& stack, int source, const T* input, int64_t in
 template <typename S, typename T>
 void forward_dense(const Layer<T>& l, const T* input, int64_t input_stride, int64_t rows) {
   if (l.narrow()) return forward_narrow<S>(l, input, input_stride, rows);
-  with_activation<S>(l.activation, l.parameter, [&](auto f) {
+  with_activation<S>(l.activation, l.constants, [&](auto f) {
     const auto finish = [&](int64_t row, int64_t n, int64_t column, int64_t columns) {
       const int64_t at = row * l.stride + column;
       activate<S>(f, l.output + at, l.before + at, {n, columns, l.stride});
@@ -144,7 +144,7 @@ void forward(const Stack<T>& stack, const Layer<T>& l, const T* input, int64_t i
         combine_row<S>(l, x.data + row * x.stride, other.data + row * other.stride, z + i * l.stride);
       }
     }
-    with_activation<S>(l.activation, l.parameter, [&](auto f) {
+    with_activation<S>(l.activation, l.constants, [&](auto f) {
       activate<S>(f, z, l.before + first * l.stride, {here, l.stride, l.stride});
     });
   }
@@ -200,7 +200,7 @@ void weight_gradient(const Layer<T>& l, const T* delta, const T* input, int64_t 
 // The gradient by a layer's output becomes that by its Z.
 template <typename S, typename T>
 void differentiate_output(const Layer<T>& l, int64_t rows, T* gradient) {
-  with_activation<S>(l.activation, l.parameter, [&](auto f) {
+  with_activation<S>(l.activation, l.constants, [&](auto f) {
     const Block all{1, padded<T>(rows * l.stride), 0};
     differentiate<S>(f, gradient, f.keeps_input ? l.before : l.output, all);
   });
@@ -209,7 +209,7 @@ void differentiate_output(const Layer<T>& l, int64_t rows, T* gradient) {
 // From the gradient by the Z of dense layer l to that by the Z of the layer below it, whose only reader l is.
 template <typename S, typename T>
 void gradient_below(const Layer<T>& l, const Layer<T>& below, int64_t rows, const T* delta, T* target) {
-  with_activation<S>(below.activation, below.parameter, [&](auto f) {
+  with_activation<S>(below.activation, below.constants, [&](auto f) {
     const T* from = f.keeps_input ? below.before : below.output;
     const auto finish = [&](int64_t row, int64_t n, int64_t column, int64_t columns) {
       const int64_t at = row * below.stride + column;
@@ -361,7 +361,7 @@ void dense_row(const Layer<T>& l, const T* x, T* y) {
     }
     auto z = sums_of<S>(sum);
     if (l.bias != nullptr) z = z + load_inside<S>(l.bias + o, 0, units);
-    with_activation<S>(l.activation, l.parameter, [&](auto f) { S::store(y + o, f.value(z)); });
+    with_activation<S>(l.activation, l.constants, [&](auto f) { S::store(y + o, f.value(z)); });
   }
 }
 
@@ -472,7 +472,7 @@ void stack_forward_few_cpu(const Stack<T>& stack, const T* input, int64_t input_
       } else {
         combine_row<S>(l, line(l.source), line(l.other), y);
       }
-      with_activation<S>(l.activation, l.parameter, [&](auto f) {
+      with_activation<S>(l.activation, l.constants, [&](auto f) {
         for (int64_t j = 0; j < l.out; j += S::lanes) S::store(y + j, f.value(S::load(y + j)));
       });
     }

@@ -111,7 +111,8 @@ def make_agent(
         seed: of the weights and of the agent's random streams.
         device: "auto" is the CPU for layers narrower than 512, else CUDA where there is one.
         backend: "auto", "native" or "torch".
-        activation: tanh, relu, leaky_relu, elu, silu or gelu; None is tanh for ppo, else relu.
+        activation: tanh, relu, leaky_relu, elu, celu, selu, silu, gelu, gelu_tanh, mish, softplus, sigmoid,
+            log_sigmoid, softsign, relu6, hardtanh, hardsigmoid or hardswish; None is tanh for ppo, else relu.
         normalize_observations: give a PPO agent an ObsNormalizer (float Box observations only).
         normalize_rewards: give it a RewardNormalizer with the agent's gamma.
         squash, log_std: of a Gaussian policy; see TorchGaussianPPOAgent. Only for Box actions.

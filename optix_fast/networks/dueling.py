@@ -18,7 +18,7 @@ class DuelingQNetwork(nn.Module):
         n_in: width of an observation.
         n_actions: K.
         hidden_sizes: widths of the trunk's layers; at least one.
-        activation: one of tanh, relu, leaky_relu, elu, silu, gelu.
+        activation: a name of `optix_fast.networks.mlp.ACTIVATIONS`.
         generator: source of the weights; None takes one seeded by the operating system.
         norm, residual: of the hidden layers, see mlp.
 

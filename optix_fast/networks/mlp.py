@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 
 from optix_fast.networks.residual import Residual
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
     "relu": nn.ReLU,
     "leaky_relu": nn.LeakyReLU,
     "elu": nn.ELU,
+    "celu": nn.CELU,
+    "selu": nn.SELU,
     "silu": nn.SiLU,
     "gelu": nn.GELU,
+    "gelu_tanh": functools.partial(nn.GELU, approximate="tanh"),
+    "mish": nn.Mish,
+    "softplus": nn.Softplus,
+    "sigmoid": nn.Sigmoid,
+    "log_sigmoid": nn.LogSigmoid,
+    "softsign": nn.Softsign,
+    "relu6": nn.ReLU6,
+    "hardtanh": nn.Hardtanh,
+    "hardsigmoid": nn.Hardsigmoid,
+    "hardswish": nn.Hardswish,
 }
 
 
@@ -41,7 +54,8 @@ def mlp(
 
     Args:
         sizes: input, hidden …, output widths; at least two.
-        activation: one of tanh, relu, leaky_relu, elu, silu, gelu.
+        activation: a name of ACTIVATIONS: tanh, relu, leaky_relu, elu, celu, selu, silu, gelu, gelu_tanh,
+            mish, softplus, sigmoid, log_sigmoid, softsign, relu6, hardtanh, hardsigmoid or hardswish.
         output_gain: gain of the last layer; None: see above.
         generator: source of the weights; None takes one seeded by the operating system.
         norm: between each hidden layer and its activation: "layer" (Ba et al. 2016), "rms" (Zhang & Sennrich

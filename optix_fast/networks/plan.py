@@ -36,16 +36,29 @@ ACTIVATION_NAMES: dict[type[nn.Module], Activation] = {
     nn.ReLU: "relu",
     nn.LeakyReLU: "leaky_relu",
     nn.ELU: "elu",
+    nn.CELU: "celu",
+    nn.SELU: "selu",
+    nn.Hardtanh: "hardtanh",
+    nn.ReLU6: "hardtanh",
+    nn.Sigmoid: "sigmoid",
     nn.SiLU: "silu",
     nn.GELU: "gelu",
+    nn.Softplus: "softplus",
+    nn.LogSigmoid: "log_sigmoid",
+    nn.Mish: "mish",
+    nn.Softsign: "softsign",
+    nn.Hardsigmoid: "hardsigmoid",
+    nn.Hardswish: "hardswish",
 }
-_SERVED = (
-    "Linear, Tanh, ReLU, LeakyReLU, ELU, SiLU, GELU, Identity, LayerNorm, RMSNorm and modules with "
-    "native_plan"
+_SERVED = ", ".join(
+    ("Linear", "LayerNorm", "RMSNorm", *(k.__name__ for k in ACTIVATION_NAMES), "modules with native_plan")
 )
 _MODULE_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 # What the layers above compute with, beside their parameters.
-_NUMBERS = ("negative_slope", "alpha", "approximate", "eps", "normalized_shape", "p")
+_NUMBERS = (
+    "negative_slope", "alpha", "approximate", "min_val", "max_val", "beta", "threshold", "eps",
+    "normalized_shape", "p",
+)  # fmt: skip
 
 
 class UnsupportedError(Exception):
@@ -74,7 +87,7 @@ class Layer:
     out: int
     other: int = INPUT
     activation: Activation = "identity"
-    parameter: float = 0.0
+    constants: tuple[float, float] = (0.0, 0.0)
     number: float = 0.0
     first: int = 0
     parameters: dict[str, nn.Parameter | None] | None = None
@@ -106,7 +119,7 @@ class Layer:
     def described(self) -> tuple[Any, ...]:
         """For the core: the LayerParts of csrc/mlp/mlp_bind.h."""
         return (
-            self.kind, self.source, self.other, self.out, self.activation, self.parameter, self.number,
+            self.kind, self.source, self.other, self.out, self.activation, self.constants, self.number,
             self.first, *self.tensors(),
         )  # fmt: skip
 
@@ -261,7 +274,7 @@ class Plan:
             )
             joins = layer.name == _ACTIVATION and source != INPUT and readers[source] == 1
             if joins and kept[moved.source].activation == "identity":
-                joined = replace(kept[moved.source], activation=layer.activation, parameter=layer.parameter)
+                joined = replace(kept[moved.source], activation=layer.activation, constants=layer.constants)
                 kept[moved.source] = joined
                 place.append(moved.source)
             else:
@@ -282,9 +295,9 @@ class Plan:
         return Value(len(self.layers) - 1, layer.out)
 
     def _activated(self, module: nn.Module, x: Value) -> Value:
-        activation, parameter = _activation(module, self)
+        activation, constants = _activation(module, self)
         layer = Layer("columns", x.layer, self._width(x), number=1.0, name=_ACTIVATION)
-        return self._record(replace(layer, activation=activation, parameter=parameter))
+        return self._record(replace(layer, activation=activation, constants=constants))
 
     def _width(self, x: Value) -> int:
         width = self.features if x.layer == INPUT else x.width
@@ -351,17 +364,32 @@ _BUILDERS: dict[type[nn.Module], Callable[[Plan, Any, Value], Value]] = {
 }
 
 
-def _activation(module: nn.Module, plan: Plan) -> tuple[Activation, float]:
-    activation, parameter = ACTIVATION_NAMES[type(module)], 0.0
+def _activation(module: nn.Module, plan: Plan) -> tuple[Activation, tuple[float, float]]:
+    kind = type(module)
+    activation, first, second = ACTIVATION_NAMES[kind], 0.0, 0.0
+    served = True
     if isinstance(module, nn.LeakyReLU):
-        parameter = module.negative_slope
+        first = module.negative_slope
+        served = first >= 0
     elif isinstance(module, nn.ELU):
-        parameter = module.alpha
+        first = module.alpha
+        served = first >= 0
+    elif isinstance(module, nn.CELU):
+        first = module.alpha
+        served = first > 0
+    elif kind is nn.ReLU6:  # whatever its inherited bounds say
+        second = 6.0
+    elif isinstance(module, nn.Hardtanh):
+        first, second = module.min_val, module.max_val
+        served = first < second
+    elif isinstance(module, nn.Softplus):
+        first, second = module.beta, module.threshold
+        served = first > 0
     elif isinstance(module, nn.GELU) and module.approximate == "tanh":
         activation = "gelu_tanh"
-    if parameter < 0:
-        raise plan.error(f"{type(module).__name__} with a negative parameter")
-    return activation, float(parameter)
+    if not served:
+        raise plan.error(f"{module} (such numbers are not served)")
+    return activation, (first, second)
 
 
 # --- what a plan depends on ----------------------------------------------------------------------------

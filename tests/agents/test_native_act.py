@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -287,6 +288,15 @@ def change_slope(it: PPOAgent) -> None:
     it._actor[1].negative_slope = 0.9
 
 
+def change_constant(layer: nn.Module, name: str, value: float) -> Callable[[PPOAgent], None]:
+    def change(it: PPOAgent) -> None:
+        it._actor[1] = layer
+        it.act_batch(np.zeros((1, FEATURES), np.float32))
+        setattr(it._actor[1], name, value)
+
+    return change
+
+
 CHANGES = {
     "write into a weight": lambda it: it._actor[0].weight.data.mul_(-2.0),
     "replace a weight": replace_weight,
@@ -294,6 +304,10 @@ CHANGES = {
     "replace a layer": lambda it: it._critic.__setitem__(2, nn.Linear(33, 16)),
     "replace an activation": lambda it: it._actor.__setitem__(1, nn.ReLU()),
     "change a slope": change_slope,
+    "change a lower bound": change_constant(nn.Hardtanh(), "min_val", -0.1),
+    "change an upper bound": change_constant(nn.Hardtanh(), "max_val", 0.1),
+    "change beta": change_constant(nn.Softplus(), "beta", 3.0),
+    "change a threshold": change_constant(nn.Softplus(), "threshold", 0.1),
     "append a layer": lambda it: it._critic.append(nn.Linear(1, 1)),
     "widen a layer": lambda it: (
         it._actor.__setitem__(0, nn.Linear(FEATURES, 40)), it._actor.__setitem__(2, nn.Linear(40, 16))
@@ -307,7 +321,7 @@ CHANGES = {
     "hook": lambda it: it._actor[1].register_forward_hook(lambda m, i, o: 0.5 * o),
     "pre-hook": lambda it: it._critic.register_forward_pre_hook(lambda m, i: (2.0 * i[0],)),
     "a forward of its own": lambda it: setattr(it._actor[1], "forward", lambda x: x.sin()),
-    "another layer": lambda it: it._actor.__setitem__(1, nn.Softplus()),
+    "another layer": lambda it: it._actor.__setitem__(1, nn.Tanhshrink()),
     "parametrization": lambda it: nn.utils.parametrizations.orthogonal(it._actor[0]),
     "transposed memory": lambda it: setattr(
         it._actor[0].weight, "data", it._actor[0].weight.data.t().contiguous().t()

@@ -57,10 +57,16 @@ def test_leading_layers_that_both_use_are_the_trunk() -> None:
     assert len(list(networks.parameters())) == 8
 
 
+def turned_hardtanh() -> nn.Hardtanh:
+    layer = nn.Hardtanh()
+    layer.min_val = 2.0  # the constructor would refuse it
+    return layer
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda net: net.append(nn.Softplus()), "actor: Softplus is not served"),
+        (lambda net: net.append(nn.PReLU()), "actor: PReLU is not served"),
         (lambda net: net.insert(1, nn.GroupNorm(2, 8)), "actor: GroupNorm is not served"),
         (lambda net: net.insert(1, nn.LayerNorm(9)), "the widths of its layers do not fit"),
         (lambda net: net.insert(1, nn.Dropout(0.1)), "actor: Dropout is not served"),
@@ -75,7 +81,11 @@ def test_leading_layers_that_both_use_are_the_trunk() -> None:
         (lambda net: net.to("meta"), "the weight of a Linear is on meta"),
         (lambda net: net.__setitem__(2, nn.Linear(9, 8)), "the widths of its layers do not fit"),
         (lambda net: net.__setitem__(2, nn.Bilinear(8, 8, 8)), "Bilinear is not served"),
-        (lambda net: net.__setitem__(1, nn.LeakyReLU(-0.1)), "LeakyReLU with a negative parameter"),
+        (lambda net: net.__setitem__(1, nn.LeakyReLU(-0.1)), "actor: LeakyReLU(negative_slope=-0.1) (such"),
+        (lambda net: net.__setitem__(1, nn.ELU(-1.0)), "ELU(alpha=-1.0) (such numbers are not served)"),
+        (lambda net: net.__setitem__(1, nn.CELU(0.0)), "actor: CELU(alpha=0.0) (such"),
+        (lambda net: net.__setitem__(1, nn.Softplus(-1.0)), "Softplus(beta=-1.0, threshold=20.0) (such"),
+        (lambda net: net.__setitem__(1, turned_hardtanh()), "Hardtanh(min_val=2.0, max_val=1.0) (such"),
     ],
 )
 def test_networks_that_are_not_taken(change: Callable[[nn.Sequential], Any], reason: str) -> None:

@@ -32,7 +32,10 @@ def test_default_activation_is_tanh():
 @pytest.mark.parametrize(
     ("name", "kind"),
     [("tanh", nn.Tanh), ("relu", nn.ReLU), ("leaky_relu", nn.LeakyReLU), ("elu", nn.ELU),
-     ("silu", nn.SiLU), ("gelu", nn.GELU)],
+     ("silu", nn.SiLU), ("gelu", nn.GELU), ("gelu_tanh", nn.GELU), ("celu", nn.CELU), ("selu", nn.SELU),
+     ("mish", nn.Mish), ("softplus", nn.Softplus), ("sigmoid", nn.Sigmoid), ("log_sigmoid", nn.LogSigmoid),
+     ("softsign", nn.Softsign), ("relu6", nn.ReLU6), ("hardtanh", nn.Hardtanh),
+     ("hardsigmoid", nn.Hardsigmoid), ("hardswish", nn.Hardswish)],
 )  # fmt: skip
 def test_every_activation_has_its_name(name, kind):
     assert isinstance(mlp((2, 3, 1), name)[1], kind)

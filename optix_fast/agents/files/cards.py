@@ -31,7 +31,7 @@ LAYERS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     for kind, arguments in (
         (nn.Linear, ("in_features", "out_features", "bias")),
         *((kind, ()) for kind in (nn.Identity, nn.Tanh, nn.ReLU, nn.SiLU, nn.Sigmoid, nn.Mish, nn.SELU)),
-        *((kind, ()) for kind in (nn.ReLU6, nn.Hardswish, nn.Softsign)),
+        *((kind, ()) for kind in (nn.ReLU6, nn.Hardsigmoid, nn.Hardswish, nn.Softsign, nn.LogSigmoid)),
         (nn.LeakyReLU, ("negative_slope",)),
         (nn.ELU, ("alpha",)),
         (nn.CELU, ("alpha",)),

@@ -67,7 +67,7 @@ def core(width, n_envs):
         pytest.skip("native: the compiled core is not in use")
     it, rows = setting(width, n_envs, "native")
     it.act_rows(rows.observations[0], rows, 0)
-    actor = it._learner._actor
+    actor = it._acting.native
     plan, targets, act, observations = actor._plan, actor._targets, _native.core.act, list(rows.observations)
 
     def steps():

@@ -7,18 +7,9 @@
 
 namespace optix_fast {
 
-void bind_gae(py::module_& m);
-void bind_ppo_loss(py::module_& m);
-void bind_random(py::module_& m);
-void bind_tanh_normal(py::module_& m);
-void bind_sum_tree(py::module_& m);
-void bind_mlp(py::module_& m);
-void bind_ppo_update(py::module_& m);
-void bind_act(py::module_& m);
-void bind_replay(py::module_& m);
-void bind_dqn_update(py::module_& m);
-void bind_sac_update(py::module_& m);
-void bind_td3_update(py::module_& m);
+#define OPTIX_FAST_OP(name) void bind_##name(py::module_& m);
+#include "ops.inc"  // written by CMakeLists.txt, one line for each op
+#undef OPTIX_FAST_OP
 
 namespace {
 
@@ -55,16 +46,7 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "The compiled core of optix_fast; use the public functions in optix_fast.ops.";
   m.def("build_info", &build_info);
   m.def("select_simd", &select_simd);  // std::invalid_argument becomes ValueError
-  bind_gae(m);
-  bind_ppo_loss(m);
-  bind_random(m);
-  bind_tanh_normal(m);
-  bind_sum_tree(m);
-  bind_mlp(m);
-  bind_ppo_update(m);
-  bind_act(m);
-  bind_replay(m);
-  bind_dqn_update(m);
-  bind_sac_update(m);
-  bind_td3_update(m);
+#define OPTIX_FAST_OP(name) bind_##name(m);
+#include "ops.inc"
+#undef OPTIX_FAST_OP
 }

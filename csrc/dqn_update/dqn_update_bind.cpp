@@ -27,7 +27,7 @@ struct DqnOptions {
 };
 
 template <typename T>
-void place(DqnUpdateArgs<T>& args, Arena& arena) {
+void allocate(DqnUpdateArgs<T>& args, Arena& arena) {
   const ReplaySource& replay = args.draws.replay;
   const int64_t rows = args.draws.batch, stride = padded<T>(replay.features);
   for (const Stack<T>* stack : {&args.online, &args.target}) stack_place(*stack, rows, arena);
@@ -39,7 +39,7 @@ void place(DqnUpdateArgs<T>& args, Arena& arena) {
   args.td = arena.take<T>(rows);
   if (replay.masks.bytes > 0) args.next_masks = arena.take<uint8_t>(rows * replay.masks.bytes);
   args.grad_output = arena.take<T>(whole_rows(rows) * args.online.last().stride);
-  draws_place(args.draws, arena);
+  allocate_draws(args.draws, arena);
   trained_place(args.trained, arena);
 }
 
@@ -74,9 +74,7 @@ py::object dqn_update(TensorReader& reader, DType dtype, const py::tuple& networ
 
   GivenDraws draws(kOp, given_draws);
   draws.read_sizes(args.draws);
-  draws.read(reader, args.draws);
-  args.draws.n_step = options.n_step;
-  args.draws.gamma = options.gamma;
+  draws.read(reader, options.n_step, options.gamma, args.draws);
   args.double_q = options.double_q;
   args.loss = options.loss;
   args.max_grad_norm = norm_bound(options.max_grad_norm);
@@ -86,7 +84,7 @@ py::object dqn_update(TensorReader& reader, DType dtype, const py::tuple& networ
   if (args.target_update_freq < 1) throw py::value_error("dqn_update: target_update_freq must be positive");
 
   const DqnUpdateResult result = run_learner(
-      options.threads, draws.mutex(), [&](Arena& arena) { place(args, arena); },
+      options.threads, draws.mutex(), [&](Arena& arena) { allocate(args, arena); },
       [&] { find_gradients(kOp, args.trained, {&args.online}); },
       [&](auto path) { return dqn_update_cpu<path>(args); });
   draws.require_drawn(result.draw_fault);

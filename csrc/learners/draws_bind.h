@@ -42,7 +42,9 @@ class GivenDraws {
 
   // The rest, for the replay, K and B that are in `draws`.
   template <typename T>
-  void read(TensorReader& reader, Draws<T>& draws) {
+  void read(TensorReader& reader, int64_t n_step, double gamma, Draws<T>& draws) {
+    draws.n_step = n_step;
+    draws.gamma = gamma;
     const int64_t updates = draws.updates, batch = draws.batch;
     if (prioritized_ == nullptr) {
       draws.indices = reader.read(uniform_->indices, "indices", DType::i64, "[K, B]", {updates, batch})
@@ -69,7 +71,8 @@ class GivenDraws {
       throw py::value_error(std::string(op_) + ": nothing to draw: every priority is zero");
     }
     if (fault == DrawFault::no_row) {
-      throw py::value_error(std::string(op_) + ": the tree has a priority for a row that the replay has not");
+      throw py::value_error(std::string(op_) +
+                            ": the tree has a priority for a row that the replay does not hold");
     }
   }
 
@@ -82,10 +85,10 @@ class GivenDraws {
 };
 
 template <typename T>
-void draws_place(Draws<T>& draws, Arena& arena) {
+void allocate_draws(Draws<T>& draws, Arena& arena) {
   draws.after = arena.take<int64_t>(draws.batch);
   for (T** column : {&draws.rewards, &draws.discounts}) *column = arena.take<T>(draws.batch);
-  if (draws.leaves != nullptr) leaves_place(*draws.leaves, draws.updates, arena);
+  if (draws.leaves != nullptr) allocate_leaves(*draws.leaves, draws.updates, arena);
 }
 
 }  // namespace optix_fast

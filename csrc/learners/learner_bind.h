@@ -11,15 +11,15 @@
 
 namespace optix_fast {
 
-// Without the interpreter's lock, and with `mutex` where there is one: place(arena) as in
+// Without the interpreter's lock, and with `mutex` where there is one: allocate(arena) as in
 // place_in_thread_memory, connect() once the memory is there, then work(path) on the instruction set in use.
-template <typename Place, typename Connect, typename Work>
-auto run_learner(int64_t threads, std::mutex* mutex, Place place, Connect connect, Work work) {
+template <typename Allocate, typename Connect, typename Work>
+auto run_learner(int64_t threads, std::mutex* mutex, Allocate allocate, Connect connect, Work work) {
   const TeamScope team(static_cast<int>(threads < kMaxTeam ? threads : kMaxTeam));
   py::gil_scoped_release release;
   std::unique_lock<std::mutex> lock;
   if (mutex != nullptr) lock = std::unique_lock<std::mutex>(*mutex);
-  place_in_thread_memory(place);
+  place_in_thread_memory(allocate);
   connect();
   return dispatch_simd(work);
 }

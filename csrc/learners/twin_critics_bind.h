@@ -21,7 +21,7 @@ inline ReplaySource read_continuous_replay(const char* op, py::handle view, int6
 }
 
 template <typename T>
-void twins_place(TwinCritics<T>& c, int64_t batch, Arena& arena) {
+void allocate_twins(TwinCritics<T>& c, int64_t batch, Arena& arena) {
   for (int i = 0; i < 2; ++i) {
     for (const Stack<T>* net : {&c.nets[i], &c.targets[i]}) stack_place(*net, batch, arena);
   }

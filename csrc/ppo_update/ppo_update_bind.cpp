@@ -55,7 +55,7 @@ void find_gradients(const PpoUpdateArgs<T>& args) {
 }
 
 template <typename T>
-void place(PpoUpdateArgs<T>& args, Arena& arena) {
+void allocate(PpoUpdateArgs<T>& args, Arena& arena) {
   const int64_t rows = args.minibatch_size, width = args.loss.actions_width;
   const int64_t outputs = args.loss.kind == PolicyKind::normal ? 2 * width : width;
   for (const Stack<T>* stack : {&args.trunk, &args.actor, &args.critic}) stack_place(*stack, rows, arena);
@@ -185,7 +185,7 @@ py::object ppo_update(TensorReader& reader, const TensorView& observations, cons
   args.trained = trained_of(adam);
 
   const PpoUpdateResult result = run_learner(
-      options.threads, nullptr, [&](Arena& arena) { place(args, arena); }, [&] { find_gradients(args); },
+      options.threads, nullptr, [&](Arena& arena) { allocate(args, arena); }, [&] { find_gradients(args); },
       [&](auto path) { return ppo_update_cpu<path>(args); });
   if (result.failure == PpoUpdateResult::data) throw_fault(result.fault);
   const char* failed = result.failure == PpoUpdateResult::loss       ? "loss"

@@ -47,7 +47,7 @@ Networks<T> read_networks(TensorReader& reader, DType dtype, const py::tuple& de
 }
 
 template <typename T>
-void place(SacUpdateArgs<T>& args, Arena& arena) {
+void allocate(SacUpdateArgs<T>& args, Arena& arena) {
   const TwinCritics<T>& c = args.critics;
   const int64_t rows = args.draws.batch, elements = padded<T>(rows * c.width);
   stack_place(args.actor, 2 * rows, arena);
@@ -65,8 +65,8 @@ void place(SacUpdateArgs<T>& args, Arena& arena) {
   }
   w.grad_policy = arena.take<T>(whole_rows(rows) * args.actor.last().stride);
   args.grad_log_alpha = arena.take<T>(1);
-  draws_place(args.draws, arena);
-  twins_place(args.critics, rows, arena);
+  allocate_draws(args.draws, arena);
+  allocate_twins(args.critics, rows, arena);
   for (Trained<T>* trained : {&args.trained_actor, &args.temperature}) trained_place(*trained, arena);
 }
 
@@ -81,23 +81,6 @@ void find_all_gradients(const SacUpdateArgs<T>& args) {
   }
   find_gradients(kOp, args.trained_actor, {&args.actor});
   find_critic_gradients(kOp, args.critics);
-}
-
-const char* name_of(SacUpdateResult::Failure failure) {
-  switch (failure) {
-    case SacUpdateResult::temperature_loss:
-      return "temperature loss";
-    case SacUpdateResult::critic_loss:
-      return "critic loss";
-    case SacUpdateResult::critic_gradient:
-      return "critic gradient";
-    case SacUpdateResult::actor_loss:
-      return "actor loss";
-    case SacUpdateResult::actor_gradient:
-      return "actor gradient";
-    default:
-      return nullptr;
-  }
 }
 
 const NamedTuple* result_type;  // made in bind_sac_update
@@ -120,9 +103,7 @@ py::object sac_update(TensorReader& reader, const TensorView& noise, const py::t
   args.critics.scratch = &args.scratch;
   Networks<T> nets = read_networks<T>(reader, dtype, networks, args);
   GivenDraws draws(kOp, given_draws);
-  draws.read(reader, args.draws);
-  args.draws.n_step = options.n_step;
-  args.draws.gamma = options.gamma;
+  draws.read(reader, options.n_step, options.gamma, args.draws);
   args.tau = options.tau;
   args.max_grad_norm = norm_bound(options.max_grad_norm);
   args.target_entropy = options.target_entropy;
@@ -136,10 +117,12 @@ py::object sac_update(TensorReader& reader, const TensorView& noise, const py::t
   args.temperature = trained_of(temperature);
 
   const SacUpdateResult result = run_learner(
-      options.threads, draws.mutex(), [&](Arena& arena) { place(args, arena); },
+      options.threads, draws.mutex(), [&](Arena& arena) { allocate(args, arena); },
       [&] { find_all_gradients(args); }, [&](auto path) { return sac_update_cpu<path>(args); });
   draws.require_drawn(result.draw_fault);
-  const char* failed = name_of(result.failure);
+  const char* const names[] = {nullptr,           "temperature loss", "critic loss",
+                               "critic gradient", "actor loss",       "actor gradient"};
+  const char* failed = names[result.failure];
   return (*result_type)(failed, std::vector<double>(result.sums, result.sums + kSacStatistics),
                         draws.max_priority(failed == nullptr));
 }

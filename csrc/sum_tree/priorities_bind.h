@@ -40,7 +40,7 @@ inline LeafDraws read_leaves(TensorReader& reader, const SharedTree& tree, const
   return draws;
 }
 
-inline void leaves_place(LeafDraws& draws, int64_t updates, Arena& arena) {
+inline void allocate_leaves(LeafDraws& draws, int64_t updates, Arena& arena) {
   draws.mass = arena.take<double>(draws.batch);
   draws.weights = arena.take<float>(draws.batch);
   draws.fresh = arena.take<float>(draws.batch);

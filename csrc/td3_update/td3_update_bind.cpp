@@ -49,7 +49,7 @@ Networks<T> read_networks(TensorReader& reader, DType dtype, const py::tuple& de
 }
 
 template <typename T>
-void place(Td3UpdateArgs<T>& args, Arena& arena) {
+void allocate(Td3UpdateArgs<T>& args, Arena& arena) {
   const TwinCritics<T>& c = args.critics;
   const int64_t rows = args.draws.batch, elements = padded<T>(rows * c.width);
   for (const Stack<T>* net : {&args.actor, &args.target_actor}) stack_place(*net, rows, arena);
@@ -59,8 +59,8 @@ void place(Td3UpdateArgs<T>& args, Arena& arena) {
   for (T** array : {&w.action, &w.slope}) *array = arena.take<T>(elements);
   w.by_value = arena.take<T>(rows);
   w.grad_policy = arena.take<T>(whole_rows(rows) * args.actor.last().stride);
-  draws_place(args.draws, arena);
-  twins_place(args.critics, rows, arena);
+  allocate_draws(args.draws, arena);
+  allocate_twins(args.critics, rows, arena);
   trained_place(args.trained_actor, arena);
 }
 
@@ -84,9 +84,7 @@ py::object td3_update(TensorReader& reader, const TensorView& noise, const py::t
   args.critics.scratch = &args.scratch;
   Networks<T> nets = read_networks<T>(reader, dtype, networks, args);
   GivenDraws draws(kOp, given_draws);
-  draws.read(reader, args.draws);
-  args.draws.n_step = options.n_step;
-  args.draws.gamma = options.gamma;
+  draws.read(reader, options.n_step, options.gamma, args.draws);
   args.tau = options.tau;
   args.target_noise = options.target_noise;
   args.target_noise_clip = options.target_noise_clip;
@@ -106,7 +104,7 @@ py::object td3_update(TensorReader& reader, const TensorView& noise, const py::t
   args.critics.trained = trained_of(critics);
 
   const Td3UpdateResult result = run_learner(
-      options.threads, draws.mutex(), [&](Arena& arena) { place(args, arena); },
+      options.threads, draws.mutex(), [&](Arena& arena) { allocate(args, arena); },
       [&] {
         find_gradients(kOp, args.trained_actor, {&args.actor});
         find_critic_gradients(kOp, args.critics);

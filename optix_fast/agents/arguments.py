@@ -10,8 +10,6 @@ import torch
 from torch import nn
 
 from optix_fast._native import backend as process_backend
-from optix_fast.networks.heads import CategoricalHead
-from optix_fast.types import Array
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -31,10 +29,11 @@ def resolve_device(device: str | torch.device) -> torch.device:
     return resolved
 
 
-def require(name: str, value: Any, kind: type, optional: bool = False) -> None:
-    """Raise TypeError unless the argument is of this kind, or None where that is allowed."""
-    if not isinstance(value, kind) and not (optional and value is None):
-        raise TypeError(f"{name} must be a {kind.__name__}, got {type(value).__name__}")
+def require(kind: type, optional: bool = False, /, **arguments: Any) -> None:
+    """Raise TypeError unless the arguments are of this kind, or None where that is allowed."""
+    for name, value in arguments.items():
+        if not isinstance(value, kind) and not (optional and value is None):
+            raise TypeError(f"{name} must be a {kind.__name__}, got {type(value).__name__}")
 
 
 def require_count(name: str, value: Any) -> None:
@@ -59,26 +58,6 @@ def check_backend(backend: Any) -> None:
         raise ValueError(f"backend must be 'auto', 'native' or 'torch', got {backend!r}")
     if backend == "native" and process_backend() != "native":
         raise RuntimeError("backend='native': the compiled core is not loaded (optix-fast doctor)")
-
-
-def action_indices(head: CategoricalHead, actions: Any, n_rows: int, n_actions: int) -> Array:
-    """Which of the network's outputs the actions of a window are, int64 [n_rows].
-
-    Raises:
-        ValueError: not so many integers, or none of the network's.
-    """
-    given = np.asarray(actions)
-    if given.shape != (n_rows,) or given.dtype.kind not in "iu":
-        raise ValueError(
-            f"episode_data.actions must be integers [{n_rows}], got {given.dtype} {list(given.shape)}"
-        )
-    index = head.raw_of(given)
-    if index.min() < 0 or index.max() >= n_actions:
-        raise ValueError(
-            f"episode_data.actions must be among the model's {n_actions}, "
-            f"got {int(given.min())} to {int(given.max())}"
-        )
-    return index
 
 
 def check_disjoint(

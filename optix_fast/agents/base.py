@@ -2,73 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
 from torch import nn
 
-from optix_fast.agents.arguments import check_seed
-from optix_fast.agents.files.agent_card import Parts
+from optix_fast.agents.arguments import check_backend, check_seed
 from optix_fast.agents.files.policy_files import load_policy, save_policy
-from optix_fast.agents.files.weight_files import read_module_file
-from optix_fast.agents.hyperparams import Hyperparams, read_config
+from optix_fast.agents.files.weight_files import perturb, read_module_file
+from optix_fast.agents.guards import as_in_training
+from optix_fast.agents.hyperparams import Hyperparams
 from optix_fast.agents.learning_rates import LearningRates
-from optix_fast.agents.observations import fit_observations, has_batch_axis
+from optix_fast.agents.state import load_state, state_of
 from optix_fast.buffers import ReplaySegments
 from optix_fast.envs.normalizers import RewardNormalizer
+from optix_fast.learners.acting import Acting
 from optix_fast.learners.experience import Experience
 from optix_fast.learners.learner import Backend, Learner
 from optix_fast.learners.model import LayerWatch, Model
 from optix_fast.learners.policy import Policy
 from optix_fast.learners.tensors import to_numpy
+from optix_fast.learners.uniform_start import UniformStart
 from optix_fast.locks import CallLock, exclusive
-from optix_fast.networks.heads import CategoricalHead, Draw
 from optix_fast.pipelines.acting import batched
-from optix_fast.pipelines.masks import mask_of
 from optix_fast.random import RandomStream
-from optix_fast.types import (
-    Array,
-    BaseAgent,
-    HyperparamSet,
-    Stateful,
-    Tree,
-    is_recording,
-    no_recording,
-    tree_leaves,
-    tree_map,
-)
+from optix_fast.types import Array, BaseAgent, HyperparamSet, Tree, no_recording, tree_leaves, tree_map
 
 A = TypeVar("A", bound="Agent")
-# What an agent has of the core.
-_CONNECTIONS = ("_learner", "_graph")
-# What every agent's state_dict holds.
-_COMMON_STATE = (
-    "model", "obs_normalizer", "updates", "hyperparams", "learning_rates", "streams", "env_steps",
-)  # fmt: skip
-
-
-Method = TypeVar("Method", bound=Callable[..., Any])
-
-
-def as_in_training(method: Method) -> Method:
-    """The method under the agent's lock, with gradients and ordinary tensors also where the caller has
-    switched them off (no_grad, inference_mode)."""
-    with_gradients = torch.inference_mode(False)(torch.enable_grad()(method))
-    return exclusive(with_gradients)
-
-
-@contextmanager
-def restored_on_error(agent: Stateful) -> Iterator[None]:
-    """Undo a failed update: whatever it raises, the agent is as it was."""
-    before = agent.state_dict()
-    try:
-        yield
-    except BaseException:
-        agent.load_state_dict(before)
-        raise
 
 
 class Agent(BaseAgent):
@@ -87,6 +49,7 @@ class Agent(BaseAgent):
     Args:
         hyperparams: see `config_type`; unknown keys are warned about once.
         seed: of the random streams; None draws one from the operating system.
+        backend: see the agents' constructors.
     """
 
     algorithm: ClassVar[str]
@@ -96,43 +59,27 @@ class Agent(BaseAgent):
 
     _policy: Policy
     _model: Model
-    _learner: Learner[..., Any]
-    # Whether exploration is not the policy's but added to its actions.
-    _policy_is_deterministic: ClassVar[bool] = False
-    # What learns from stored transitions has them here.
+    _acting: Acting
+    _learner: Learner[Any, ..., Any]
+    # What learns from stored transitions has them here, and the uniform actions that it may start with.
     _experience: Experience | None = None
+    _uniform: UniformStart | None = None
     updates = 0
-    # What state_dict() holds beside _COMMON_STATE.
+    # The keys of `_get_state`.
     _own_state: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, hyperparams: HyperparamSet, seed: int | None) -> None:
+    def __init__(self, hyperparams: HyperparamSet, seed: int | None, backend: str = "torch") -> None:
         self._hyperparams = Hyperparams(self.config_type, hyperparams)
         self._lock = CallLock()
         check_seed(seed)
-        self._observation_space: Any = None
+        check_backend(backend)
         self._rates = LearningRates()
         self._layers = LayerWatch()
         self._root = RandomStream(seed)
         self._streams = {name: self._root.spawn(name) for name in ("rollout", "evaluation", "update")}
         self.env_steps = 0
 
-    # --- copies and pickles: without the core's handles, which are made anew --------------------------
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = {key: value for key, value in self.__dict__.items() if key not in _CONNECTIONS}
-        learner = self.__dict__.get("_learner")
-        return state if learner is None else {**state, "_requested_backend": learner.requested}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        backend = state.pop("_requested_backend", None)
-        self.__dict__.update(state)
-        if backend is not None:
-            self._connect(backend)
-
     # --- what an algorithm consists of ------------------------------------------------------------
-
-    def _connect(self, backend: str) -> None:
-        """Make `_learner`."""
 
     def _networks(self) -> dict[str, nn.Module]:
         """The networks that weight files hold, by the names of the files."""
@@ -147,11 +94,6 @@ class Agent(BaseAgent):
 
     def _set_state(self, state: Mapping[str, Any]) -> None:
         """Restore what `_get_state` gave."""
-
-    @classmethod
-    def _from_parts(cls: type[A], parts: Parts) -> A:
-        """An agent of the parts that its files describe."""
-        raise NotImplementedError(f"{cls.__name__} cannot be built from its files")
 
     def _arguments(self) -> dict[str, Any]:
         """Arguments of the constructor that say what the weights mean."""
@@ -189,7 +131,7 @@ class Agent(BaseAgent):
         """
         self._policy.head.bind(action_space)
         if observation_space is not None:
-            self._observation_space = observation_space
+            self._acting.observation_space = observation_space
 
     def act(self, observation: Any, deterministic: bool = False) -> Any:
         """The action for one observation, in environment units: an int, or an array [A].
@@ -202,41 +144,20 @@ class Agent(BaseAgent):
             NonFiniteError: the network's outputs are NaN or infinite.
         """
         with self._lock:
-            if type(observation) is not np.ndarray:
-                observation = tree_map(to_numpy, observation)
-            return self._act(observation, deterministic)
-
-    def _act(self, observation: Tree, deterministic: bool) -> Any:
-        acted = self._learner.act(observation, deterministic, False, self._stream())
-        if acted is not None:
-            return acted.action
-        batch, mask = self._batch_of_one(observation)
-        return self._scalar(self._draw(batch, deterministic, mask).actions[0])
+            return self._acting.act(observation, deterministic)
 
     def act_batch(
         self, observations: Tree, deterministic: bool = False, action_masks: Array | None = None
     ) -> Array:
         """Actions [N, …] for N observations [N, …]; nothing is recorded."""
         with self._lock:
-            actions = self._learner.act_batch(observations, deterministic, action_masks, self._stream())
-            if actions is not None:
-                return actions
-            return self._draw(observations, deterministic, action_masks).actions
+            return self._acting.act_batch(observations, deterministic, action_masks)
 
     def act_rows(self, observations: Tree, rows: Any, t: int) -> Array:
         """Act for all environments of row t of a window and write into its columns what learn() will read
         (see pipelines.rows.WindowRows); returns the environments' actions."""
         with self._lock:
-            if not self._learner.act_rows(
-                observations, rows, t, self._stream(), self._policy_is_deterministic
-            ):
-                self._act_rows(observations, rows, t)
-        actions: Array = rows.actions[t]
-        return actions
-
-    def _act_rows(self, observations: Tree, rows: Any, t: int) -> None:
-        """Row t, in torch."""
-        rows.actions[t][...] = self._draw(observations, False, self._mask_of(rows, t)).actions
+            return self._acting.act_rows(observations, rows, t)
 
     def predict(
         self,
@@ -262,7 +183,7 @@ class Agent(BaseAgent):
         del episode_start
         observation = tree_map(to_numpy, observation)
         with no_recording():
-            if not has_batch_axis(observation, self._observation_space, self._policy.actor):
+            if not self._acting.has_batch_axis(observation):
                 return self.act(observation, deterministic), state
             together = batched(self, "act_batch")
             if together is not None:
@@ -278,49 +199,7 @@ class Agent(BaseAgent):
         Raises:
             ValueError: the actions are not those of a Discrete space.
         """
-        head = self._policy.head
-        if not isinstance(head, CategoricalHead):
-            got = "" if head.space is None else f", got {head.space}"
-            raise ValueError(f"action_probs needs a Discrete action space{got}")
-        batch, _ = self._batch_of_one(tree_map(to_numpy, observation))
-        with torch.no_grad():
-            probs: Array = head.probabilities(self._policy.params(self._prepare(batch)))[0]
-        return probs
-
-    def _draw(self, observations: Tree, deterministic: bool, masks: Array | None) -> Draw:
-        prepared = self._prepare_to_act(observations)
-        if masks is None:
-            masks = mask_of(observations, {})
-        return self._policy.draw(prepared, self._stream(), deterministic, masks)
-
-    def _prepare(self, observations: Tree) -> Tree:
-        """Observations [B, …], checked, as the networks read them."""
-        fitted = fit_observations(observations, self._observation_space, self._policy.actor)
-        return self._policy.prepare(fitted)
-
-    def _prepare_to_act(self, observations: Tree) -> Tree:
-        """The same for acting in torch; RuntimeError where the agent must be native."""
-        prepared = self._prepare(observations)
-        self._learner.require_acting()
-        return prepared
-
-    def _stream(self) -> RandomStream:
-        return self._streams["rollout" if is_recording() else "evaluation"]
-
-    @staticmethod
-    def _batch_of_one(observation: Tree) -> tuple[Tree, Array | None]:
-        """Observation and mask with a batch axis."""
-        batch = tree_map(lambda leaf: leaf[None], observation)
-        return batch, mask_of(batch, {})
-
-    @staticmethod
-    def _mask_of(rows: Any, t: int) -> Array | None:
-        return None if rows.action_masks is None else rows.action_masks[t]
-
-    @staticmethod
-    def _scalar(action: Any) -> Any:
-        """An action of a Discrete space as an int."""
-        return int(action) if action.ndim == 0 and action.dtype.kind in "iu" else action
+        return self._acting.probabilities(observation)
 
     # --- hyperparameters --------------------------------------------------------------------------
 
@@ -453,6 +332,8 @@ class Agent(BaseAgent):
 
     def _weights_were_loaded(self) -> None:
         """Called after weight files have been loaded."""
+        if self._uniform is not None:
+            self._uniform.end()  # they have learned something already
 
     @exclusive
     def teardown(self) -> None:
@@ -473,19 +354,7 @@ class Agent(BaseAgent):
             replay: False leaves the stored transitions out; whoever loads such a state keeps its own.
                 Segments on disk take them in instead, and the state refers to those.
         """
-        stored = {} if self._experience is None else {"experience": self._experience.state_dict(replay)}
-        normalizer = self._policy.obs_normalizer
-        return {
-            "model": self._model.state_dict(),
-            "obs_normalizer": None if normalizer is None else normalizer.state_dict(),
-            **self._get_state(),
-            **stored,
-            "updates": self.updates,
-            "hyperparams": dict(self._hyperparams.params),
-            "learning_rates": self._rates.state_dict(),
-            "streams": {name: stream.state_dict() for name, stream in self._streams.items()},
-            "env_steps": self.env_steps,
-        }
+        return state_of(self, replay)
 
     @as_in_training
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -495,58 +364,9 @@ class Agent(BaseAgent):
             RuntimeError, ValueError: the state is incomplete (the missing keys are named) or of another
                 architecture. Nothing is loaded then.
         """
-        stored = () if self._experience is None else ("experience",)
-        wanted = (*self._own_state, *stored, *_COMMON_STATE)
-        missing = [repr(key) for key in wanted if key not in state]
-        if missing:
-            raise ValueError(f"the state of a {type(self).__name__} must hold {', '.join(missing)}")
-        try:
-            self._renew_targets()
-            self._model.check_state(state["model"])
-            self._check_normalizer(state["obs_normalizer"])
-            self._check_state(state)
-            read_config(self.config_type, state["hyperparams"])
-            before = self.state_dict(replay=False)
-            try:
-                self._restore(state)
-            except BaseException:
-                self._restore(before)
-                raise
-        except KeyError as error:
-            raise ValueError(f"the state of a {type(self).__name__} must hold {error}") from error
-
-    def _restore(self, state: Mapping[str, Any]) -> None:
-        for name, stream in self._streams.items():
-            stream.load_state_dict(state["streams"][name])
-        self._rates.load_state_dict(state["learning_rates"])
-        self._hyperparams.restore(state["hyperparams"])
-        self.env_steps, self.updates = int(state["env_steps"]), int(state["updates"])
-        self._model.load_state_dict(state["model"])
-        if self._policy.obs_normalizer is not None:
-            self._policy.obs_normalizer.load_state_dict(state["obs_normalizer"])
-        self._set_state(state)
-        if self._experience is not None:
-            # Last: the stored transitions are not kept aside while the state is being loaded.
-            self._experience.load_state_dict(state["experience"])
-
-    def _check_normalizer(self, saved: Any) -> None:
-        own = self._policy.obs_normalizer
-        if (own is None) != (saved is None):
-            has, other = ("has no", "has one") if saved is None else ("has an", "does not")
-            raise RuntimeError(f"the state {has} obs_normalizer, this agent {other}")
-        if own is not None and np.shape(saved["statistics"]["mean"]) != own.mean.shape:
-            shape = list(np.shape(saved["statistics"]["mean"]))
-            raise RuntimeError(f"obs_normalizer has shape {shape}, not {list(own.mean.shape)}")
+        load_state(self, state)
 
     def _renew_targets(self) -> None:
         """New target networks where the user has given networks other layers."""
         if self._model.TARGETS and self._layers.changed(self._model.networks().values()):
             self._model.renew_targets()
-
-
-def perturb(parameters: Iterable[nn.Parameter], scale: float, normal: Any) -> None:
-    """Multiply each parameter by 1 + scale·N(0, 1); `normal(shape)` draws the numbers."""
-    with torch.no_grad():
-        for parameter in parameters:
-            noise = torch.from_numpy(np.asarray(normal(tuple(parameter.shape)), np.float32))
-            parameter.mul_(1.0 + scale * noise.to(parameter.device))

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from optix_fast.agents.arguments import action_indices, check_backend, require, require_count, resolve_device
-from optix_fast.agents.base import Agent, as_in_training
-from optix_fast.agents.files.agent_card import Parts
+from optix_fast.agents.arguments import require, require_count, resolve_device
+from optix_fast.agents.base import Agent
+from optix_fast.agents.guards import as_in_training
+from optix_fast.learners.acting import Acting
+from optix_fast.learners.actions import raw_actions
 from optix_fast.learners.dqn import native
 from optix_fast.learners.dqn.config import DQNConfig
 from optix_fast.learners.dqn.update import DQNModel, Updated, dqn_update
-from optix_fast.learners.experience import Experience
+from optix_fast.learners.experience import Experience, Means
 from optix_fast.learners.learner import Learner
 from optix_fast.learners.model import target_of
 from optix_fast.learners.policy import Policy
@@ -58,7 +59,7 @@ class TorchDQNAgent(Agent):
     config_type = DQNConfig
     _model: DQNModel
     _experience: Experience
-    _learner: Learner[..., Updated]
+    _learner: Learner[DQNModel, ..., Updated]
     _own_state = ("epsilon", "episodes")
 
     def __init__(
@@ -73,39 +74,24 @@ class TorchDQNAgent(Agent):
         seed: int | None = None,
         backend: str = "auto",
     ) -> None:
-        require("q_network", q_network, nn.Module)
+        require(nn.Module, q_network=q_network)
         require_count("n_actions", n_actions)
-        require("optimizer", optimizer, torch.optim.Optimizer)
-        super().__init__(hyperparams, seed)
-        check_backend(backend)
+        require(torch.optim.Optimizer, optimizer=optimizer)
+        super().__init__(hyperparams, seed, backend)
         config: DQNConfig = self._hyperparams.config()
-        self._n_actions = int(n_actions)
-        self._head = GreedyHead(config.epsilon, self._n_actions)
+        self._head = GreedyHead(config.epsilon, int(n_actions))
         if action_space is not None:
             self._head.bind(action_space)
         self._policy = Policy(q_network, self._head, resolve_device(device))
         self._model = DQNModel(q_network, target_of(q_network), optimizer)
         self._experience = Experience(config, self._root)
         self._episodes = 0  # finished ones
-        self._connect(backend)
+        self._acting = Acting(self._policy, self._streams, backend)
+        self._learner = Learner(self._acting, self._model, native.recognise, native.dqn_update, dqn_update)
         self._apply(config, self._hyperparams.params)
 
-    def _connect(self, backend: str) -> None:
-        model = self._model
-        self._learner = Learner(
-            self._policy, partial(native.recognise, model), partial(native.dqn_update, model),
-            partial(dqn_update, model), backend,
-        )  # fmt: skip
-
-    @classmethod
-    def _from_parts(cls, parts: Parts) -> TorchDQNAgent:
-        return cls(
-            parts.networks["q_network"], parts.arguments["n_actions"], parts.optimizers["optimizer"],
-            parts.hyperparams, action_space=parts.action_space, **parts.options,
-        )  # fmt: skip
-
     def _arguments(self) -> dict[str, Any]:
-        return {"n_actions": self._n_actions}
+        return {"n_actions": self._head.n_actions}
 
     @property
     def q_network(self) -> nn.Module:
@@ -140,21 +126,22 @@ class TorchDQNAgent(Agent):
             ValueError: the window is empty, does not fit what was stored before, or has other actions than
                 the network.
         """
-        if episode_data.length == 0:
-            raise ValueError("episode_data must hold at least one row")
         config: DQNConfig = self._hyperparams.config()
-        actions = action_indices(self._head, episode_data.actions, episode_data.length, self._n_actions)
-        due = self._experience.add(episode_data, config, actions)
+        due = self._experience.add(episode_data, config, raw_actions(self._head, episode_data))
         self.env_steps += episode_data.length
         finished = self._finished(episode_data)
         self._head.epsilon = config.epsilon_after(self.epsilon, finished, self.env_steps)
-        updated = self._update(due, config)
+        self._renew_targets()
+        means, copies = Means(("loss", "td_error_mean", "q_value_mean")), 0
+        for draws in self._experience.draws(due, config):
+            done = self._learner.update(self._experience, draws, config, self.updates)
+            self.updates += done.n_updates
+            copies += done.copies
+            means.add(done.n_updates, loss=done.loss, td_error_mean=done.td_error, q_value_mean=done.q_value)
         return {
-            "loss": updated.loss,
-            "td_error_mean": updated.td_error,
-            "q_value_mean": updated.q_value,
-            "n_updates": updated.n_updates,
-            "target_updated": int(updated.copies > 0),
+            **means.all(),
+            "n_updates": due,
+            "target_updated": int(copies > 0),
             "epsilon": self.epsilon,
             "buffer_size": len(self._experience),
             "episode_reward": episode_data.total_reward,
@@ -169,17 +156,6 @@ class TorchDQNAgent(Agent):
         if self._episodes:
             return finished
         return int(not window.metadata.get("episodic", self.env_steps == window.length))
-
-    def _update(self, due: int, config: DQNConfig) -> Updated:
-        self._renew_targets()
-        parts: list[Updated] = []
-        for draws in self._experience.draws(due, config):
-            part = self._learner.update(self._experience, draws, config, self.updates)
-            self.updates += part.n_updates
-            parts.append(part)
-        n = sum(part.n_updates for part in parts)
-        means = (sum(p[i] * p.n_updates for p in parts) / max(n, 1) for i in range(2, 5))
-        return Updated(n, sum(part.copies for part in parts), *means)
 
     # --- hyperparameters ------------------------------------------------------------------------
 

@@ -5,22 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from types import ModuleType
 from typing import Any
 
 import torch
 from gymnasium import spaces
-from torch import Tensor, nn
+from torch import nn
 
 import optix_fast.ops as native_ops
 import optix_fast.reference as reference_ops
-from optix_fast.agents.arguments import check_backend, require, require_count, resolve_device
-from optix_fast.agents.base import Agent, as_in_training, restored_on_error
-from optix_fast.agents.files.agent_card import Parts
+from optix_fast.agents.arguments import require, require_count, resolve_device
+from optix_fast.agents.base import Agent
+from optix_fast.agents.guards import as_in_training, restored_on_error
 from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer
+from optix_fast.learners.acting import Acting
 from optix_fast.learners.learner import Backend, Learner
-from optix_fast.learners.native.networks import UnsupportedError
 from optix_fast.learners.policy import Policy
 from optix_fast.learners.ppo import native
 from optix_fast.learners.ppo.act_queue import ActQueue
@@ -37,7 +36,7 @@ from optix_fast.networks.heads import (
     PolicyHead,
     component_sizes,
 )
-from optix_fast.types import EpisodeData, HyperparamSet, Tree, is_recording
+from optix_fast.types import EpisodeData, HyperparamSet
 
 
 class PPOAgent(Agent):
@@ -71,7 +70,7 @@ class PPOAgent(Agent):
     algorithm = "ppo"
     config_type = PPOConfig
     _model: PPOModel
-    _learner: Learner[..., Updated]
+    _learner: Learner[PPOModel, ..., Updated]
     _own_state = ("reward_normalizer",)
 
     def __init__(
@@ -87,29 +86,23 @@ class PPOAgent(Agent):
         seed: int | None,
         backend: str,
     ) -> None:
-        require("actor", actor, nn.Module)
-        require("critic", critic, nn.Module)
-        require("optimizer", optimizer, torch.optim.Optimizer)
-        require("obs_normalizer", obs_normalizer, ObsNormalizer, optional=True)
-        require("reward_normalizer", reward_normalizer, RewardNormalizer, optional=True)
-        super().__init__(hyperparams, seed)
-        check_backend(backend)
+        require(nn.Module, actor=actor, critic=critic)
+        require(torch.optim.Optimizer, optimizer=optimizer)
+        require(ObsNormalizer, True, obs_normalizer=obs_normalizer)
+        require(RewardNormalizer, True, reward_normalizer=reward_normalizer)
+        super().__init__(hyperparams, seed, backend)
         self._policy = Policy(actor, head, resolve_device(device), critic, obs_normalizer)
         self._model = PPOModel(actor, critic, optimizer, head, is_loss_fused=backend != "torch")
         self.reward_normalizer = reward_normalizer
         self._queue = ActQueue()
-        self._connect(backend)
-        self._apply(self._hyperparams.config(), self._hyperparams.params)
-
-    def _connect(self, backend: str) -> None:
-        model = self._model
+        self._acting = Acting(self._policy, self._streams, backend, is_on_policy=True, queue=self._queue)
         on_cuda = self._policy.device.type == "cuda" and backend != "torch"
         self._graph = GraphPPO() if on_cuda else None
         self._learner = Learner(
-            self._policy, partial(native.recognise, model), partial(native.ppo_update, model),
-            partial(ppo_update, model), backend,
-            between=self._replay,
+            self._acting, self._model, native.recognise, native.ppo_update, ppo_update,
+            between=None if self._graph is None else self._graph.update,
         )  # fmt: skip
+        self._apply(self._hyperparams.config(), self._hyperparams.params)
 
     @property
     def actor(self) -> nn.Module:
@@ -160,32 +153,6 @@ class PPOAgent(Agent):
 
     # --- acting ---------------------------------------------------------------------------------
 
-    def _act(self, observation: Tree, deterministic: bool) -> Any:
-        recording = is_recording()
-        acted = self._learner.act(observation, deterministic, recording, self._stream())
-        if acted is not None:
-            if recording:
-                self._queue.push(observation, acted.action, acted.log_prob, acted.value, acted.raw)
-            return acted.action
-        batch, mask = self._batch_of_one(observation)
-        prepared = self._prepare_to_act(batch)
-        draw = self._policy.draw(prepared, self._stream(), deterministic, mask)
-        if recording:
-            value = float(self._policy.values(prepared)[0])
-            call = (draw.actions[0], float(draw.log_probs[0]), value, draw.raw[0].copy())
-            self._queue.push(observation, *call)
-        return self._scalar(draw.actions[0])
-
-    def _act_rows(self, observations: Tree, rows: Any, t: int) -> None:
-        prepared = self._prepare_to_act(observations)
-        draw = self._policy.draw(prepared, self._stream(), False, self._mask_of(rows, t))
-        rows.actions[t][...] = draw.actions
-        rows.column("log_probs")[t] = draw.log_probs
-        rows.column("values")[t] = self._policy.values(prepared)
-        raw_column = self._policy.head.raw_column
-        if raw_column is not None:
-            rows.column(raw_column, draw.raw.shape[1:])[t] = draw.raw
-
     @exclusive
     def reset_cache(self) -> None:
         """Forget the recorded act() calls."""
@@ -230,11 +197,6 @@ class PPOAgent(Agent):
             "n_updates": updated.n_updates,
             "learning_rate": float(self._model.optimizer.param_groups[0]["lr"]),
         }
-
-    def _replay(self, batch: Batch, permutations: Tensor, config: PPOConfig) -> Updated:
-        if self._graph is None:
-            raise UnsupportedError("there is no CUDA graph")
-        return self._graph.update(self._model, batch, permutations, config)
 
     def _annealed(self, config: PPOConfig) -> PPOConfig:
         """The config with learning_rate and clip_ratio as they are at this point of the run."""
@@ -298,14 +260,6 @@ class TorchPPOAgent(PPOAgent):
             obs_normalizer, reward_normalizer, seed, backend,
         )  # fmt: skip
 
-    @classmethod
-    def _from_parts(cls, parts: Parts) -> TorchPPOAgent:
-        return cls(
-            parts.networks["actor"], parts.networks["critic"], parts.optimizers["optimizer"],
-            parts.hyperparams, reward_normalizer=parts.reward_normalizer,
-            obs_normalizer=parts.obs_normalizer, action_space=parts.action_space, **parts.options,
-        )  # fmt: skip
-
 
 class TorchGaussianPPOAgent(PPOAgent):
     """PPO for Box action spaces (seed 003): a diagonal Gaussian, by default squashed by tanh.
@@ -350,15 +304,6 @@ class TorchGaussianPPOAgent(PPOAgent):
                 actor, critic, optimizer, hyperparams, head, device,
                 obs_normalizer, reward_normalizer, seed, backend,
             )  # fmt: skip
-
-    @classmethod
-    def _from_parts(cls, parts: Parts) -> TorchGaussianPPOAgent:
-        return cls(
-            parts.networks["actor"], parts.networks["critic"], parts.optimizers["optimizer"],
-            hyperparams=parts.hyperparams, reward_normalizer=parts.reward_normalizer,
-            obs_normalizer=parts.obs_normalizer, action_space=parts.action_space,
-            **parts.arguments, **parts.options,
-        )  # fmt: skip
 
     def _arguments(self) -> dict[str, Any]:
         head = self._policy.head

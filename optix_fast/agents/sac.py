@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +10,12 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
-from optix_fast.agents.arguments import (
-    action_indices,
-    check_backend,
-    check_disjoint,
-    require,
-    require_count,
-    resolve_device,
-)
-from optix_fast.agents.base import Agent, as_in_training
-from optix_fast.agents.files.agent_card import Parts
-from optix_fast.learners.experience import Experience
+from optix_fast.agents.arguments import check_disjoint, require, require_count, resolve_device
+from optix_fast.agents.base import Agent
+from optix_fast.agents.guards import as_in_training
+from optix_fast.learners.acting import Acting
+from optix_fast.learners.actions import raw_actions
+from optix_fast.learners.experience import Experience, Means
 from optix_fast.learners.learner import Learner
 from optix_fast.learners.model import target_of
 from optix_fast.learners.optimizers import optimizer_like
@@ -33,7 +26,7 @@ from optix_fast.learners.sac.update import STATISTICS, SACModel, Updated, sac_up
 from optix_fast.learners.tensors import unique_parameters
 from optix_fast.learners.uniform_start import UniformStart
 from optix_fast.networks.heads import LOG_STD_MAX, LOG_STD_MIN, CategoricalHead, SquashedHead
-from optix_fast.types import Array, EpisodeData, HyperparamSet, Tree, is_recording
+from optix_fast.types import EpisodeData, HyperparamSet
 
 _ALPHA = "log_alpha"
 
@@ -84,8 +77,8 @@ class TorchSACAgent(Agent):
     config_type = SACConfig
     _model: SACModel
     _experience: Experience
-    _learner: Learner[..., Updated]
-    _own_state = ("uniform_start",)
+    _uniform: UniformStart
+    _learner: Learner[SACModel, ..., Updated]
 
     def __init__(
         self,
@@ -105,19 +98,14 @@ class TorchSACAgent(Agent):
         backend: str = "auto",
     ) -> None:
         modules = {"actor": actor, "critic1": critic1, "critic2": critic2}
-        optimizers = {
-            "actor_optimizer": actor_optimizer,
-            "critic_optimizer": critic_optimizer,
-            "alpha_optimizer": alpha_optimizer,
-        }
-        for name, module in modules.items():
-            require(name, module, nn.Module)
-        for name, optimizer in optimizers.items():
-            require(name, optimizer, torch.optim.Optimizer)
+        require(nn.Module, **modules)
+        require(
+            torch.optim.Optimizer, actor_optimizer=actor_optimizer, critic_optimizer=critic_optimizer,
+            alpha_optimizer=alpha_optimizer,
+        )  # fmt: skip
         require_count("action_dim", action_dim)
         check_disjoint(modules, actor_optimizer, critic_optimizer)
-        super().__init__(hyperparams, seed)
-        check_backend(backend)
+        super().__init__(hyperparams, seed, backend)
         config: SACConfig = self._hyperparams.config()
         where = resolve_device(device)
         discrete = discrete or isinstance(action_space, spaces.Discrete)
@@ -138,25 +126,10 @@ class TorchSACAgent(Agent):
             actor_optimizer, critic_optimizer, optimizer_like(alpha_optimizer, log_alpha), discrete,
         )  # fmt: skip
         self._experience = Experience(config, self._root)
-        self._uniform = UniformStart(self._head, config.first_update_at)
-        self._connect(backend)
+        self._uniform = UniformStart(self._head, config.first_update_at, self._hyperparams.config)
+        self._acting = Acting(self._policy, self._streams, backend, self._uniform)
+        self._learner = Learner(self._acting, self._model, native.recognise, native.sac_update, sac_update)
         self._apply(config, self._hyperparams.params)
-
-    def _connect(self, backend: str) -> None:
-        model = self._model
-        self._learner = Learner(
-            self._policy, partial(native.recognise, model), partial(native.sac_update, model),
-            partial(sac_update, model), backend,
-        )  # fmt: skip
-
-    @classmethod
-    def _from_parts(cls, parts: Parts) -> TorchSACAgent:
-        nets, optimizers = parts.networks, parts.optimizers
-        return cls(
-            nets["actor"], nets["critic1"], nets["critic2"], parts.arguments["action_dim"],
-            optimizers["actor"], optimizers["critic"], optimizers["alpha"], parts.hyperparams,
-            action_space=parts.action_space, discrete=parts.arguments["discrete"], **parts.options,
-        )  # fmt: skip
 
     def _arguments(self) -> dict[str, Any]:
         return {"action_dim": self._width, "discrete": self._model.discrete}
@@ -181,31 +154,6 @@ class TorchSACAgent(Agent):
         """The temperature now."""
         return float(self._model.log_alpha.detach().exp())
 
-    # --- acting ---------------------------------------------------------------------------------
-
-    def _act(self, observation: Tree, deterministic: bool) -> Any:
-        if deterministic or not self._explores():
-            return super()._act(observation, deterministic)
-        _, mask = self._batch_of_one(observation)
-        return self._scalar(self._uniform_actions(1, mask)[0])
-
-    def act_rows(self, observations: Tree, rows: Any, t: int) -> Array:
-        """See Agent."""
-        with self._lock:
-            if not self._explores():
-                super().act_rows(observations, rows, t)
-            else:
-                rows.actions[t][...] = self._uniform_actions(rows.n_envs, self._mask_of(rows, t))
-            actions: Array = rows.actions[t]
-            return actions
-
-    def _uniform_actions(self, n: int, masks: Array | None) -> Array:
-        repeat = self._hyperparams.config().uniform_action_repeat
-        return self._uniform.act(n, self._stream(), repeat, masks)
-
-    def _explores(self) -> bool:
-        return self._uniform.steps > 0 and is_recording()
-
     # --- learning -------------------------------------------------------------------------------
 
     @as_in_training
@@ -224,43 +172,30 @@ class TorchSACAgent(Agent):
             ValueError: the window is empty, does not fit what was stored before, or has other actions than
                 the policy.
         """
-        if episode_data.length == 0:
-            raise ValueError("episode_data must hold at least one row")
         config: SACConfig = self._hyperparams.config()
-        due = self._experience.add(episode_data, config, self._raw(episode_data))
+        due = self._experience.add(episode_data, config, raw_actions(self._head, episode_data))
         self.env_steps += episode_data.length
-        updated = self._update(due, config)
+        self._renew_targets()
+        discrete = self._model.discrete
+        target_entropy = config.target_entropy_of(self._width, discrete)
+        width, means = 0 if discrete else self._width, Means(STATISTICS)
+        for draws in self._experience.draws(due, config, 8 * width):
+            noise = self._streams["update"].normal((draws.updates, 2, config.batch_size, width))
+            done = self._learner.update(
+                self._experience, draws, torch.from_numpy(noise), config, target_entropy
+            )
+            self.updates += done.n_updates
+            means.add(done.n_updates, **done.means)
         return {
-            **updated.means,
+            **means.all(),
             "alpha": self.alpha,
-            "n_updates": updated.n_updates,
+            "n_updates": due,
             "buffer_size": len(self._experience),
             "episode_reward": episode_data.total_reward,
             "learning_rate": float(self._model.actor_optimizer.param_groups[0]["lr"]),
         }
 
-    def _raw(self, data: EpisodeData) -> Array:
-        if isinstance(self._head, CategoricalHead):
-            return action_indices(self._head, data.actions, data.length, self._width)
-        return self._head.raw_of(data.actions)
-
-    def _update(self, due: int, config: SACConfig) -> Updated:
-        self._renew_targets()
-        width, discrete = self._width, self._model.discrete
-        entropy = config.wanted_entropy(width, discrete)
-        per_row = 0 if discrete else 2 * width
-        sums, n = dict.fromkeys(STATISTICS, 0.0), 0
-        for draws in self._experience.draws(due, config, 4 * per_row):
-            shape = (draws.updates, 2, config.batch_size, 0 if discrete else width)
-            noise = torch.from_numpy(self._streams["update"].normal(shape))
-            part = self._learner.update(self._experience, draws, noise, config, entropy)
-            self.updates += part.n_updates
-            n += part.n_updates
-            for name, mean in part.means.items():
-                sums[name] += mean * part.n_updates
-        return Updated(n, {name: total / max(n, 1) for name, total in sums.items()})
-
-    # --- weights and state ----------------------------------------------------------------------
+    # --- weights ------------------------------------------------------------------------------
 
     def _networks(self) -> dict[str, nn.Module]:
         return {**super()._networks(), _ALPHA: nn.ParameterDict({_ALPHA: self._model.log_alpha})}
@@ -277,15 +212,3 @@ class TorchSACAgent(Agent):
             return {_ALPHA: torch.as_tensor(value, dtype=torch.float32).reshape(())}
         except Exception as error:
             raise ValueError(f"{older} cannot be read: {error}") from error
-
-    def _weights_were_loaded(self) -> None:
-        self._uniform.end()  # they have learned something already
-
-    def _get_state(self) -> dict[str, Any]:
-        return {"uniform_start": self._uniform.state_dict()}
-
-    def _check_state(self, state: Mapping[str, Any]) -> None:
-        self._uniform.check_state(state["uniform_start"])
-
-    def _set_state(self, state: Mapping[str, Any]) -> None:
-        self._uniform.load_state_dict(state["uniform_start"])

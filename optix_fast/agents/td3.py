@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from optix_fast.agents.arguments import (
-    check_backend,
-    check_disjoint,
-    require,
-    require_count,
-    resolve_device,
-)
-from optix_fast.agents.base import Agent, as_in_training
-from optix_fast.agents.files.agent_card import Parts
-from optix_fast.learners.experience import Experience
+from optix_fast.agents.arguments import check_disjoint, require, require_count, resolve_device
+from optix_fast.agents.base import Agent
+from optix_fast.agents.guards import as_in_training
+from optix_fast.learners.acting import Acting
+from optix_fast.learners.actions import raw_actions
+from optix_fast.learners.experience import Experience, Means
 from optix_fast.learners.learner import Learner
 from optix_fast.learners.model import target_of
 from optix_fast.learners.policy import Policy
@@ -27,7 +21,8 @@ from optix_fast.learners.td3.config import TD3Config
 from optix_fast.learners.td3.update import STATISTICS, TD3Model, Updated, td3_update
 from optix_fast.learners.uniform_start import UniformStart
 from optix_fast.networks.heads import DeterministicHead
-from optix_fast.types import Array, EpisodeData, HyperparamSet, Tree, is_recording
+from optix_fast.random import RandomStream
+from optix_fast.types import Array, EpisodeData, HyperparamSet
 
 
 class TorchTD3Agent(Agent):
@@ -70,9 +65,8 @@ class TorchTD3Agent(Agent):
     config_type = TD3Config
     _model: TD3Model
     _experience: Experience
-    _learner: Learner[..., Updated]
-    _policy_is_deterministic = True
-    _own_state = ("uniform_start",)
+    _uniform: UniformStart
+    _learner: Learner[TD3Model, ..., Updated]
 
     def __init__(
         self,
@@ -90,14 +84,11 @@ class TorchTD3Agent(Agent):
         backend: str = "auto",
     ) -> None:
         modules = {"actor": actor, "critic1": critic1, "critic2": critic2}
-        for name, module in modules.items():
-            require(name, module, nn.Module)
-        require("actor_optimizer", actor_optimizer, torch.optim.Optimizer)
-        require("critic_optimizer", critic_optimizer, torch.optim.Optimizer)
+        require(nn.Module, **modules)
+        require(torch.optim.Optimizer, actor_optimizer=actor_optimizer, critic_optimizer=critic_optimizer)
         require_count("action_dim", action_dim)
         check_disjoint(modules, actor_optimizer, critic_optimizer)
-        super().__init__(hyperparams, seed)
-        check_backend(backend)
+        super().__init__(hyperparams, seed, backend)
         config: TD3Config = self._hyperparams.config()
         self._head = DeterministicHead(int(action_dim))
         if action_space is not None:
@@ -109,25 +100,10 @@ class TorchTD3Agent(Agent):
             actor_optimizer, critic_optimizer,
         )  # fmt: skip
         self._experience = Experience(config, self._root)
-        self._uniform = UniformStart(self._head, config.first_update_at)
-        self._connect(backend)
+        self._uniform = UniformStart(self._head, config.first_update_at, self._hyperparams.config)
+        self._acting = Acting(self._policy, self._streams, backend, self._uniform, self._with_noise)
+        self._learner = Learner(self._acting, self._model, native.recognise, native.td3_update, td3_update)
         self._apply(config, self._hyperparams.params)
-
-    def _connect(self, backend: str) -> None:
-        model = self._model
-        self._learner = Learner(
-            self._policy, partial(native.recognise, model), partial(native.td3_update, model),
-            partial(td3_update, model), backend,
-        )  # fmt: skip
-
-    @classmethod
-    def _from_parts(cls, parts: Parts) -> TorchTD3Agent:
-        nets, optimizers = parts.networks, parts.optimizers
-        return cls(
-            nets["actor"], nets["critic1"], nets["critic2"], parts.arguments["action_dim"],
-            optimizers["actor"], optimizers["critic"], parts.hyperparams,
-            action_space=parts.action_space, **parts.options,
-        )  # fmt: skip
 
     def _arguments(self) -> dict[str, Any]:
         return {"action_dim": self._head.action_dim}
@@ -142,41 +118,8 @@ class TorchTD3Agent(Agent):
         """The two networks of the action values."""
         return self._model.critics
 
-    # --- acting ---------------------------------------------------------------------------------
-
-    def _act(self, observation: Tree, deterministic: bool) -> Any:
-        if not deterministic and self._starts_uniformly():
-            return self._uniform_actions(1)[0]
-        action = super()._act(observation, True)
-        return action if deterministic else self._with_noise(action[None])[0]
-
-    def act_batch(
-        self, observations: Tree, deterministic: bool = False, action_masks: Array | None = None
-    ) -> Array:
-        """See Agent."""
-        with self._lock:
-            actions = super().act_batch(observations, True, action_masks)
-            return actions if deterministic else self._with_noise(actions)
-
-    def act_rows(self, observations: Tree, rows: Any, t: int) -> Array:
-        """See Agent."""
-        with self._lock:
-            actions: Array = rows.actions[t]
-            if self._starts_uniformly():
-                actions[...] = self._uniform_actions(rows.n_envs)
-            else:
-                actions[...] = self._with_noise(super().act_rows(observations, rows, t))
-            return actions
-
-    def _with_noise(self, actions: Array) -> Array:
-        std = self._hyperparams.config().exploration_noise
-        return self._head.with_noise(actions, std, self._stream())
-
-    def _uniform_actions(self, n: int) -> Array:
-        return self._uniform.act(n, self._stream(), self._hyperparams.config().uniform_action_repeat)
-
-    def _starts_uniformly(self) -> bool:
-        return self._uniform.steps > 0 and is_recording()
+    def _with_noise(self, actions: Array, stream: RandomStream) -> Array:
+        return self._head.with_noise(actions, self._hyperparams.config().exploration_noise, stream)
 
     # --- learning -------------------------------------------------------------------------------
 
@@ -195,45 +138,24 @@ class TorchTD3Agent(Agent):
             ValueError: the window is empty, does not fit what was stored before, or has other actions than
                 the policy.
         """
-        if episode_data.length == 0:
-            raise ValueError("episode_data must hold at least one row")
         config: TD3Config = self._hyperparams.config()
-        due = self._experience.add(episode_data, config, self._head.raw_of(episode_data.actions))
+        due = self._experience.add(episode_data, config, raw_actions(self._head, episode_data))
         self.env_steps += episode_data.length
-        means = self._update(due, config)
+        self._renew_targets()
+        width, means = self._head.action_dim, Means(STATISTICS)
+        for draws in self._experience.draws(due, config, 4 * width):
+            noise = self._streams["update"].normal((draws.updates, config.batch_size, width))
+            done = self._learner.update(
+                self._experience, draws, torch.from_numpy(noise), config, self.updates
+            )
+            self.updates += done.n_updates
+            actor_loss = done.means.pop("actor_loss")
+            means.add(done.n_updates, **done.means)
+            means.add(done.actor_updates, actor_loss=actor_loss)
         return {
-            **means,
+            **means.all(),
             "n_updates": due,
             "buffer_size": len(self._experience),
             "episode_reward": episode_data.total_reward,
             "learning_rate": float(self._model.actor_optimizer.param_groups[0]["lr"]),
         }
-
-    def _update(self, due: int, config: TD3Config) -> dict[str, float]:
-        self._renew_targets()
-        width = self._head.action_dim
-        sums, actor_updates = dict.fromkeys(STATISTICS, 0.0), 0
-        for draws in self._experience.draws(due, config, 4 * width):
-            shape = (draws.updates, config.batch_size, width)
-            noise = torch.from_numpy(self._streams["update"].normal(shape))
-            part = self._learner.update(self._experience, draws, noise, config, self.updates)
-            self.updates += part.n_updates
-            actor_updates += part.actor_updates
-            for name, mean in part.means.items():
-                sums[name] += mean * (part.actor_updates if name == "actor_loss" else part.n_updates)
-        counts = {name: actor_updates if name == "actor_loss" else due for name in STATISTICS}
-        return {name: total / max(counts[name], 1) for name, total in sums.items()}
-
-    # --- state ----------------------------------------------------------------------------------
-
-    def _weights_were_loaded(self) -> None:
-        self._uniform.end()  # they have learned something already
-
-    def _get_state(self) -> dict[str, Any]:
-        return {"uniform_start": self._uniform.state_dict()}
-
-    def _check_state(self, state: Mapping[str, Any]) -> None:
-        self._uniform.check_state(state["uniform_start"])
-
-    def _set_state(self, state: Mapping[str, Any]) -> None:
-        self._uniform.load_state_dict(state["uniform_start"])

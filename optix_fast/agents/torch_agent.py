@@ -10,17 +10,19 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from optix_fast.agents.arguments import action_indices, require, resolve_device
-from optix_fast.agents.base import Agent, as_in_training, restored_on_error
-from optix_fast.agents.files.agent_card import Parts
+from optix_fast.agents.arguments import require, resolve_device
+from optix_fast.agents.base import Agent
+from optix_fast.agents.guards import as_in_training, restored_on_error
+from optix_fast.learners.acting import Acting
+from optix_fast.learners.actions import action_indices
 from optix_fast.learners.learner import Backend
 from optix_fast.learners.optimizers import descend
 from optix_fast.learners.policy import Policy
 from optix_fast.learners.policy_gradient import PolicyGradientModel, TorchAgentConfig, make_targets
-from optix_fast.learners.tensors import explained_variance, to_numpy
+from optix_fast.learners.tensors import explained_variance
 from optix_fast.locks import exclusive
-from optix_fast.networks.heads import CategoricalHead, Draw
-from optix_fast.types import Array, EpisodeData, HyperparamSet, NonFiniteError, Tree, is_recording, tree_map
+from optix_fast.networks.heads import CategoricalHead
+from optix_fast.types import Array, EpisodeData, HyperparamSet, NonFiniteError, Tree, is_recording
 
 # (model, episode_data, targets) → the loss to descend.
 LossFn = Callable[[nn.Module, EpisodeData, Tensor], Tensor]
@@ -67,8 +69,8 @@ class TorchAgent(Agent):
         *,
         seed: int | None = None,
     ) -> None:
-        require("model", model, nn.Module)
-        require("optimizer", optimizer, torch.optim.Optimizer)
+        require(nn.Module, model=model)
+        require(torch.optim.Optimizer, optimizer=optimizer)
         if compute_loss_fn is not None and not callable(compute_loss_fn):
             raise TypeError(
                 f"compute_loss_fn must be a function of (model, episode_data, targets), "
@@ -78,18 +80,9 @@ class TorchAgent(Agent):
         self._head = CategoricalHead()
         self._policy = Policy(model, self._head, resolve_device(device))
         self._model = PolicyGradientModel(model, optimizer)
+        self._acting = Acting(self._policy, self._streams, "torch", is_on_policy=True)
         self._compute_loss_fn = compute_loss_fn
         self._apply(self._hyperparams.config(), self._hyperparams.params)
-
-    @classmethod
-    def _from_parts(cls, parts: Parts) -> TorchAgent:
-        agent = cls(
-            parts.networks["model"], parts.optimizers["optimizer"], parts.hyperparams,
-            device=parts.options["device"], seed=parts.options["seed"],
-        )  # fmt: skip
-        if parts.action_space is not None:
-            agent.bind_spaces(None, parts.action_space)
-        return agent
 
     def _not_described(self) -> list[str]:
         return [] if self._compute_loss_fn is None else ["its compute_loss_fn"]
@@ -136,39 +129,27 @@ class TorchAgent(Agent):
         Raises:
             NonFiniteError: the model's outputs are NaN or infinite.
         """
-        action: int = self._act(tree_map(to_numpy, observation), deterministic)
+        action: int = super().act(observation, self._is_greedy(deterministic))
         return action
-
-    def _act(self, observation: Tree, deterministic: bool | None) -> Any:
-        batch, mask = self._batch_of_one(observation)
-        return int(self._draw(batch, deterministic, mask).actions[0])
 
     def act_batch(
         self, observations: Tree, deterministic: bool | None = None, action_masks: Array | None = None
     ) -> Array:
         """Actions [N] for N observations [N, …]."""
-        return self._draw(observations, deterministic, action_masks).actions
+        return super().act_batch(observations, self._is_greedy(deterministic), action_masks)
 
     def act_rows(self, observations: Tree, rows: Any, t: int) -> Array:
         """Act for all environments of row t, write actions and log_probs into the window (see
         pipelines.rows.WindowRows) and return the actions [N]."""
-        draw = self._draw(observations, None, self._mask_of(rows, t))
-        actions: Array = rows.actions[t]
-        actions[...] = draw.actions
-        rows.column("log_probs")[t] = draw.log_probs
-        return actions
+        with self._lock:
+            return self._acting.act_rows(observations, rows, t, self._is_greedy(None))
 
-    @exclusive
-    def _draw(self, observations: Tree, deterministic: bool | None, masks: Array | None) -> Draw:
-        return super()._draw(
-            observations, not is_recording() if deterministic is None else deterministic, masks
-        )
-
-    def _prepare_to_act(self, observations: Tree) -> Tree:
-        return self._prepare(observations)
+    @staticmethod
+    def _is_greedy(deterministic: bool | None) -> bool:
+        return not is_recording() if deterministic is None else deterministic
 
     def _logits(self, observations: Tree) -> Tensor:
-        return self._policy.params(self._prepare(observations))
+        return self._policy.params(self._acting.prepare(observations))
 
     def _acts_its_own_way(self) -> bool:
         return type(self).act is not TorchAgent.act

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -63,6 +63,27 @@ def check_masks(op: str, masks: Tensor, values: Tensor) -> None:
         )
 
 
+class Means:
+    """Means of statistics over the updates of a window, which come in several pieces.
+
+    Args:
+        names: of the statistics.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._sums, self._counts = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0)
+
+    def add(self, n_updates: int, **means: float) -> None:
+        """The means over further n updates."""
+        for name, mean in means.items():
+            self._sums[name] += mean * n_updates
+            self._counts[name] += n_updates
+
+    def all(self) -> dict[str, float]:
+        """By name; zero where there was no update."""
+        return {name: total / max(self._counts[name], 1) for name, total in self._sums.items()}
+
+
 class Draws(NamedTuple):
     """The random numbers that choose the transitions of K updates, B each; both backends take the same ones.
 
@@ -109,6 +130,9 @@ class Experience:
 
     def add(self, window: EpisodeData, config: ReplayConfig, actions: Array | None = None) -> int:
         """Store a window; returns how many updates are due.
+
+        Args:
+            actions: of its rows, as updates read them; None: the window's own.
 
         Raises:
             NonFiniteError: a reward, action or observation is NaN or infinite, other than the last one of an

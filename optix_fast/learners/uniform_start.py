@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,21 +18,22 @@ class UniformStart:
     Args:
         head: whose actions.
         steps: environment steps that are still to be acted uniformly.
+        config: gives the hyperparameters in force, of which uniform_action_repeat is read.
     """
 
-    def __init__(self, head: SquashedHead | CategoricalHead, steps: int) -> None:
-        self._head, self.steps = head, steps
+    def __init__(self, head: SquashedHead | CategoricalHead, steps: int, config: Callable[[], Any]) -> None:
+        self._head, self.steps, self._config = head, steps, config
         # The action of the last steps, and how often to repeat it.
         self._held: Array | None = None
         self._held_for = 0
 
-    def act(self, n: int, stream: RandomStream, repeat: int, masks: Array | None = None) -> Array:
+    def act(self, n: int, stream: RandomStream, masks: Array | None = None) -> Array:
         """Actions of n environments, in their units; forbidden ones are not repeated."""
         self.steps -= n
         held = self._held
         if held is None or self._held_for == 0 or len(held) != n:
             held = self._head.uniform(n, stream, masks)
-            self._held_for = repeat
+            self._held_for = self._config().uniform_action_repeat
         elif masks is not None and isinstance(self._head, CategoricalHead):
             allowed = self._head.allows(held, masks)
             if not allowed.all():

@@ -179,6 +179,7 @@ def test_a_failed_capture_is_logged_once_and_named_by_the_agent(caplog: pytest.L
     agent = make_agent("ppo", gym.make("CartPole-v1"), (8,), {"n_epochs": 1}, seed=0, device="cpu")
     handle = agent.actor.register_forward_hook(lambda *_: None)  # not the core's
     agent._graph = GraphPPO(record=refuse)
+    agent._learner._between = agent._graph.update
     pipeline = VectorBatchPipeline([lambda: gym.make("CartPole-v1")] * 2, agent, window_size=16, seed=0)
     windows = [data for data, _ in zip(pipeline.episodes(), range(4), strict=False)]
     for data in windows[:3]:

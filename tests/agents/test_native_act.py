@@ -200,7 +200,7 @@ def at_zero(it: Any) -> Any:
     other = RandomStream(0)
     other.load_state_dict(stream.state_dict())
     assert other.uniform() == 0.0
-    it._streams = dict.fromkeys(it._streams, stream)
+    it._streams.update(dict.fromkeys(it._streams, stream))
     return it
 
 
@@ -333,7 +333,7 @@ CHANGES = {
 def test_changes_are_seen_on_the_next_row(what: str) -> None:
     native, _ = in_mid_window(CHANGES[what])
     served = list(CHANGES).index(what) <= list(CHANGES).index("freeze")
-    assert native._learner._actor.ready() == served
+    assert native._acting.native.ready() == served
 
 
 def test_a_changed_log_std_is_seen() -> None:

@@ -340,7 +340,7 @@ def all_frozen(model: DQNModel) -> None:
         (hooked, "has a hook"),
         (other_layer, "PReLU is not served"),
         (other_target, "the target network is not like the network"),
-        (all_frozen, "every parameter is frozen"),
+        (all_frozen, "every parameter of a network is frozen"),
     ],
 )
 def test_what_the_core_does_not_serve_is_refused_with_the_reason(

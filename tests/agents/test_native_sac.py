@@ -320,7 +320,10 @@ REFUSALS: dict[str, tuple[Callable[[SACModel], Any], str]] = {
         "the optimizer is SGD",
     ),
     "a shared layer": (lambda m: m.critics[1].__setitem__(0, m.critics[0][0]), "more than one place"),
-    "another target": (lambda m: m.targets[0].__setitem__(2, nn.Linear(64, 64, bias=False)), "not like its"),
+    "another target": (
+        lambda m: m.targets[0].__setitem__(2, nn.Linear(64, 64, bias=False)),
+        "target1 is not like critic1",
+    ),
     "a categorical policy": (lambda m: setattr(m, "discrete", True), "categorical"),
     "too wide an actor": (
         lambda m: m.actor.__setitem__(4, nn.Linear(64, 6)), "observations and actions side by side"
@@ -386,7 +389,7 @@ def test_draws_that_do_not_fit_are_named() -> None:
         update(experience, draws, noise[:1])
     with pytest.raises(ValueError, match="sac_update: the replay's actions must be"):
         update(random_experience(config, width=3), draws, noise)
-    with pytest.raises(UnsupportedError, match="do not read one flat observation"):
+    with pytest.raises(UnsupportedError, match="does not read one flat observation"):
         update(random_experience(config, features=6), draws, noise)
 
 
@@ -398,6 +401,6 @@ def test_a_priority_of_a_row_that_is_not_there_is_refused() -> None:
     experience.buffer._tree = SumTree(capacity + 1)
     experience.buffer.tree.update(torch.arange(capacity - 1, capacity + 1), 1.0)
     before = [p.clone() for p in model.actor.parameters()]
-    with pytest.raises(ValueError, match="the tree has a priority for a row that the replay has not"):
+    with pytest.raises(ValueError, match="the tree has a priority for a row that the replay does not hold"):
         sac_update(model, experience, draws, noise, config, -2.0)
     assert all(torch.equal(a, b) for a, b in zip(model.actor.parameters(), before, strict=True))

@@ -379,11 +379,11 @@ REFUSALS: dict[str, tuple[Callable[[TD3Model], Any], str]] = {
     "a shared layer": (lambda m: m.critic2.__setitem__(0, m.critic1[0]), "more than one place"),
     "a target that is the network": (lambda m: setattr(m, "target_actor", m.actor), "more than one place"),
     "another target critic": (
-        lambda m: m.target1.__setitem__(2, nn.Linear(64, 64, bias=False)), "a target critic is not like its"
+        lambda m: m.target1.__setitem__(2, nn.Linear(64, 64, bias=False)), "target1 is not like critic1"
     ),
     "another target actor": (
         lambda m: m.target_actor.__setitem__(2, nn.Linear(64, 64, bias=False)),
-        "the target actor is not like the actor",
+        "target_actor is not like actor",
     ),
     "the actor of a Gaussian": (
         lambda m: m.actor.__setitem__(4, nn.Linear(64, 4)), "observations and actions side by side"
@@ -507,7 +507,7 @@ def test_draws_that_do_not_fit_are_named() -> None:
         update(experience, draws, noise[..., :1])
     with pytest.raises(ValueError, match="td3_update: the replay's actions must be"):
         update(random_experience(config, width=3), draws, noise)
-    with pytest.raises(UnsupportedError, match="do not read one flat observation"):
+    with pytest.raises(UnsupportedError, match="does not read one flat observation"):
         update(random_experience(config, features=6), draws, noise)
 
 
@@ -519,6 +519,6 @@ def test_a_priority_of_a_row_that_is_not_there_is_refused() -> None:
     experience.buffer._tree = SumTree(capacity + 1)
     experience.buffer.tree.update(torch.arange(capacity - 1, capacity + 1), 1.0)
     before = [p.clone() for p in values_of(model)]
-    with pytest.raises(ValueError, match="the tree has a priority for a row that the replay has not"):
+    with pytest.raises(ValueError, match="the tree has a priority for a row that the replay does not hold"):
         td3_update(model, experience, draws, noise, config, 0)
     assert all(torch.equal(a, b) for a, b in zip(values_of(model), before, strict=True))

@@ -18,6 +18,7 @@ from optix_fast import _native
 from optix_fast.agents import TorchSACAgent
 from optix_fast.networks import mlp
 from optix_fast.pipelines import BatchPipeline, VectorBatchPipeline
+from optix_fast.random import RandomStream
 from optix_fast.types import EpisodeData, HyperparamSet, NonFiniteError, no_recording
 
 BOX = spaces.Box(np.array([-2.0, 0.0], np.float32), np.array([2.0, 10.0], np.float32))
@@ -109,10 +110,11 @@ def test_a_repeated_action_goes_on_after_resuming() -> None:
 def test_a_repeated_action_gives_way_to_a_mask() -> None:
     agent = agent_of({"learning_starts": 300, "uniform_action_repeat": 300}, width=3, discrete=True)
     free, masks = np.ones((2, 3), np.bool_), np.array([[True, False, False], [True, True, True]])
-    first = agent._uniform_actions(2, free)
-    second = agent._uniform_actions(2, masks)
+    stream = RandomStream(0)
+    first = agent._uniform.act(2, stream, free)
+    second = agent._uniform.act(2, stream, masks)
     assert second[0] == 0 and second[1] == first[1]
-    np.testing.assert_array_equal(agent._uniform_actions(2, free), second)
+    np.testing.assert_array_equal(agent._uniform.act(2, stream, free), second)
 
 
 @both_backends

@@ -70,7 +70,7 @@ def trained(name: str, windows: int = 1) -> tuple[Agent, Any]:
 
 
 def observations_of(agent: Agent, n: int = 5) -> np.ndarray[Any, Any]:
-    width = agent._observation_space.shape[0]
+    width = agent._acting.observation_space.shape[0]
     return np.random.default_rng(0).normal(size=(n, width)).astype(np.float32)
 
 

@@ -3,35 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
 from optix_fast.agents.files import cards
 from optix_fast.agents.files.cards import Card
-from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer
-from optix_fast.types import HyperparamSet
 
 if TYPE_CHECKING:
     from optix_fast.agents.base import Agent
-
-
-class Parts(NamedTuple):
-    """What an agent is built from when its files say all of it.
-
-    networks, optimizers: by the names that `_networks` and `_optimizers` give them.
-    arguments: what `_arguments` gave. options: device, backend and seed.
-    """
-
-    networks: dict[str, nn.Module]
-    optimizers: dict[str, torch.optim.Optimizer]
-    hyperparams: HyperparamSet
-    action_space: Any
-    obs_normalizer: ObsNormalizer | None
-    reward_normalizer: RewardNormalizer | None
-    arguments: dict[str, Any]
-    options: dict[str, Any]
 
 
 def card_of(agent: Agent, state: bool = False) -> Card:
@@ -61,7 +41,7 @@ def card_of(agent: Agent, state: bool = False) -> Card:
         "networks": {name: cards.of_module(module) for name, module in networks.items()},
         "dtype": str(named[0][1].dtype).removeprefix("torch.") if named else "float32",
         "frozen": [name for name, p in named if not p.requires_grad],
-        "observation_space": cards.of_space(agent._observation_space),
+        "observation_space": cards.of_space(agent._acting.observation_space),
         "action_space": cards.of_space(agent._policy.head.space),
         "obs_normalizer": normalizer
         and {"obs_shape": list(normalizer.mean.shape), "clip": float(normalizer.clip)},

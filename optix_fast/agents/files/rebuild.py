@@ -15,7 +15,7 @@ from torch.nn.utils import skip_init
 
 from optix_fast.agents.base import Agent
 from optix_fast.agents.files import cards
-from optix_fast.agents.files.agent_card import Parts, class_name
+from optix_fast.agents.files.agent_card import class_name
 from optix_fast.agents.files.cards import Card
 from optix_fast.agents.files.policy_files import STATE_FILE, check_one_save
 from optix_fast.agents.hyperparams import read_config
@@ -69,25 +69,41 @@ def _build(kind: type[A], path: str, card: Card, options: dict[str, Any]) -> A:
     # A fraction of a count that a tuner left behind is rounded; the rate is the optimizers' own.
     whole = {k: v for k, v in asdict(config).items() if k in card["hyperparams"] and k != "learning_rate"}
     normalizer, rewards = card["obs_normalizer"], card["reward_normalizer"]
-    agent = kind._from_parts(
-        Parts(
-            networks,
-            {name: _optimizer(each, named) for name, each in card["optimizers"].items()},
-            HyperparamSet(whole),
-            cards.make_space(card["action_space"]),
-            None if normalizer is None else ObsNormalizer(**normalizer),
-            None if rewards is None else RewardNormalizer(**rewards),
-            card["arguments"],
-            options,
-        )
+    optimizers = {name: _optimizer(each, named) for name, each in card["optimizers"].items()}
+    agent = _construct(
+        kind,
+        {
+            **networks,
+            **{name if name == "optimizer" else f"{name}_optimizer": o for name, o in optimizers.items()},
+            "hyperparams": HyperparamSet(whole),
+            "action_space": cards.make_space(card["action_space"]),
+            "obs_normalizer": None if normalizer is None else ObsNormalizer(**normalizer),
+            "reward_normalizer": None if rewards is None else RewardNormalizer(**rewards),
+            **card["arguments"],
+            **options,
+        },
     )
     agent._hyperparams.restore(card["hyperparams"])
-    agent._observation_space = cards.make_space(card["observation_space"])
+    agent._acting.observation_space = cards.make_space(card["observation_space"])
     agent.load_weights(path)
     if card["state"]:
         state = load_state(f"{path}/{STATE_FILE}")
         check_one_save(path, [STATE_FILE, *(f"{name}.safetensors" for name in agent._networks())])
         agent.load_state_dict(state)
+    return agent
+
+
+def _construct(kind: type[A], arguments: dict[str, Any]) -> A:
+    """An agent by the arguments that the constructor of its class in this package has."""
+    known = next(each for each in kind.__mro__ if each.__module__.startswith("optix_fast."))
+    if known is Agent:
+        raise NotImplementedError(f"{kind.__name__} cannot be built from its files")
+    parameters = inspect.signature(known).parameters
+    required = [arguments[name] for name, each in parameters.items() if each.default is each.empty]
+    optional = [name for name, each in parameters.items() if each.default is not each.empty]
+    agent = kind(*required, **{name: arguments[name] for name in optional if name in arguments})
+    if "action_space" not in parameters and arguments["action_space"] is not None:
+        agent.bind_spaces(None, arguments["action_space"])
     return agent
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -53,3 +55,11 @@ def mean_of(states: Sequence[State]) -> State:
         key: torch.stack([state[key] for state in states]).mean(dim=0) if value.is_floating_point() else value
         for key, value in states[0].items()
     }
+
+
+def perturb(parameters: Iterable[nn.Parameter], scale: float, normal: Any) -> None:
+    """Multiply each parameter by 1 + scale·N(0, 1); `normal(shape)` draws the numbers."""
+    with torch.no_grad():
+        for parameter in parameters:
+            noise = torch.from_numpy(np.asarray(normal(tuple(parameter.shape)), np.float32))
+            parameter.mul_(1.0 + scale * noise.to(parameter.device))

@@ -2,50 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
 
 from optix_fast import _native
 from optix_fast.learners.dqn.config import DQNConfig
 from optix_fast.learners.dqn.update import DQNModel, Updated
 from optix_fast.learners.experience import Draws, Experience
-from optix_fast.learners.native.networks import (
-    Stack,
-    adam_parameters,
-    check_distinct,
-    check_surroundings,
-    learner_threads,
-    stack_of,
-)
-from optix_fast.learners.native.updates import (
-    check_copy,
-    check_trained,
-    conclude,
-    described,
-    parameters_of,
-    view_of,
-)
+from optix_fast.learners.native.networks import learner_threads
+from optix_fast.learners.native.updates import Recognised, Trained
 
 _core = _native.core
+_NAMES = {"q_network": "the network", "target": "the target network"}
 
 
-def recognise(
-    model: DQNModel, create: bool = False
-) -> tuple[Stack, Stack, list[tuple[Any, ...]], list[nn.Parameter]]:
-    """Network and target network as the core sees them, the network's parameters with their optimizer state,
-    and the target's.
+def recognise(model: DQNModel, create: bool = False) -> tuple[Recognised, Trained, list[nn.Parameter]]:
+    """The model as the core sees it, the network's parameters, and the target's.
 
     Raises:
         UnsupportedError: the core does not serve the model; with the reason.
     """
-    check_surroundings()
-    online, target = stack_of(model.q_network, "the network"), stack_of(model.target, "the target network")
-    trained, targets = parameters_of(online), parameters_of(target)
-    check_distinct([*trained, *targets])
-    check_copy(online, target, "the target network is not like the network")
-    check_trained(trained, "every parameter is frozen")
-    return online, target, adam_parameters(model.optimizer, trained, create), targets
+    found = Recognised(model, create, _NAMES)
+    targets = found.targets("target")
+    return found, found.trained("optimizer", "q_network"), targets
 
 
 def dqn_update(
@@ -59,19 +37,8 @@ def dqn_update(
             as before.
         ValueError: an action that the network does not have, or a replay that does not fit it.
     """
-    online, target, adam, targets = recognise(model, create=True)
-    view = view_of(experience, online, "the network does not read one flat observation")
-    result = _core.dqn_update(
-        described([online, target]),
-        adam, targets, view, experience.described(draws, config), _options(config, updates_before),
-    )  # fmt: skip
-    conclude(result, model, experience, adam, targets)
-    n = max(result.updates, 1)
-    return Updated(result.updates, result.copies, result.loss / n, result.td_error / n, result.q_value / n)
-
-
-def _options(config: DQNConfig, updates_before: int) -> _core.DQNOptions:
-    return _core.DQNOptions(
+    found, trained, targets = recognise(model, create=True)
+    options = _core.DQNOptions(
         n_step=config.n_step,
         gamma=config.gamma,
         double_q=config.double_q,
@@ -82,3 +49,10 @@ def _options(config: DQNConfig, updates_before: int) -> _core.DQNOptions:
         updates_before=updates_before,
         threads=learner_threads(),
     )
+    result = _core.dqn_update(
+        found.described(), trained, targets, found.view_of(experience),
+        experience.described(draws, config), options,
+    )  # fmt: skip
+    found.conclude(result, experience)
+    n = max(result.updates, 1)
+    return Updated(result.updates, result.copies, result.loss / n, result.td_error / n, result.q_value / n)

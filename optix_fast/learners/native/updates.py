@@ -1,8 +1,8 @@
-"""What the native updates of off-policy agents share: parameters, the replay, what follows a call."""
+"""The models of off-policy agents as the core sees them, and what follows an update of the core."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
@@ -11,9 +11,20 @@ from torch import Tensor, nn
 from optix_fast.buffers.ring import ReplayView
 from optix_fast.learners.experience import Experience
 from optix_fast.learners.model import Model
-from optix_fast.learners.native.networks import Stack, UnsupportedError, note_step
+from optix_fast.learners.native.networks import (
+    Stack,
+    UnsupportedError,
+    adam_parameters,
+    check_distinct,
+    check_surroundings,
+    note_step,
+    stack_of,
+)
 from optix_fast.networks.plan import INPUT
 from optix_fast.types import NonFiniteError
+
+# Each parameter with its optimizer state, as adam_parameters gives them.
+Trained = list[tuple[Any, ...]]
 
 
 class Result(Protocol):
@@ -25,77 +36,104 @@ class Result(Protocol):
     def max_priority(self) -> float | None: ...
 
 
+class Recognised:
+    """A model whose networks the core serves.
+
+    Args:
+        model: of an off-policy agent.
+        create: whether the state of an optimizer is made where it is missing.
+        names: of networks, in messages; the attributes where nothing is given.
+
+    Raises:
+        UnsupportedError: here and in the methods: the core does not serve the model; with the reason.
+    """
+
+    def __init__(self, model: Model, create: bool, names: Mapping[str, str] | None = None) -> None:
+        self._model, self._create, self._names = model, create, names or {}
+        check_surroundings()
+        self._stacks = {part: stack_of(net, self._name(part)) for part, net in model.modules().items()}
+        check_distinct([*parameters_of(*self._stacks.values()), *model.other_parameters().values()])
+        self._first = next(iter(self._stacks))
+        self._changed: list[Tensor] = []
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the networks."""
+        return self._stacks[self._first].parameters()[0].dtype
+
+    def outputs(self, network: str) -> int:
+        """Width of a network's outputs."""
+        return self._stacks[network].outputs
+
+    def check_critics(self, width: int, *names: str) -> None:
+        """Raise UnsupportedError unless each critic has one output and reads observation ‖ action, `width`
+        values of it."""
+        features = self._stacks[self._first].features
+        for critic in (self._stacks[name] for name in names):
+            if critic.features != features + width:
+                raise UnsupportedError("a critic does not read observations and actions side by side")
+            if critic.outputs != 1:
+                raise UnsupportedError("a critic has more than one output")
+            if any(la.kind == "product" and INPUT in (la.source, la.other) for la in critic.layers):
+                raise UnsupportedError("a critic multiplies its input by something")
+
+    def trained(self, optimizer: str, *networks: str) -> Trained:
+        """The parameters of the networks, which the optimizer trains."""
+        parameters = parameters_of(*(self._stacks[name] for name in networks))
+        if not any(p.requires_grad for p in parameters):
+            raise UnsupportedError("every parameter of a network is frozen")
+        return self.adam(optimizer, parameters)
+
+    def adam(self, optimizer: str, parameters: list[nn.Parameter]) -> Trained:
+        """Parameters with their state in the optimizer of this name."""
+        found = adam_parameters(self._model.optimizers()[optimizer], parameters, self._create)
+        self._changed += [tensor for entry in found for tensor in entry[:4]]
+        return found
+
+    def targets(self, *names: str) -> list[nn.Parameter]:
+        """The parameters of target networks, of the shapes of the networks that they follow."""
+        for name in names:
+            network = self._model.TARGETS[name]
+            own, followed = ([p.shape for p in parameters_of(self._stacks[each])] for each in (name, network))
+            if own != followed:
+                raise UnsupportedError(f"{self._name(name)} is not like {self._name(network)}")
+        parameters = parameters_of(*(self._stacks[name] for name in names))
+        self._changed += parameters
+        return parameters
+
+    def described(self) -> tuple[Any, ...]:
+        """The networks for the core."""
+        return tuple(stack.described() for stack in self._stacks.values())
+
+    def view_of(self, experience: Experience) -> ReplayView:
+        """The stored transitions as the core reads them."""
+        try:
+            view = experience.buffer.replay.view()
+        except ValueError as error:
+            raise UnsupportedError("the observations are not one float array") from error
+        if view.observations.shape[1] != self._stacks[self._first].features:
+            raise UnsupportedError(f"{self._name(self._first)} does not read one flat observation")
+        return view
+
+    def conclude(self, result: Result, experience: Experience) -> None:
+        """Tell torch, the optimizers and the replay what the core has done.
+
+        Raises:
+            NonFiniteError: the core has put everything back, because something was not finite.
+        """
+        # Written behind autograd's back, also when all was put back.
+        torch.autograd.graph.increment_version(self._changed)
+        if result.failed is not None:
+            raise NonFiniteError(result.failed)
+        if result.max_priority is not None:
+            experience.buffer.max_priority = result.max_priority
+        for optimizer in self._model.optimizers().values():
+            note_step(optimizer)
+
+    def _name(self, network: str) -> str:
+        return self._names.get(network, network)
+
+
 def parameters_of(*stacks: Stack) -> list[nn.Parameter]:
     """Weights and biases in the order of the layers."""
     return [parameter for stack in stacks for parameter in stack.parameters()]
-
-
-def described(stacks: Sequence[Stack]) -> tuple[Any, ...]:
-    """The networks for the core."""
-    return tuple(stack.described() for stack in stacks)
-
-
-def check_copy(network: Stack, target: Stack, message: str) -> None:
-    """Raise UnsupportedError, with the message, unless the target's parameters have the network's shapes."""
-    if [p.shape for p in network.parameters()] != [p.shape for p in target.parameters()]:
-        raise UnsupportedError(message)
-
-
-def check_trained(parameters: Iterable[nn.Parameter], message: str) -> None:
-    """Raise UnsupportedError, with the message, where every parameter is frozen."""
-    if not any(p.requires_grad for p in parameters):
-        raise UnsupportedError(message)
-
-
-def check_critics(actor: Stack, critics: Sequence[Stack], width: int) -> None:
-    """Raise UnsupportedError unless each critic reads observation ‖ action, of `width` values, and has one
-    output."""
-    for critic in critics:
-        if critic.features != actor.features + width:
-            raise UnsupportedError("a critic does not read observations and actions side by side")
-        if critic.outputs != 1:
-            raise UnsupportedError("a critic has more than one output")
-        if any(layer.kind == "product" and INPUT in (layer.source, layer.other) for layer in critic.layers):
-            raise UnsupportedError("a critic multiplies its input by something")
-
-
-def view_of(experience: Experience, network: Stack, message: str) -> ReplayView:
-    """The stored transitions as the core reads them.
-
-    Raises:
-        UnsupportedError: the observations are not one float array, or, with the message, not one that the
-            network reads.
-    """
-    try:
-        view = experience.buffer.replay.view()
-    except ValueError as error:
-        raise UnsupportedError("the observations are not one float array") from error
-    if view.observations.shape[1] != network.features:
-        raise UnsupportedError(message)
-    return view
-
-
-def conclude(
-    result: Result,
-    model: Model,
-    experience: Experience,
-    trained: Iterable[tuple[Any, ...]],
-    targets: Iterable[Tensor],
-) -> None:
-    """Tell torch, the optimizers and the replay what the core has done.
-
-    Args:
-        trained: what adam_parameters gave.
-        targets: the target networks' parameters.
-
-    Raises:
-        NonFiniteError: the core has put everything back, because something was not finite.
-    """
-    # Written behind autograd's back, also when all was put back.
-    torch.autograd.graph.increment_version([*(t for entry in trained for t in entry[:4]), *targets])
-    if result.failed is not None:
-        raise NonFiniteError(result.failed)
-    if result.max_priority is not None:
-        experience.buffer.max_priority = result.max_priority
-    for optimizer in model.optimizers().values():
-        note_step(optimizer)

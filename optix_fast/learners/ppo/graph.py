@@ -66,6 +66,9 @@ class GraphPPO:
         self._failed_for: Any = None
         self._failed = ""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._record,)  # a copy records its own graph
+
     def update(self, model: PPOModel, batch: Batch, permutations: Tensor, config: PPOConfig) -> Updated:
         """The updates of update.ppo_update.
 

@@ -31,7 +31,7 @@ class SACConfig(ReplayConfig):
     learn_alpha: bool = flag(True)
     target_entropy: float | None = number(None)
 
-    def wanted_entropy(self, width: int, discrete: bool) -> float:
+    def target_entropy_of(self, width: int, discrete: bool) -> float:
         """target_entropy, or its default for actions of A = `width` values, or one of K = `width`."""
         if self.target_entropy is not None:
             return self.target_entropy

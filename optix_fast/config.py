@@ -46,6 +46,8 @@ class TrainConfig:
         squash: of a Gaussian ppo policy: bound actions by tanh instead of clipping them.
         log_std: of a Gaussian ppo policy: "state" makes it an output of the network, "free" a parameter.
         dueling: split the Q-network into value and advantages (dqn).
+        norm: "layer" or "rms" puts a LayerNorm or RMSNorm before the activation of each hidden layer.
+        residual: add what a hidden layer reads to what it returns, where both are equally wide.
         hyperparams: of the algorithm.
         anneal: lower the learning rate and the clip ratio linearly to zero over `steps` (ppo).
         target_score: stop once this mean return is reached and confirmed; None takes the environment's
@@ -75,6 +77,8 @@ class TrainConfig:
     squash: bool = True
     log_std: Literal["state", "free"] = "state"
     dueling: bool = False
+    norm: Literal["layer", "rms"] | None = None
+    residual: bool = False
     hyperparams: dict[str, Any] = field(default_factory=dict)
     anneal: bool = False
     target_score: float | None = None
@@ -235,9 +239,9 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
             raise ValueError(f"{name} must be one of {choices}, got {value!r}")
         return
     if origin in (types.UnionType, typing.Union):
-        if value is None:
-            return
-        hint = get_args(hint)[0]
+        if value is not None:
+            _check_type(name, value, get_args(hint)[0])
+        return
     kind = get_origin(hint) or hint
     wrong_bool = isinstance(value, bool) and kind is not bool
     allowed = (int, float) if kind is float else kind

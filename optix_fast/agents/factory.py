@@ -39,7 +39,7 @@ def make_agent(
     algo: Literal["ppo", "auto"], env: Any, hidden_sizes: Sequence[int] = ..., hyperparams: Params = ...,
     seed: int | None = ..., device: str = ..., backend: str = ..., *, activation: str | None = ...,
     normalize_observations: bool = ..., normalize_rewards: bool = ..., squash: bool = ..., log_std: str = ...,
-    dueling: bool = ...,
+    dueling: bool = ..., norm: str | None = ..., residual: bool = ...,
 ) -> PPOAgent: ...  # fmt: skip
 
 
@@ -48,7 +48,7 @@ def make_agent(
     algo: Literal["dqn"], env: Any, hidden_sizes: Sequence[int] = ..., hyperparams: Params = ...,
     seed: int | None = ..., device: str = ..., backend: str = ..., *, activation: str | None = ...,
     normalize_observations: bool = ..., normalize_rewards: bool = ..., squash: bool = ..., log_std: str = ...,
-    dueling: bool = ...,
+    dueling: bool = ..., norm: str | None = ..., residual: bool = ...,
 ) -> TorchDQNAgent: ...  # fmt: skip
 
 
@@ -57,7 +57,7 @@ def make_agent(
     algo: Literal["sac"], env: Any, hidden_sizes: Sequence[int] = ..., hyperparams: Params = ...,
     seed: int | None = ..., device: str = ..., backend: str = ..., *, activation: str | None = ...,
     normalize_observations: bool = ..., normalize_rewards: bool = ..., squash: bool = ..., log_std: str = ...,
-    dueling: bool = ...,
+    dueling: bool = ..., norm: str | None = ..., residual: bool = ...,
 ) -> TorchSACAgent: ...  # fmt: skip
 
 
@@ -66,7 +66,7 @@ def make_agent(
     algo: Literal["td3"], env: Any, hidden_sizes: Sequence[int] = ..., hyperparams: Params = ...,
     seed: int | None = ..., device: str = ..., backend: str = ..., *, activation: str | None = ...,
     normalize_observations: bool = ..., normalize_rewards: bool = ..., squash: bool = ..., log_std: str = ...,
-    dueling: bool = ...,
+    dueling: bool = ..., norm: str | None = ..., residual: bool = ...,
 ) -> TorchTD3Agent: ...  # fmt: skip
 
 
@@ -75,7 +75,7 @@ def make_agent(
     algo: str, env: Any, hidden_sizes: Sequence[int] = ..., hyperparams: Params = ...,
     seed: int | None = ..., device: str = ..., backend: str = ..., *, activation: str | None = ...,
     normalize_observations: bool = ..., normalize_rewards: bool = ..., squash: bool = ..., log_std: str = ...,
-    dueling: bool = ...,
+    dueling: bool = ..., norm: str | None = ..., residual: bool = ...,
 ) -> Agent: ...  # fmt: skip
 
 
@@ -94,6 +94,8 @@ def make_agent(
     squash: bool = True,
     log_std: str = "state",
     dueling: bool = False,
+    norm: str | None = None,
+    residual: bool = False,
 ) -> Agent:
     """Networks, optimizer and agent for an environment.
 
@@ -117,6 +119,8 @@ def make_agent(
         normalize_rewards: give it a RewardNormalizer with the agent's gamma.
         squash, log_std: of a Gaussian policy; see TorchGaussianPPOAgent. Only for Box actions.
         dueling: give a DQN agent a DuelingQNetwork.
+        norm: in each hidden layer, before its activation: "layer", "rms" or None.
+        residual: add what a hidden layer reads to what it returns, where both are equally wide.
 
     Raises:
         ValueError: unknown algorithm, an unknown hyperparameter (the one that is meant is named), a
@@ -133,7 +137,7 @@ def make_agent(
     stream = RandomStream(seed)
     parts = _Parts(
         observation_space, action_space, tuple(hidden_sizes),
-        activation or ALGORITHMS[algo].activation,
+        activation or ALGORITHMS[algo].activation, norm, residual,
         torch.Generator().manual_seed(int(stream.spawn("weights").integers(0, 2**62, (1,))[0])),
         params, choose_device(device, hidden_sizes),
         int(stream.spawn("agent").integers(0, 2**62, (1,))[0]), backend,
@@ -165,6 +169,8 @@ class _Parts(NamedTuple):
     action_space: Any
     hidden_sizes: tuple[int, ...]
     activation: str
+    norm: str | None
+    residual: bool
     generator: torch.Generator
     params: dict[str, Any]
     device: str
@@ -174,15 +180,20 @@ class _Parts(NamedTuple):
     def network(self, outputs: int, output_gain: float | None) -> nn.Sequential:
         encoder = ObservationEncoder(self.observation_space)
         sizes = [encoder.features, *self.hidden_sizes, outputs]
-        layers = mlp(sizes, self.activation, output_gain, self.generator)
+        layers = self._layers(sizes, output_gain)
         return nn.Sequential(encoder, *layers) if needs_encoder(self.observation_space) else layers
 
     def critic(self, action_dim: int) -> nn.Module:
         """Of an observation and an action."""
         encoder = ObservationEncoder(self.observation_space)
         sizes = [encoder.features + action_dim, *self.hidden_sizes, 1]
-        layers = mlp(sizes, self.activation, None, self.generator)
+        layers = self._layers(sizes, None)
         return EncodedCritic(encoder, layers, action_dim) if needs_encoder(self.observation_space) else layers
+
+    def _layers(self, sizes: Sequence[int], output_gain: float | None) -> nn.Sequential:
+        return mlp(
+            sizes, self.activation, output_gain, self.generator, norm=self.norm, residual=self.residual
+        )
 
     def hyperparams(self, learning_rate: float) -> HyperparamSet:
         return HyperparamSet({"learning_rate": learning_rate, **self.params})
@@ -220,8 +231,9 @@ def _dqn(parts: _Parts, options: _Options) -> TorchDQNAgent:
     if options.dueling:
         encoder = ObservationEncoder(parts.observation_space)
         head = DuelingQNetwork(
-            encoder.features, n_actions, parts.hidden_sizes, parts.activation, parts.generator
-        )
+            encoder.features, n_actions, parts.hidden_sizes, parts.activation, parts.generator,
+            norm=parts.norm, residual=parts.residual,
+        )  # fmt: skip
         network = nn.Sequential(encoder, head) if needs_encoder(parts.observation_space) else head
     else:
         network = parts.network(n_actions, 1.0)

@@ -107,8 +107,7 @@ def _kind(hint: Any) -> str:
     if origin is typing.Literal:
         return " or ".join(arguments)
     if origin in (types.UnionType, typing.Union):
-        hint = next(kind for kind in arguments if kind is not type(None))
-        origin = typing.get_origin(hint)
+        return _kind(next(kind for kind in arguments if kind is not type(None)))
     words = {int: "whole number", float: "number", bool: "true or false", str: "text"}
     words |= {tuple: "list of whole numbers", dict: "mapping"}
     return words[origin or hint]

@@ -98,6 +98,8 @@ def make_run_agent(config: TrainConfig, env: Any) -> Agent:
         squash=config.squash,
         log_std=config.log_std,
         dueling=config.dueling,
+        norm=config.norm,
+        residual=config.residual,
     )
 
 

@@ -312,7 +312,10 @@ REFUSALS: dict[str, tuple[Callable[[SACModel], Any], str]] = {
         "the optimizer is SGD",
     ),
     "a shared layer": (lambda m: m.critics[1].__setitem__(0, m.critics[0][0]), "more than one place"),
-    "another target": (lambda m: m.targets[0].__setitem__(2, nn.Linear(64, 64, bias=False)), "target1 is not like critic1"),
+    "another target": (
+        lambda m: m.targets[0].__setitem__(2, nn.Linear(64, 64, bias=False)),
+        "target1 is not like critic1",
+    ),
     "a categorical policy": (lambda m: setattr(m, "discrete", True), "categorical"),
     "too wide an actor": (
         lambda m: m.actor.__setitem__(4, nn.Linear(64, 6)), "observations and actions side by side"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from optix_fast import algorithms
 from optix_fast._native import backend, build_info
 
 __version__ = "0.1.0"
@@ -41,16 +42,7 @@ _EXPORTS = {
     "RewardNormalizer": "envs.normalizers",
     "RunningMeanStd": "envs.normalizers",
     "Agent": "agents",
-    "DQNConfig": "agents",
-    "PPOConfig": "agents",
-    "SACConfig": "agents",
-    "TD3Config": "agents",
     "TorchAgent": "agents",
-    "TorchDQNAgent": "agents",
-    "TorchGaussianPPOAgent": "agents",
-    "TorchPPOAgent": "agents",
-    "TorchSACAgent": "agents",
-    "TorchTD3Agent": "agents",
     "make_agent": "agents",
     "BackoffOptimizer": "tuners",
     "BackoffScheduler": "loop",
@@ -62,6 +54,7 @@ _EXPORTS = {
     "SPSAOptimizer": "tuners",
     "TorchEvaluator": "loop",
     "evaluate_policy": "loop",
+    **dict.fromkeys(algorithms.__all__, "agents"),
 }
 
 __all__ = [
@@ -74,7 +67,6 @@ __all__ = [
     "BasePipeline",
     "BatchPipeline",
     "CheckpointRegistry",
-    "DQNConfig",
     "DiagnosticController",
     "EpisodeData",
     "EvalMetrics",
@@ -86,7 +78,6 @@ __all__ = [
     "LoopState",
     "NonFiniteError",
     "ObsNormalizer",
-    "PPOConfig",
     "PolicySnapshot",
     "PrioritizedReplayBuffer",
     "RLOptimizer",
@@ -95,17 +86,10 @@ __all__ = [
     "ReplayBuffer",
     "RewardNormalizer",
     "RunningMeanStd",
-    "SACConfig",
     "SPSAOptimizer",
     "StopTraining",
-    "TD3Config",
     "TorchAgent",
-    "TorchDQNAgent",
     "TorchEvaluator",
-    "TorchGaussianPPOAgent",
-    "TorchPPOAgent",
-    "TorchSACAgent",
-    "TorchTD3Agent",
     "TrainConfig",
     "VectorBatchPipeline",
     "__version__",
@@ -118,23 +102,16 @@ __all__ = [
     "no_recording",
     "ops",
 ]
+__all__ += algorithms.__all__
 
 if TYPE_CHECKING:
     from optix_fast import ops
     from optix_fast.agents import (
         Agent,
-        DQNConfig,
-        PPOConfig,
-        SACConfig,
-        TD3Config,
         TorchAgent,
-        TorchDQNAgent,
-        TorchGaussianPPOAgent,
-        TorchPPOAgent,
-        TorchSACAgent,
-        TorchTD3Agent,
         make_agent,
     )
+    from optix_fast.algorithms import *  # noqa: F403
     from optix_fast.buffers import PrioritizedReplayBuffer, ReplayBuffer, compute_gae, make_minibatches
     from optix_fast.config import TrainConfig
     from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer, RunningMeanStd

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import yaml
 
+from optix_fast.algorithms import Algorithm
 from optix_fast.names import unknown_name
 
 Vectorization = Literal["sync", "async", "vector_entry_point"]
@@ -61,7 +62,7 @@ class TrainConfig:
 
     env_id: str
     env_kwargs: dict[str, Any] = field(default_factory=dict)
-    algo: Literal["auto", "ppo", "dqn", "sac", "td3"] = "auto"
+    algo: Literal["auto", Algorithm] = "auto"
     steps: int = 200_000
     n_envs: int = 8
     vectorization: Vectorization = "sync"

@@ -1,12 +1,14 @@
 """Settings that suit an environment: what a run uses where the user says nothing.
 
-Single environments first, then families by the module that registers them, then the action space.
+Here those of ppo: single environments first, then families by the module that registers them, then the
+action space. Other algorithms have theirs beside their hyperparameters, in learners/<name>/config.py.
 The classic-control values follow the published tunings of rl-baselines3-zoo where those work within
 our step budgets, and our own runs (docs/results.md) where they do not.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -113,140 +115,18 @@ _GENERAL_CONTINUOUS: Preset = {
 }
 
 
-# DQN: one environment; windows long enough for a few episodes, whose scores the loop compares. Single
-# environments, then all others.
-_DQN: dict[str, Preset] = {
-    "CartPole": {
-        "steps": 100_000,
-        "hyperparams": {
-            "learning_rate": 1e-3,
-            "batch_size": 128,
-            "learning_starts": 1000,
-            "epsilon_min": 0.04,
-            "epsilon_decay_steps": 10_000,
-            "updates_per_step": 0.5,
-            "target_update_freq": 200,
-            "n_step": 3,
-        },
-    },
-    "Acrobot": {
-        "steps": 100_000,
-        "hyperparams": {
-            "learning_rate": 6.3e-4,
-            "batch_size": 128,
-            "replay_capacity": 50_000,
-            "learning_starts": 1000,
-            "epsilon_min": 0.1,
-            "epsilon_decay_steps": 12_000,
-            "updates_per_step": 0.5,
-            "target_update_freq": 250,
-            "n_step": 3,
-        },
-    },
-    "MountainCar": {
-        "steps": 150_000,
-        "n_steps": 64,
-        "hyperparams": {
-            "learning_rate": 1e-3,
-            "batch_size": 128,
-            "replay_capacity": 50_000,
-            "learning_starts": 1000,
-            "epsilon_decay_steps": 24_000,
-            "updates_per_step": 0.5,
-            "target_update_freq": 200,
-            "n_step": 5,
-        },
-    },
-    "LunarLander": {
-        "steps": 300_000,
-        "hyperparams": {
-            "learning_rate": 5e-4,
-            "batch_size": 128,
-            "learning_starts": 1000,
-            "epsilon_min": 0.02,
-            "epsilon_decay_steps": 50_000,
-            "updates_per_step": 0.5,
-            "target_update_freq": 1000,
-            "n_step": 3,
-            "per_alpha": 0.6,
-            "per_beta_steps": 300_000,
-        },
-    },
-}
-_DQN_GENERAL: Preset = {
-    "steps": 500_000,
-    "hyperparams": {
-        "learning_rate": 5e-4,
-        "learning_starts": 1000,
-        "epsilon_decay_steps": 50_000,
-        "target_update_freq": 500,
-    },
-}
-
-
-# SAC: one environment, and as many updates as steps.
-_SAC: dict[str, Preset] = {
-    "Pendulum": {
-        "steps": 20_000,
-        "n_steps": 200,
-        "hyperparams": {"learning_rate": 1e-3, "batch_size": 100, "learning_starts": 1000},
-    },
-    # Uniform actions of one step each never reach the flag; pushes of 25 steps do within the first 10 000.
-    "MountainCarContinuous": {
-        "steps": 50_000,
-        "n_steps": 64,
-        "hyperparams": {
-            "batch_size": 256,
-            "learning_starts": 10_000,
-            "uniform_action_repeat": 25,
-            "gamma": 0.9999,
-            "tau": 0.01,
-            "replay_capacity": 50_000,
-        },
-    },
-}
-_SAC_GENERAL: Preset = {
-    "steps": 300_000,
-    "n_steps": 64,
-    "hidden_sizes": [256, 256],
-    "hyperparams": {"learning_rate": 3e-4, "batch_size": 256, "learning_starts": 10_000},
-}
-
-
-_TD3: dict[str, Preset] = {
-    "Pendulum": {
-        "steps": 20_000,
-        "n_steps": 64,
-        "hidden_sizes": [64, 64],
-        "hyperparams": {"learning_rate": 1e-3, "batch_size": 100, "learning_starts": 1_000},
-    },
-}
-_TD3_GENERAL: Preset = {
-    "steps": 300_000,
-    "n_steps": 64,
-    "hidden_sizes": [256, 256],
-    "hyperparams": {"learning_rate": 1e-3, "batch_size": 256, "learning_starts": 10_000},
-}
-# What an algorithm takes for an environment, and for all others.
-_OFF_POLICY: dict[str, tuple[dict[str, Preset], Preset]] = {
-    "dqn": (_DQN, _DQN_GENERAL),
-    "sac": (_SAC, _SAC_GENERAL),
-    "td3": (_TD3, _TD3_GENERAL),
-}
-
-
-def preset_for(env_id: str, env: Any, algo: str = "ppo") -> Preset:
+def preset_for(env_id: str, env: Any, own: Mapping[str, Preset] | None = None) -> Preset:
     """TrainConfig settings for an environment.
 
     Args:
         env_id: as registered.
         env: an instance, whose registration and spaces are read.
-        algo: its name.
+        own: the algorithm's presets by environment, "*" for all others; they hold for one environment. None:
+            those of ppo.
     """
     name = env_id.rsplit(":", 1)[-1].rsplit("/", 1)[-1].rsplit("-v", 1)[0]
-    if algo in _OFF_POLICY:
-        own, general = _OFF_POLICY[algo]
-        return {"n_envs": 1, "n_steps": 512, **own.get(name, general)}
+    if own is not None:
+        return {"n_envs": 1, "n_steps": 512, **own.get(name, own["*"])}
     if name in _ENVIRONMENTS:
         return _ENVIRONMENTS[name]
     spec: Any = getattr(env, "spec", None)

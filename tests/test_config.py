@@ -11,6 +11,7 @@ import gymnasium as gym
 import pytest
 
 from optix_fast.agents import make_agent
+from optix_fast.agents.factory import ALGORITHMS
 from optix_fast.config import TrainConfig, parse_yaml, read_yaml
 from optix_fast.presets import preset_for, reward_threshold
 
@@ -122,7 +123,8 @@ def test_every_preset_is_a_valid_config(env_id: str) -> None:
 @pytest.mark.parametrize("env_id", ["Pendulum-v1", "MountainCarContinuous-v0"])
 def test_every_sac_preset_makes_an_agent(env_id: str) -> None:
     env = gym.make(env_id)
-    config = TrainConfig.from_dict({**preset_for(env_id, env, "sac"), "env_id": env_id, "algo": "sac"})
+    preset = preset_for(env_id, env, ALGORITHMS["sac"].presets)
+    config = TrainConfig.from_dict({**preset, "env_id": env_id, "algo": "sac"})
     agent = make_agent("sac", env, config.hidden_sizes, config.hyperparams)
     assert agent.get_hyperparams().params["learning_starts"] >= 1000
 
@@ -130,7 +132,8 @@ def test_every_sac_preset_makes_an_agent(env_id: str) -> None:
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "Acrobot-v1", "MountainCar-v0"])
 def test_every_dqn_preset_makes_an_agent(env_id: str) -> None:
     env = gym.make(env_id)
-    config = TrainConfig.from_dict({**preset_for(env_id, env, "dqn"), "env_id": env_id, "algo": "dqn"})
+    preset = preset_for(env_id, env, ALGORITHMS["dqn"].presets)
+    config = TrainConfig.from_dict({**preset, "env_id": env_id, "algo": "dqn"})
     agent = make_agent("dqn", env, config.hidden_sizes, config.hyperparams)
     assert agent.get_hyperparams().params["learning_starts"] == 1000
 

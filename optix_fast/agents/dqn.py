@@ -7,21 +7,26 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from torch import nn
 
 from optix_fast.agents.arguments import require, require_count, resolve_device
 from optix_fast.agents.base import Agent
+from optix_fast.agents.building import Algorithm, Options, Parts, adam, outputs_of
 from optix_fast.agents.guards import as_in_training
+from optix_fast.agents.hyperparams import read_config
 from optix_fast.learners.acting import Acting
 from optix_fast.learners.actions import raw_actions
 from optix_fast.learners.dqn import native
-from optix_fast.learners.dqn.config import DQNConfig
+from optix_fast.learners.dqn.config import PRESETS, DQNConfig
 from optix_fast.learners.dqn.update import DQNModel, Updated, dqn_update
 from optix_fast.learners.experience import Experience, Means
 from optix_fast.learners.learner import Learner
 from optix_fast.learners.model import target_of
 from optix_fast.learners.policy import Policy
 from optix_fast.locks import exclusive
+from optix_fast.networks.dueling import DuelingQNetwork
+from optix_fast.networks.encoders import ObservationEncoder, needs_encoder
 from optix_fast.networks.heads import GreedyHead
 from optix_fast.types import EpisodeData, HyperparamSet
 
@@ -181,3 +186,24 @@ class TorchDQNAgent(Agent):
     def _set_state(self, state: Mapping[str, Any]) -> None:
         self._head.epsilon = float(state["epsilon"])
         self._episodes = int(state["episodes"])
+
+
+def _build(parts: Parts, options: Options) -> TorchDQNAgent:
+    config, n_actions = read_config(DQNConfig, parts.params), outputs_of(parts.action_space)
+    if options.dueling:
+        encoder = ObservationEncoder(parts.observation_space)
+        network: nn.Module = DuelingQNetwork(
+            encoder.features, n_actions, parts.hidden_sizes, parts.activation, parts.generator,
+            norm=parts.norm, residual=parts.residual,
+        )  # fmt: skip
+        if needs_encoder(parts.observation_space):
+            network = nn.Sequential(encoder, network)
+    else:
+        network = parts.network(n_actions, 1.0)
+    return TorchDQNAgent(network, n_actions, adam(config, network), **parts.common(config))
+
+
+ALGORITHM = Algorithm(
+    DQNConfig, _build, "a Discrete action space", lambda space: isinstance(space, spaces.Discrete),
+    presets=PRESETS,
+)  # fmt: skip

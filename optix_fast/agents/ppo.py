@@ -16,7 +16,9 @@ import optix_fast.ops as native_ops
 import optix_fast.reference as reference_ops
 from optix_fast.agents.arguments import require, require_count, resolve_device
 from optix_fast.agents.base import Agent
+from optix_fast.agents.building import Algorithm, Options, Parts, outputs_of
 from optix_fast.agents.guards import as_in_training, restored_on_error
+from optix_fast.agents.hyperparams import read_config
 from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer
 from optix_fast.learners.acting import Acting
 from optix_fast.learners.learner import Backend, Learner
@@ -329,3 +331,32 @@ def _joined(optimizer: Any, log_std: nn.Parameter | None) -> Iterator[None]:
         for key in joined:
             del group[key][-1]
         raise
+
+
+def _build(parts: Parts, options: Options) -> PPOAgent:
+    config, log_std = read_config(PPOConfig, parts.params), options.log_std
+    outputs = outputs_of(parts.action_space, log_std)
+    actor, critic = parts.network(outputs, 0.01), parts.network(1, 1.0)
+    optimizer = torch.optim.Adam(
+        [*actor.parameters(), *critic.parameters()], lr=config.learning_rate, eps=1e-5
+    )
+    common = parts.common(config)
+    if options.normalize_observations:
+        if not isinstance(parts.observation_space, spaces.Box):
+            raise ValueError(f"normalize_observations needs Box observations, got {parts.observation_space}")
+        common["obs_normalizer"] = ObsNormalizer(parts.observation_space.shape)
+    if options.normalize_rewards:
+        common["reward_normalizer"] = RewardNormalizer(config.gamma)
+    if isinstance(parts.action_space, spaces.Box):
+        width = outputs // (2 if log_std == "state" else 1)
+        return TorchGaussianPPOAgent(
+            actor, critic, optimizer, width, squash=options.squash, log_std=log_std, **common
+        )
+    return TorchPPOAgent(actor, critic, optimizer, **common)
+
+
+_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+ALGORITHM = Algorithm(
+    PPOConfig, _build, "a Discrete, MultiDiscrete, MultiBinary or Box action space",
+    lambda space: isinstance(space, _SPACES), "tanh",
+)  # fmt: skip

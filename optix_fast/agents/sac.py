@@ -12,7 +12,9 @@ from torch import nn
 
 from optix_fast.agents.arguments import check_disjoint, require, require_count, resolve_device
 from optix_fast.agents.base import Agent
+from optix_fast.agents.building import Algorithm, Options, Parts, adam, is_bounded_box, outputs_of
 from optix_fast.agents.guards import as_in_training
+from optix_fast.agents.hyperparams import read_config
 from optix_fast.learners.acting import Acting
 from optix_fast.learners.actions import raw_actions
 from optix_fast.learners.experience import Experience, Means
@@ -21,7 +23,7 @@ from optix_fast.learners.model import target_of
 from optix_fast.learners.optimizers import optimizer_like
 from optix_fast.learners.policy import Policy
 from optix_fast.learners.sac import native
-from optix_fast.learners.sac.config import SACConfig
+from optix_fast.learners.sac.config import PRESETS, SACConfig
 from optix_fast.learners.sac.update import STATISTICS, SACModel, Updated, sac_update
 from optix_fast.learners.tensors import unique_parameters
 from optix_fast.learners.uniform_start import UniformStart
@@ -212,3 +214,21 @@ class TorchSACAgent(Agent):
             return {_ALPHA: torch.as_tensor(value, dtype=torch.float32).reshape(())}
         except Exception as error:
             raise ValueError(f"{older} cannot be read: {error}") from error
+
+
+def _build(parts: Parts, options: Options) -> TorchSACAgent:
+    config, space = read_config(SACConfig, parts.params), parts.action_space
+    discrete, width = isinstance(space, spaces.Discrete), outputs_of(space)
+    actor = parts.network(width if discrete else 2 * width, None)
+    one, other = (parts.network(width, None) if discrete else parts.critic(width) for _ in range(2))
+    temperature = torch.optim.Adam([nn.Parameter(torch.zeros(()))], lr=config.learning_rate)
+    return TorchSACAgent(
+        actor, one, other, width, adam(config, actor), adam(config, one, other), temperature,
+        **parts.common(config),
+    )  # fmt: skip
+
+
+ALGORITHM = Algorithm(
+    SACConfig, _build, "a Box action space with finite bounds, or a Discrete one",
+    lambda space: is_bounded_box(space) or isinstance(space, spaces.Discrete), presets=PRESETS,
+)  # fmt: skip

@@ -9,7 +9,9 @@ from torch import nn
 
 from optix_fast.agents.arguments import check_disjoint, require, require_count, resolve_device
 from optix_fast.agents.base import Agent
+from optix_fast.agents.building import Algorithm, Options, Parts, adam, is_bounded_box, outputs_of
 from optix_fast.agents.guards import as_in_training
+from optix_fast.agents.hyperparams import read_config
 from optix_fast.learners.acting import Acting
 from optix_fast.learners.actions import raw_actions
 from optix_fast.learners.experience import Experience, Means
@@ -17,7 +19,7 @@ from optix_fast.learners.learner import Learner
 from optix_fast.learners.model import target_of
 from optix_fast.learners.policy import Policy
 from optix_fast.learners.td3 import native
-from optix_fast.learners.td3.config import TD3Config
+from optix_fast.learners.td3.config import PRESETS, TD3Config
 from optix_fast.learners.td3.update import STATISTICS, TD3Model, Updated, td3_update
 from optix_fast.learners.uniform_start import UniformStart
 from optix_fast.networks.heads import DeterministicHead
@@ -159,3 +161,16 @@ class TorchTD3Agent(Agent):
             "episode_reward": episode_data.total_reward,
             "learning_rate": float(self._model.actor_optimizer.param_groups[0]["lr"]),
         }
+
+
+def _build(parts: Parts, options: Options) -> TorchTD3Agent:
+    config, width = read_config(TD3Config, parts.params), outputs_of(parts.action_space)
+    actor, one, other = parts.network(width, None), parts.critic(width), parts.critic(width)
+    return TorchTD3Agent(
+        actor, one, other, width, adam(config, actor), adam(config, one, other), **parts.common(config)
+    )
+
+
+ALGORITHM = Algorithm(
+    TD3Config, _build, "a Box action space with finite bounds", is_bounded_box, presets=PRESETS
+)

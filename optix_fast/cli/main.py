@@ -16,9 +16,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from optix_fast import __version__
+from optix_fast.algorithms import NAMES
 
 if TYPE_CHECKING:
     from optix_fast.cli.train import TrainResult
+
+_ALGORITHMS = ", ".join(NAMES)
 
 app = typer.Typer(
     name="optix-fast",
@@ -77,7 +80,7 @@ def options(
 def train(
     env_id: Annotated[Optional[str], typer.Argument(help="Gymnasium id, or module:id.")] = None,  # noqa: UP045
     config: Annotated[Optional[Path], typer.Option(help="YAML file with settings.")] = None,  # noqa: UP045
-    algo: Annotated[Optional[str], typer.Option(help="ppo, dqn, sac, td3 or auto.")] = None,  # noqa: UP045
+    algo: Annotated[Optional[str], typer.Option(help=f"{_ALGORITHMS} or auto.")] = None,  # noqa: UP045
     param: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option(
@@ -236,7 +239,7 @@ def evaluate(
 
 @app.command()
 def params(
-    algo: Annotated[Optional[str], typer.Argument(help="ppo, dqn, sac or td3; all without it.")] = None,  # noqa: UP045
+    algo: Annotated[Optional[str], typer.Argument(help=f"{_ALGORITHMS}; all without it.")] = None,  # noqa: UP045
     markdown: Annotated[
         bool, typer.Option("--markdown", help="As docs/hyperparameters.md holds it.")
     ] = False,

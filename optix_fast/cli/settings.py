@@ -41,7 +41,7 @@ def complete_config(
     try:
         threshold = reward_threshold(probe)
         algo = choose_algo(settings.get("algo", "auto"), probe.action_space)
-        preset = preset_for(env_id, probe, algo)
+        preset = preset_for(env_id, probe, ALGORITHMS[algo].presets)
     finally:
         probe.close()
     known = [*(f.name for f in fields(ALGORITHMS[algo].config)), *_SETTINGS]

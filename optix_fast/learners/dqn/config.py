@@ -1,8 +1,9 @@
-"""DQN's hyperparameters."""
+"""DQN's hyperparameters, and the settings that suit some environments."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from optix_fast.learners.config import ReplayConfig, count, flag, number, word
 
@@ -44,3 +45,73 @@ class DQNConfig(ReplayConfig):
             return max(min(self.epsilon_min, epsilon), epsilon * self.epsilon_decay**episodes)
         done = min(1.0, steps / self.epsilon_decay_steps)
         return self.epsilon + done * (min(self.epsilon_min, self.epsilon) - self.epsilon)
+
+
+# Windows long enough for a few episodes, whose scores the loop compares.
+PRESETS: dict[str, dict[str, Any]] = {
+    "CartPole": {
+        "steps": 100_000,
+        "hyperparams": {
+            "learning_rate": 1e-3,
+            "batch_size": 128,
+            "learning_starts": 1000,
+            "epsilon_min": 0.04,
+            "epsilon_decay_steps": 10_000,
+            "updates_per_step": 0.5,
+            "target_update_freq": 200,
+            "n_step": 3,
+        },
+    },
+    "Acrobot": {
+        "steps": 100_000,
+        "hyperparams": {
+            "learning_rate": 6.3e-4,
+            "batch_size": 128,
+            "replay_capacity": 50_000,
+            "learning_starts": 1000,
+            "epsilon_min": 0.1,
+            "epsilon_decay_steps": 12_000,
+            "updates_per_step": 0.5,
+            "target_update_freq": 250,
+            "n_step": 3,
+        },
+    },
+    "MountainCar": {
+        "steps": 150_000,
+        "n_steps": 64,
+        "hyperparams": {
+            "learning_rate": 1e-3,
+            "batch_size": 128,
+            "replay_capacity": 50_000,
+            "learning_starts": 1000,
+            "epsilon_decay_steps": 24_000,
+            "updates_per_step": 0.5,
+            "target_update_freq": 200,
+            "n_step": 5,
+        },
+    },
+    "LunarLander": {
+        "steps": 300_000,
+        "hyperparams": {
+            "learning_rate": 5e-4,
+            "batch_size": 128,
+            "learning_starts": 1000,
+            "epsilon_min": 0.02,
+            "epsilon_decay_steps": 50_000,
+            "updates_per_step": 0.5,
+            "target_update_freq": 1000,
+            "n_step": 3,
+            "per_alpha": 0.6,
+            "per_beta_steps": 300_000,
+        },
+    },
+    "*": {
+        "steps": 500_000,
+        "hyperparams": {
+            "learning_rate": 5e-4,
+            "learning_starts": 1000,
+            "epsilon_decay_steps": 50_000,
+            "target_update_freq": 500,
+        },
+    },
+}

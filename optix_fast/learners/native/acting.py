@@ -171,9 +171,11 @@ class NativeActor:
             flat = self._flat(batch)
             if type(flat) is not np.ndarray:
                 return None
-            mask = mask_of(batch, {})
-            if mask is not None and not self._takes_mask(mask, 1):
-                return None
+            mask = None if is_array else mask_of(batch, {})
+            if mask is not None:
+                mask = np.ascontiguousarray(mask, np.bool_)
+                if not self._takes_mask(mask, 1):
+                    return None
             if value not in self._single:
                 self._single[value] = self._new_targets(1, value)
             targets, actions, log_probs, values, raw = self._single[value]

@@ -1,8 +1,9 @@
-"""TD3's hyperparameters."""
+"""TD3's hyperparameters, and the settings that suit some environments."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from optix_fast.learners.config import ReplayConfig, count, number
 
@@ -29,3 +30,19 @@ class TD3Config(ReplayConfig):
     target_noise: float = number(0.2, 0.0)
     target_noise_clip: float = number(0.5, 0.0)
     uniform_action_repeat: int = count(1)
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "Pendulum": {
+        "steps": 20_000,
+        "n_steps": 64,
+        "hidden_sizes": [64, 64],
+        "hyperparams": {"learning_rate": 1e-3, "batch_size": 100, "learning_starts": 1_000},
+    },
+    "*": {
+        "steps": 300_000,
+        "n_steps": 64,
+        "hidden_sizes": [256, 256],
+        "hyperparams": {"learning_rate": 1e-3, "batch_size": 256, "learning_starts": 10_000},
+    },
+}

@@ -131,7 +131,12 @@ class Agent(BaseAgent):
         """
         self._policy.head.bind(action_space)
         if observation_space is not None:
-            self._acting.observation_space = observation_space
+            self._bind_observations(observation_space)
+
+    def _bind_observations(self, space: Any) -> None:
+        self._acting.observation_space = space
+        if self._experience is not None:
+            self._experience.bind(space)
 
     def act(self, observation: Any, deterministic: bool = False) -> Any:
         """The action for one observation, in environment units: an int, or an array [A].

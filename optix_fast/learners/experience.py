@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from gymnasium import spaces
 from torch import Tensor
 
 from optix_fast import _native
@@ -17,6 +19,9 @@ from optix_fast.buffers import PrioritizedReplayBuffer, ReplaySegments
 from optix_fast.buffers.window_rows import rows_of_window
 from optix_fast.learners.config import ReplayConfig
 from optix_fast.learners.tensors import to_tensors
+from optix_fast.networks.encoders import needs_encoder
+from optix_fast.networks.flat_layout import FlatLayout
+from optix_fast.networks.plan import UnsupportedError
 from optix_fast.random import RandomStream
 from optix_fast.types import Array, EpisodeData, NonFiniteError, Tree, tree_leaves, tree_map
 
@@ -109,6 +114,9 @@ class Experience:
     Every valid row of a window is stored. Once `first_update_at` rows have been, and enough for a batch, each
     further one earns `updates_per_step` updates; what is left of a fraction waits for the next window.
 
+    Observations that are no plain vector are stored as flat rows of `layout`, which the core reads; torch is
+    given them as they were. Images, and observations that carry action masks, are stored as they are.
+
     Args:
         config: as the agent's hyperparameters are at the start.
         stream: the draws come from a child of it.
@@ -119,6 +127,7 @@ class Experience:
             config.replay_capacity, config.per_alpha, config.per_beta, config.n_step, config.gamma,
             config.per_eps, seed=0,
         )  # fmt: skip
+        self.layout: FlatLayout | None = None
         self._stream = stream.spawn("replay")
         self._credit = 0.0
         self.stored = 0
@@ -127,6 +136,11 @@ class Experience:
     def __len__(self) -> int:
         """Transitions that can be drawn."""
         return len(self.buffer)
+
+    def bind(self, observation_space: Any) -> None:
+        """Learn what one observation is. Nothing changes once there are transitions."""
+        if len(self) == 0:
+            self.layout = _layout_of(observation_space)
 
     def add(self, window: EpisodeData, config: ReplayConfig, actions: Array | None = None) -> int:
         """Store a window; returns how many updates are due.
@@ -137,8 +151,10 @@ class Experience:
         Raises:
             NonFiniteError: a reward, action or observation is NaN or infinite, other than the last one of an
                 episode that terminated; nothing is stored then.
-            ValueError: the window does not fit what was stored before.
+            ValueError: the window does not fit what was stored before, or the observation space.
         """
+        if self.layout is not None:
+            window = _flat_window(window, self.layout)
         _check_finite(window, actions)
         self.buffer.set_params(
             alpha=config.per_alpha, beta=config.per_beta, n_step=config.n_step, gamma=config.gamma
@@ -209,6 +225,8 @@ class Experience:
             return torch.from_numpy(array).to(like)
 
         def observed(tree: Tree) -> Tree:
+            if self.layout is not None:
+                return self.layout.unflatten(put(tree))
             return tree_map(
                 lambda leaf: leaf.to(like.dtype) if leaf.is_floating_point() else leaf,
                 to_tensors(tree, like.device),
@@ -268,6 +286,38 @@ class Experience:
         self._stream.load_state_dict(state["stream"])
         if "buffer" in state:
             self.buffer.load_state_dict(state["buffer"])
+
+
+def _layout_of(space: Any) -> FlatLayout | None:
+    has_masks = isinstance(space, spaces.Dict) and "action_mask" in space.spaces
+    if space is None or has_masks or not needs_encoder(space):
+        return None
+    try:
+        return FlatLayout.of(space)
+    except UnsupportedError:
+        return None
+
+
+def _flat_window(window: EpisodeData, layout: FlatLayout) -> EpisodeData:
+    """The window with flat rows as observations."""
+
+    def flat(observations: Tree) -> Array | None:
+        if observations is None:
+            return None
+        rows = layout.flatten(observations)
+        layout.check(rows)
+        return rows
+
+    final = window.final_obs
+    if final is not None:
+        final = layout.flatten(tree_map(lambda leaf: np.asarray(leaf)[None], final))[0]
+    return replace(
+        window,
+        observations=flat(window.observations),
+        next_observations=flat(window.next_observations),
+        final_observations=flat(window.final_observations),
+        final_obs=final,
+    )
 
 
 def _check_finite(window: EpisodeData, actions: Array | None) -> None:

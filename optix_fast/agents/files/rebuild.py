@@ -84,7 +84,7 @@ def _build(kind: type[A], path: str, card: Card, options: dict[str, Any]) -> A:
         },
     )
     agent._hyperparams.restore(card["hyperparams"])
-    agent._acting.observation_space = cards.make_space(card["observation_space"])
+    agent._bind_observations(cards.make_space(card["observation_space"]))
     agent.load_weights(path)
     if card["state"]:
         state = load_state(f"{path}/{STATE_FILE}")

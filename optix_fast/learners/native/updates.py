@@ -111,6 +111,8 @@ class Recognised:
             view = experience.buffer.replay.view()
         except ValueError as error:
             raise UnsupportedError("the observations are not one float array") from error
+        if any(stack.layout != experience.layout for stack in self._stacks.values()):
+            raise UnsupportedError("the networks read observations in another way than they are stored")
         if view.observations.shape[1] != self._stacks[self._first].features:
             raise UnsupportedError(f"{self._name(self._first)} does not read one flat observation")
         return view

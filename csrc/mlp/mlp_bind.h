@@ -4,6 +4,7 @@
 // user's own; the views borrow (tensor.h).
 #pragma once
 
+#include <limits>
 #include <vector>
 
 #include "bound_struct.h"
@@ -61,6 +62,8 @@ Layer<T> read_layer(const char* op, const py::tuple& parts, int64_t in, const st
   l.constants[0] = static_cast<T>(constants.first);
   l.constants[1] = static_cast<T>(constants.second);
   l.number = static_cast<T>(py::cast<double>(parts[kNumber]));
+  // RMSNorm's ε, where none is given.
+  if (l.kind == LayerKind::rms_norm && l.number < 0) l.number = std::numeric_limits<T>::epsilon();
   l.first = py::cast<int64_t>(parts[kFirst]);
   l.out = py::cast<int64_t>(parts[kOut]);
   const auto width_of = [&](LayerPart part, int& source) {

@@ -340,10 +340,7 @@ def _norm(plan: Plan, module: nn.LayerNorm | nn.RMSNorm, x: Value) -> Value:
     if len(module.normalized_shape) != 1:
         raise plan.error(f"{name} over more than one dimension is not served")
     x = plan.expect(x, module.normalized_shape[0])
-    own = module.weight
-    eps = module.eps
-    if eps is None:
-        eps = torch.finfo(torch.float32 if own is None else own.dtype).eps
+    eps = -1.0 if module.eps is None else module.eps  # RMSNorm's default depends on the dtype
     kind: LayerKind = "layer_norm" if isinstance(module, nn.LayerNorm) else "rms_norm"
     return plan._record(
         Layer(kind, x.layer, plan._width(x), number=float(eps), parameters=module._parameters, name=name)

@@ -253,6 +253,17 @@ def test_layer_norm_by_hand() -> None:
     torch.testing.assert_close(output, expected)
 
 
+def test_the_epsilon_of_an_rms_norm_follows_its_dtype() -> None:
+    """x = 1e-6 throughout: mean x² = 1e-12, beside which float32's ε of 1.2e-7 is large and double's small."""
+    net = nn.RMSNorm(4)
+    for dtype, expected in ((torch.float32, 1e-6 / (1e-12 + 2.0**-23) ** 0.5), (torch.float64, 1.0)):
+        net.to(dtype)
+        x = torch.full((1, 4), 1e-6, dtype=dtype)
+        assert run_core(net, x, torch.zeros(1, 4, dtype=dtype))[0][0, 0].item() == pytest.approx(
+            expected, rel=2e-3
+        )
+
+
 def test_constant_rows_leave_a_norm_finite() -> None:
     net = nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 1))
     ours = run_core(net, torch.full((4, 6), 3.0), torch.ones(4, 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
@@ -77,7 +78,8 @@ class Agent(BaseAgent):
     Acting in training, acting in evaluation and updates draw from three random streams of their own, so that
     evaluating changes nothing in training.
 
-    Threads may share an agent. One of them is served at a time: who acts during learn() waits for its end.
+    Threads may share an agent. One of them is served at a time: who acts during learn() waits for its end,
+    and so do copies and pickles. A pickle holds copies of the agent's parts, shared ones too.
 
     **Learning rates.** The hyperparameter learning_rate is the rate of the first parameter group (of the
     actor's optimizer, where there are several) that is not zero. Setting it, in the constructor too, scales
@@ -118,7 +120,18 @@ class Agent(BaseAgent):
 
     # --- copies and pickles: without the core's handles, which are made anew --------------------------
 
+    def __deepcopy__(self: A, memo: dict[int, Any]) -> A:
+        copied = memo[id(self)] = type(self).__new__(type(self))
+        with self._lock:  # no other thread learns in between
+            copied.__setstate__(copy.deepcopy(self._own_attributes(), memo))
+        return copied
+
     def __getstate__(self) -> dict[str, Any]:
+        with self._lock:
+            # A pickler reads it after the lock is free again.
+            return copy.deepcopy(self._own_attributes())
+
+    def _own_attributes(self) -> dict[str, Any]:
         state = {key: value for key, value in self.__dict__.items() if key not in _CONNECTIONS}
         learner = self.__dict__.get("_learner")
         return state if learner is None else {**state, "_requested_backend": learner.requested}

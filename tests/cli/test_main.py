@@ -45,6 +45,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = cli("train", "CartPole-v1", *QUICK, "--run-dir", "run", cwd=where)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("budget: CartPole-v1, 1,000 steps in ")
+    assert ", best window's score " in done.stdout
     assert "next: optix-fast eval run" in done.stdout
     return where / "run"
 

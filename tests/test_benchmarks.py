@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from optix_fast import backend
 
 ROOT = Path(__file__).parents[1]
@@ -29,6 +31,7 @@ def benchmarks(where: Path, what: str, *options: str) -> subprocess.CompletedPro
     )
 
 
+@pytest.mark.slow
 def test_documented_command_measures_groups_and_compares(tmp_path: Path) -> None:
     saved, stored = tmp_path / "row.json", f"--benchmark-storage=file://{tmp_path}"
     done = benchmarks(

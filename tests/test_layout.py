@@ -61,14 +61,15 @@ def part_of(path: pathlib.Path) -> str:
 def imports_of(path: pathlib.Path) -> set[str]:
     """The top-level parts of the package that a file imports, for anything but type annotations."""
     tree = ast.parse(path.read_text())
+    nodes = list(ast.walk(tree))
     for_types_only = {
         inner
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
         for inner in ast.walk(node)
     }
     found: set[str] = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         if node in for_types_only:
             continue
         if isinstance(node, ast.Import):

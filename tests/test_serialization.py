@@ -74,7 +74,9 @@ states = st.recursive(
 
 @given(state=states)
 def test_any_nested_state_comes_back_identical(tmp_path_factory: Any, state: Any) -> None:
-    assert_identical(state, round_trip(state, tmp_path_factory.mktemp("state")))
+    folder = tmp_path_factory.getbasetemp() / "nested"  # one for all examples
+    folder.mkdir(exist_ok=True)
+    assert_identical(state, round_trip(state, folder))
 
 
 NUMPY_VALUES = [

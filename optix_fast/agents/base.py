@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
@@ -39,7 +40,8 @@ class Agent(BaseAgent):
     Acting in training, acting in evaluation and updates draw from three random streams of their own, so that
     evaluating changes nothing in training.
 
-    Threads may share an agent. One of them is served at a time: who acts during learn() waits for its end.
+    Threads may share an agent. One of them is served at a time: who acts during learn() waits for its end,
+    and so do copies and pickles. A pickle holds copies of the agent's parts, shared ones too.
 
     **Learning rates.** The hyperparameter learning_rate is the rate of the first parameter group (of the
     actor's optimizer, where there are several) that is not zero. Setting it, in the constructor too, scales
@@ -78,6 +80,19 @@ class Agent(BaseAgent):
         self._root = RandomStream(seed)
         self._streams = {name: self._root.spawn(name) for name in ("rollout", "evaluation", "update")}
         self.env_steps = 0
+
+    # --- copies and pickles -----------------------------------------------------------------------
+
+    def __deepcopy__(self: A, memo: dict[int, Any]) -> A:
+        copied = memo[id(self)] = type(self).__new__(type(self))
+        with self._lock:  # no other thread learns in between
+            copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return copied
+
+    def __getstate__(self) -> dict[str, Any]:
+        with self._lock:
+            # A pickler reads it after the lock is free again.
+            return copy.deepcopy(self.__dict__)
 
     # --- what an algorithm consists of ------------------------------------------------------------
 

@@ -136,7 +136,8 @@ class ReplayBuffer:
             done: the episode terminated there: nothing follows next_obs. Not for a time limit, which is
             truncated: the episode was cut there, and next_obs still has a value.
             env: number of the environment, from 0.
-            action_mask, next_action_mask: bool [K], the actions that obs and next_obs allow; None: all.
+            action_mask, next_action_mask: bool [K], the actions that obs and next_obs allow; None for both:
+            all. next_action_mask may be left out of a terminated transition only.
         """
         env = _environment(env)
         self._push_rows(
@@ -168,7 +169,10 @@ class ReplayBuffer:
         goes on from that environment's last one as :meth:`push` says.
 
         next_observations: the true last observation where an episode ended, not the reset's.
-        action_masks, next_action_masks: bool [N, K], the actions that they allow; None: all.
+        action_masks, next_action_masks: bool [N, K], the actions that they allow; None for both: all.
+
+        Raises:
+            ValueError: action_masks alone, where an episode goes on: targets would use forbidden actions.
         """
         self._push_rows(
             observations, actions, rewards, next_observations, terminated, truncated, action_masks,
@@ -196,6 +200,11 @@ class ReplayBuffer:
         masks = None
         if action_masks is not None or next_action_masks is not None:
             ends = fit_vector("terminated", terminated, self._no_flags.dtype, n)
+            if next_action_masks is None and not ends.all():
+                raise ValueError(
+                    "ReplayBuffer: action_masks without next_action_masks: targets would use actions that "
+                    "the next observation forbids; give both (a terminated transition needs no next mask)"
+                )
             masks = complete_masks(action_masks, [(next_action_masks, n)], n, n, self._following, ends)
         self._push(
             observations,

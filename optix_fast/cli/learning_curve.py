@@ -28,9 +28,9 @@ def plot_learning_curve(path: Path, rows: Sequence[Mapping[str, str]], config: T
     scores = [float(row["score"]) for row in kept]
     judged = [i for i, row in enumerate(kept) if row.get("evaluated", "1") == "1"]
     width = max(5, len(kept) // 40)
-    figure = Figure(figsize=(7.0, 4.2), layout="constrained")
+    figure = Figure(figsize=(7.0, 4.2))
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    axes = figure.add_axes((0.14, 0.12, 0.83, 0.8))  # a layout engine would draw everything twice
     axes.plot(steps, scores, color="#b9cae3", linewidth=0.9, label="one window")
     axes.plot(
         steps, _smoothed(scores, width), color="#1f4e9c", linewidth=2.0, label=f"mean of {width} windows"

@@ -179,7 +179,7 @@ def _report(result: TrainResult) -> None:
         from optix_fast.loop.learning_signal import absence
 
         reason += f" ({absence(result.constant_return)})"
-    best = f"best score {result.best_score:.1f}"
+    best = f"best window's score {result.best_score:.1f}"
     if math.isnan(result.best_score):
         best = "no episode ended (the last policy is kept)"
     print(

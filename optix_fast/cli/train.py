@@ -36,7 +36,8 @@ class TrainResult:
         env_id, tuner: of its config.
         stop_reason: solved, converged, budget, stopped or interrupted.
         env_steps, windows, seconds: what it took.
-        best_score: score of the best policy, NaN when no episode ended; the last policy is the best one then.
+        best_score: mean return of the best checkpoint's training window, NaN when no episode ended; the last
+            policy is the best one then. `optix-fast eval` measures the policy itself.
         constant_return: what every episode returned, when all returned the same; else None.
         can_resume: whether there is a state to go on from.
     """

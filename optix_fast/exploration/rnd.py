@@ -228,11 +228,10 @@ def _amount(name: str, value: Any, least: float = 0.0) -> float:
 
 def _network(obs_dim: int, width: int, stream: RandomStream) -> nn.Module:
     """Two layers with He-normal weights and no biases to begin with."""
-    # Not initialised by torch, which would draw from its global generator.
-    layers = [
-        nn.utils.skip_init(nn.Linear, rows, width)  # type: ignore[no-untyped-call]
-        for rows in (obs_dim, width)
-    ]
+    # What torch initialises them with is replaced below, and its global generator goes on as if untouched.
+    # (nn.utils.skip_init loads torch's compiler.)
+    with torch.random.fork_rng(devices=[]):
+        layers = [nn.Linear(rows, width) for rows in (obs_dim, width)]
     with torch.no_grad():
         for layer in layers:
             weights = stream.normal(tuple(layer.weight.shape)) * np.sqrt(2.0 / layer.in_features)

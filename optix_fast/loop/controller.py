@@ -160,7 +160,7 @@ class LoopController:
         )
         self._stop = threading.Event()
         self._running = threading.Lock()
-        self._run = RunState(self.score_smoothing)
+        self._run = RunState(self.score_smoothing, self.best_policy.target_score)
         self._is_used = False  # whether self._run belongs to a run that has ended
         self._summary: RunSummary | None = None
         parts = {"agent": agent, "pipeline": pipeline, "diagnostic_controller": self.diagnostics}
@@ -261,7 +261,7 @@ class LoopController:
 
     def _run_once(self) -> RunSummary:
         if self._is_used:
-            self._run = RunState(self.score_smoothing)
+            self._run = RunState(self.score_smoothing, self.best_policy.target_score)
             self.scheduler.record_restart()
         self._is_used = True
         self._summary = None

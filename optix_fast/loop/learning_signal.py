@@ -48,14 +48,22 @@ class LearningSignal:
     """Remembers how far episode returns and scores ranged.
 
     Where every episode returns the same (MountainCar's −200 until it reaches its flag once) nothing can be
-    learned. Such scores look like those of a run that has converged, and are not.
+    learned. Such scores look like those of a run that has converged, and are not; unless they are as good as
+    the task asks for.
+
+    Args:
+        solved_at: the score that solves the task; None for the reward threshold of the environment's
+            registration, which windows carry.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, solved_at: float | None = None) -> None:
+        self._solved_at = solved_at
         self._returns, self._scores = _Range(), _Range()
 
     def see(self, data: EpisodeData, metrics: EvalMetrics | None) -> None:
         """Take note of a window: its episodes' returns where the pipeline supplies them, and its score."""
+        if self._solved_at is None:
+            self._solved_at = data.metadata.get("reward_threshold")
         self._returns.see(float(value) for value in data.metadata.get("episode_returns", ()))
         if metrics is not None:
             self._scores.see((metrics.primary_score,))
@@ -63,9 +71,11 @@ class LearningSignal:
     @property
     def constant(self) -> float | None:
         """What every episode returned, or, where no returns are known, every score was; None when something
-        differed or too little is known."""
+        differed, too little is known, or that solves the task."""
         known = self._returns if self._returns.count else self._scores
         if known.count < _ENOUGH or not (self._returns.is_flat and self._scores.is_flat):
+            return None
+        if self._solved_at is not None and known.high >= self._solved_at:
             return None
         return known.high
 

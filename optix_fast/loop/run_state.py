@@ -58,7 +58,7 @@ class RunState:
         lacks_signal: whether a warning has said that they did not.
     """
 
-    def __init__(self, score_smoothing: int) -> None:
+    def __init__(self, score_smoothing: int, solved_at: float | None = None) -> None:
         self.windows = 0
         self.env_steps = 0
         self.last_evaluated = -1
@@ -69,7 +69,7 @@ class RunState:
         self.diagnostics: dict[str, Any] = {}
         self.raws: deque[float] = deque(maxlen=score_smoothing)
         self.history: list[EvalMetrics] = []
-        self.signal = LearningSignal()
+        self.signal = LearningSignal(solved_at)
         self.lacks_signal = False
 
     def smoothed(self, raw: float) -> float:

@@ -38,6 +38,7 @@ class SingleStepper:
         self.observation_space = env.observation_space
         self.action_space = env.action_space
         self.has_time_limit = env.has_wrapper_attr("_max_episode_steps")
+        self.reward_threshold = None if env.spec is None else env.spec.reward_threshold
         self.observations: Tree = allocate(self.observation_space, (1,))
         self.action_masks: Array | None = None
         self._action_dtypes = own_dtypes(self.action_space)
@@ -114,6 +115,7 @@ class VectorStepper:
             check_distinct(env.unwrapped.envs)
         self.env = env
         self.name, self.has_time_limit = _describe(env)
+        self.reward_threshold = _threshold(env)
         self.mode = _resolve_mode(env, self.name, autoreset_mode)
         self.n_envs = int(env.num_envs)
         self.observation_space = env.single_observation_space
@@ -229,6 +231,13 @@ def _describe(env: VectorEnv[Any, Any, Any]) -> tuple[str, bool]:
         return name, all(base.call("has_wrapper_attr", "_max_episode_steps"))
     name = base.spec.id if base.spec is not None else type(base).__name__
     return name, getattr(base.spec, "max_episode_steps", None) is not None
+
+
+def _threshold(env: VectorEnv[Any, Any, Any]) -> float | None:
+    """The mean return that the registration calls solved; None where it names none or is not at hand."""
+    base = env.unwrapped
+    spec = base.envs[0].spec if isinstance(base, SyncVectorEnv) else base.spec
+    return getattr(spec, "reward_threshold", None)
 
 
 def _resolve_mode(

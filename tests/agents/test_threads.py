@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import pickle
+import threading
 import time
 from collections.abc import Callable
 from itertools import chain
@@ -202,6 +204,30 @@ def test_a_loss_function_may_act_with_its_agent() -> None:
     )
     agent.learn(windows_of("ppo", 1)[0])
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, pickle.dumps], ids=["deepcopy", "pickle"])
+def test_a_copy_waits_for_the_end_of_what_another_thread_does(copied: Callable[[Any], Any]) -> None:
+    agent, done = agent_of("ppo", "torch"), threading.Event()
+
+    def work() -> None:
+        copied(agent)
+        done.set()
+
+    thread = threading.Thread(target=work)
+    with agent._lock:
+        thread.start()
+        assert not done.wait(0.3)  # without the lock it takes a tenth of that
+    thread.join(60)
+    assert done.is_set()
+
+
+def test_what_is_pickled_is_of_one_moment() -> None:
+    agent = agent_of("ppo", "torch")
+    state, before = agent.__getstate__(), weights(agent)
+    agent.learn(windows_of("ppo", 1)[0])
+    assert before != weights(agent)
+    assert b"".join(p.detach().numpy().tobytes() for p in state["_model"].parameters()) == before
 
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy], ids=["copy", "deepcopy"])

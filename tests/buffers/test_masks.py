@@ -165,6 +165,22 @@ def test_transitions_may_be_pushed_with_masks() -> None:
     assert len(batch) == 8  # callers take it apart
 
 
+def test_masks_of_one_side_only_are_refused_where_an_episode_goes_on() -> None:
+    rows = {"observations": np.zeros((2, 1), np.float32), "actions": [0, 0], "rewards": [1.0, 1.0]}
+    masks = np.array([mask_at(0), mask_at(1)])
+    buffer = ReplayBuffer(8)
+    with pytest.raises(ValueError, match="action_masks without next_action_masks"):
+        buffer.push_rows(
+            **rows, next_observations=rows["observations"], terminated=[True, False], action_masks=masks
+        )
+    assert len(buffer) == 0
+    buffer.push_rows(
+        **rows, next_observations=rows["observations"], terminated=[True, True], action_masks=masks
+    )
+    batch = buffer.batch(np.arange(2))
+    assert batch.action_masks is not None and batch.action_masks.tolist() == masks.tolist()
+
+
 def test_a_state_holds_the_masks_and_an_older_one_loads_without() -> None:
     buffer, copy = ReplayBuffer(6, n_step=2), ReplayBuffer(6, n_step=2)
     for first in (0, 4):

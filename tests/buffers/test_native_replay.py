@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -72,13 +74,20 @@ def test_pushes_and_batches_agree(capacity, width, action_width, monkeypatch):
             np.testing.assert_array_equal(got, wanted)
 
 
+@functools.cache
+def filled_buffer(width, action_width):
+    """Of 100 rows, kept by the reference."""
+    with pytest.MonkeyPatch.context() as patch:
+        return buffer_of(100, width, action_width, patch, reference.Replay)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("action_width", [0, 1, 2])
 @pytest.mark.parametrize("n_step", [1, 4])
 @pytest.mark.parametrize("batch", [0, 1, 15, 16, 17, 300])
-def test_what_the_learners_gather(batch, n_step, action_width, width, dtype, monkeypatch):
-    buffer = buffer_of(100, width, action_width, monkeypatch, reference.Replay)
+def test_what_the_learners_gather(batch, n_step, action_width, width, dtype):
+    buffer = filled_buffer(width, action_width)
     indices = np.random.default_rng(1).integers(0, 100, batch)
     buffer.set_params(n_step=n_step, gamma=0.97)
     wanted = buffer.batch(indices)

@@ -48,9 +48,13 @@ def save(buffer: Any, segments: ReplaySegments) -> dict[str, Any]:
     return state
 
 
-@pytest.mark.parametrize(("tree", "masks"), [(False, False), (True, True)], ids=["box", "dict-masks"])
-@pytest.mark.parametrize("segment_bytes", [1, 700, 10**6])
-@pytest.mark.parametrize("capacity", [1, 7, 40, 1000])
+@pytest.mark.parametrize(
+    ("capacity", "segment_bytes", "tree", "masks"),
+    [
+        *[(capacity, size, False, False) for capacity in (1, 7, 40, 1000) for size in (1, 700, 10**6)],
+        (7, 700, True, True), (40, 1, True, True), (1000, 10**6, True, True),
+    ],
+)  # fmt: skip
 def test_what_comes_back_is_what_the_state_holds(
     capacity: int, segment_bytes: int, masks: bool, tree: bool, tmp_path: Path
 ) -> None:

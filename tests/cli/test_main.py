@@ -20,13 +20,15 @@ from optix_fast.config import TrainConfig
 from optix_fast.loop.resume import find_state
 from optix_fast.serialization import load_state
 
-# A run of a second or two: what it learns does not matter here.
-QUICK = ("--steps", "3e3", "--n-envs", "4", "--quiet", "--target-score", "1000")
+# Four short windows, the last one cut: what they learn does not matter here.
+QUICK = ("--steps", "1e3", "--n-envs", "4", "--quiet", "--target-score", "1000", "-p", "n_steps=64")
 # Forty windows that hardly learn, so that evaluations become rare.
 LONG = (
-    "--steps", "10240", "--n-envs", "8", "--quiet", "--target-score", "1000", "-p", "n_steps=32",
+    "--steps", "5120", "--n-envs", "4", "--quiet", "--target-score", "1000", "-p", "n_steps=32",
     "-p", "learning_rate=1e-9",
 )  # fmt: skip
+# Episodes of 20 steps (tests/helpers/brief_envs.py) and Pendulum's preset.
+BRIEF_PENDULUM = "brief_envs:Brief/Pendulum-v1"
 
 
 def error_of(done: Done) -> str:
@@ -42,7 +44,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     where = tmp_path_factory.mktemp("runs")
     done = cli("train", "CartPole-v1", *QUICK, "--run-dir", "run", cwd=where)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("budget: CartPole-v1, 3,000 steps in ")
+    assert done.stdout.startswith("budget: CartPole-v1, 1,000 steps in ")
+    assert ", best window's score " in done.stdout
     assert "next: optix-fast eval run" in done.stdout
     return where / "run"
 
@@ -66,7 +69,7 @@ def test_summary_and_csv_agree(finished: Path) -> None:
     assert summary["stop_reason"] == "budget"
     snapshots = {p.name for p in (finished / "checkpoints").iterdir() if p.is_dir()}
     assert summary["chosen_policy"] in {"last", *snapshots}
-    assert summary["env_steps"] == 3000 >= int(rows[-1]["env_steps"])
+    assert summary["env_steps"] == 1000 >= int(rows[-1]["env_steps"])
     scores = [float(r["score"]) for r in rows]
     assert summary["best_score"] == pytest.approx(max(scores), rel=1e-5)
     assert [int(r["env_steps"]) for r in rows] == sorted(int(r["env_steps"]) for r in rows)
@@ -164,13 +167,13 @@ def test_settings_come_from_preset_then_file_then_options(tmp_path: Path) -> Non
 
 def test_hyperparameters_and_settings_on_the_command_line(tmp_path: Path) -> None:
     done = cli(
-        "train", "CartPole-v1", *QUICK, "-p", "learning_rate=1e-4", "--param", "n_steps=64",
-        "--run-dir", "run", cwd=tmp_path,
+        "train", "CartPole-v1", "--steps", "256", "--n-envs", "4", "--quiet",
+        "-p", "learning_rate=1e-4", "--param", "n_steps=32", "--run-dir", "run", cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     config = TrainConfig.from_yaml(tmp_path / "run" / "config.yaml")
     assert config.hyperparams["learning_rate"] == 1e-4
-    assert config.n_steps == 64
+    assert config.n_steps == 32
     with (tmp_path / "run" / "progress.csv").open() as file:
         assert {row["learning_rate"] for row in csv.DictReader(file)} - {""} == {"0.0001"}
 
@@ -204,7 +207,7 @@ def test_tuner_is_used_and_named(tuner: str, tmp_path: Path) -> None:
 )
 def test_every_vectorization_trains(vectorization: str, n_envs: str, tmp_path: Path) -> None:
     done = cli(
-        "train", "CartPole-v1", "--steps", "512", "--quiet", "--n-envs", n_envs, "-p", "n_steps=32",
+        "train", "CartPole-v1", "--steps", "128", "--quiet", "--n-envs", n_envs, "-p", "n_steps=16",
         "--vectorization", vectorization, "--run-dir", "run", cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -212,7 +215,7 @@ def test_every_vectorization_trains(vectorization: str, n_envs: str, tmp_path: P
 
 
 def test_vector_kwargs_reach_the_vector_environment(tmp_path: Path) -> None:
-    where = ("--steps", "256", "--quiet", "--n-envs", "2", "-p", "n_steps=64", "--run-dir", "run")
+    where = ("--steps", "32", "--quiet", "--n-envs", "2", "-p", "n_steps=16", "--run-dir", "run")
     for vectorization, kwargs in (
         ("sync", "copy: false"),
         ("async", "shared_memory: false"),
@@ -237,7 +240,9 @@ def test_version_params_and_narrow_help(tmp_path: Path, monkeypatch: pytest.Monk
         assert "..." not in done.stdout.replace("[ARGS]...", "")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["params", "ppo"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], pytest.param(["params", "ppo"], marks=pytest.mark.slow)]
+)
 def test_reader_that_goes_away_gets_no_traceback(arguments: list[str], tmp_path: Path) -> None:
     read, write = os.pipe()
     os.close(read)
@@ -363,13 +368,13 @@ def test_eval_of_something_else_is_an_error(tmp_path: Path, finished: Path) -> N
 
 
 def test_dqn_trains_is_evaluated_and_saves_what_it_goes_on_from(tmp_path: Path) -> None:
-    quick = ("--steps", "3000", "--quiet", "--target-score", "1000")
+    quick = ("--steps", "600", "--quiet", "--target-score", "1000", "-p", "learning_starts=200")
     done = cli("train", "CartPole-v1", "--algo", "dqn", *quick, "--run-dir", "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "best" / "q_network.safetensors").is_file()
     agent = part_with_rows(tmp_path / "run" / "checkpoints", "agent")
-    assert agent["env_steps"] == 3000
-    assert len(agent["experience"]["buffer"]["replay"]["rows"]["rewards"]) == 3000
+    assert agent["env_steps"] == 600
+    assert len(agent["experience"]["buffer"]["replay"]["rows"]["rewards"]) == 600
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["stop_reason"] == "budget"
     with (tmp_path / "run" / "progress.csv").open() as file:
         last = list(csv.DictReader(file))[-1]
@@ -385,32 +390,32 @@ def test_dqn_refuses_continuous_actions_in_one_line(tmp_path: Path) -> None:
 
 
 def test_sac_trains_is_evaluated_and_saves_what_it_goes_on_from(tmp_path: Path) -> None:
-    quick = ("--steps", "2000", "--quiet")
-    done = cli("train", "Pendulum-v1", "--algo", "sac", *quick, "--run-dir", "run", cwd=tmp_path)
+    quick = ("--steps", "400", "--quiet", "-p", "learning_starts=300", "-p", "n_steps=64")
+    done = cli("train", BRIEF_PENDULUM, "--algo", "sac", *quick, "--run-dir", "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     files = {path.name for path in (tmp_path / "run" / "best").iterdir()}
     assert {f"{name}.safetensors" for name in ("actor", "critic1", "critic2", "log_alpha")} <= files
     state = load_state(find_state(tmp_path / "run" / "checkpoints", None))
-    assert state["agent"]["updates"] == 1000
+    assert state["agent"]["updates"] == 100
     with (tmp_path / "run" / "progress.csv").open() as file:
         last = list(csv.DictReader(file))[-1]
     assert float(last["critic_loss"]) > 0 and 0 < float(last["alpha"]) < 1
     evaluated = cli("eval", "run", "--episodes", "2", cwd=tmp_path)
-    assert evaluated.stdout.startswith("Pendulum-v1: return "), evaluated.stderr
+    assert evaluated.stdout.startswith(f"{BRIEF_PENDULUM}: return "), evaluated.stderr
 
 
 def test_td3_trains_is_evaluated_and_trains_on(tmp_path: Path) -> None:
-    quick = ("--steps", "1500", "--quiet")
-    done = cli("train", "Pendulum-v1", "--algo", "td3", *quick, "--run-dir", "run", cwd=tmp_path)
+    quick = ("--steps", "300", "--quiet", "-p", "learning_starts=200")
+    done = cli("train", BRIEF_PENDULUM, "--algo", "td3", *quick, "--run-dir", "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     files = {path.name for path in (tmp_path / "run" / "best").iterdir()}
     assert files == {f"{name}.safetensors" for name in ("actor", "critic1", "critic2")}
     evaluated = cli("eval", "run", "--episodes", "2", cwd=tmp_path)
-    assert evaluated.stdout.startswith("Pendulum-v1: return "), evaluated.stderr
-    resumed = cli("train", "--resume", "run", "--steps", "2000", "--quiet", cwd=tmp_path)
+    assert evaluated.stdout.startswith(f"{BRIEF_PENDULUM}: return "), evaluated.stderr
+    resumed = cli("train", "--resume", "run", "--steps", "400", "--quiet", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     state = load_state(find_state(tmp_path / "run" / "checkpoints", None))
-    assert (state["agent"]["env_steps"], state["agent"]["updates"]) == (2000, 1000)
+    assert (state["agent"]["env_steps"], state["agent"]["updates"]) == (400, 200)
     with (tmp_path / "run" / "progress.csv").open() as file:
         last = list(csv.DictReader(file))[-1]
-    assert int(last["env_steps"]) == 2000 and float(last["critic_loss"]) > 0
+    assert int(last["env_steps"]) == 400 and float(last["critic_loss"]) > 0

@@ -26,9 +26,9 @@ def config(**changes: Any) -> TrainConfig:
     settings: dict[str, Any] = {
         "env_id": "CartPole-v1",
         "algo": "ppo",
-        "steps": 512,
+        "steps": 128,
         "n_envs": 2,
-        "n_steps": 64,
+        "n_steps": 16,
     }
     return TrainConfig.from_dict({**settings, "target_score": 1000.0, **changes})
 
@@ -78,15 +78,15 @@ def test_run_that_was_killed_before_its_first_state_says_how_to_start_anew(tmp_p
 def test_finished_run_trains_on_only_with_a_larger_total(tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert quick(run).windows == 4
-    with pytest.raises(ValueError, match=r"has finished \(budget\) after 512 .* larger total"):
+    with pytest.raises(ValueError, match=r"has finished \(budget\) after 128 .* larger total"):
         resume(run)
-    with pytest.raises(ValueError, match="has taken 512: it must be at least 514, got 512"):
-        resume(run, steps=512)
+    with pytest.raises(ValueError, match="has taken 128: it must be at least 130, got 128"):
+        resume(run, steps=128)
     assert len(rows(run)) == 4
-    further = resume(run, show_progress=False, steps=1024)
-    assert (further.stop_reason, further.windows, further.env_steps) == ("budget", 8, 1024)
+    further = resume(run, show_progress=False, steps=256)
+    assert (further.stop_reason, further.windows, further.env_steps) == ("budget", 8, 256)
     assert [int(row["window"]) for row in rows(run)] == list(range(8))
-    assert TrainConfig.from_yaml(run / "config.yaml").steps == 1024
+    assert TrainConfig.from_yaml(run / "config.yaml").steps == 256
 
 
 def test_policies_are_as_private_as_the_other_files_of_a_run(tmp_path: Path) -> None:
@@ -103,8 +103,8 @@ def test_solved_run_trains_on_without_its_target(tmp_path: Path) -> None:
     run = tmp_path / "run"
     solved = quick(run, target_score=1.0, confirm_episodes=2)
     assert solved.stop_reason == "solved"
-    further = resume(run, show_progress=False, steps=512)
-    assert (further.stop_reason, further.env_steps) == ("budget", 512)
+    further = resume(run, show_progress=False, steps=128)
+    assert (further.stop_reason, further.env_steps) == ("budget", 128)
     assert TrainConfig.from_yaml(run / "config.yaml").target_score is None
 
 
@@ -145,12 +145,12 @@ def test_no_part_of_a_run_copies_its_whole_replay_or_writes_it_twice(
     monkeypatch.setattr(Ring, "rows_between", noted)
     monkeypatch.setattr(state_of_run, "ReplaySegments", partial(ReplaySegments, segment_bytes=10_000))
     options = {"algo": "dqn", "hyperparams": {"learning_starts": 2_000}, "state_interval": 0.0}
-    windows = quick(tmp_path / "run", steps=2_560, **options).windows
-    assert windows == 20
+    windows = quick(tmp_path / "run", steps=1_280, n_steps=64, **options).windows
+    assert windows == 10
     # With a window's rows, a write holds those that were in the newest segment already, some 100.
-    assert 2_560 <= sum(written) < 2 * 2_560
+    assert 1_280 <= sum(written) < 2 * 1_280
     written.clear()
-    resume(tmp_path / "run", show_progress=False, steps=2_560 + 128)
+    resume(tmp_path / "run", show_progress=False, steps=1_280 + 128)
     assert 128 <= sum(written) < 3 * 128
     assert not copied
 

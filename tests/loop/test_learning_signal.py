@@ -70,6 +70,22 @@ def test_without_known_returns_the_scores_decide() -> None:
     assert seen(*[(window(known=False), float(i)) for i in range(9)]).constant is None
 
 
+def test_what_solves_the_task_every_time_is_no_lack_of_a_signal() -> None:
+    for solved_at, constant in ((None, 500.0), (500.1, 500.0), (500.0, None), (475.0, None)):
+        signal = LearningSignal(solved_at)
+        signal.see(window(*[500.0] * 9), None)
+        assert signal.constant == constant
+    # What the environment's registration says counts where there is no target.
+    registered = EpisodeData(
+        [0], [0], [0.0], [False], [False], [{}], 0,
+        metadata={"episode_returns": [500.0] * 9, "reward_threshold": 475.0},
+    )  # fmt: skip
+    assert seen((registered, None)).constant is None
+    strict = LearningSignal(501.0)
+    strict.see(registered, None)
+    assert strict.constant == 500.0
+
+
 def test_nan_is_no_value() -> None:
     assert seen(*[(window(1.0), math.nan)] * 9).constant == 1.0
 
@@ -101,6 +117,11 @@ def test_every_budget_counts(script: Any, options: Any) -> None:
     run = script([-200.0], **options)
     run.pipeline.max_steps = 600 if "length" in options else None
     assert (run.run().stop_reason, run.learned) == ("budget", 150)
+
+
+def test_run_at_its_unconfirmed_target_converges(script: Any) -> None:
+    summary = script([-200.0], target_score=-200.0, target_confirm_fn=lambda agent: -201.0).run()
+    assert (summary.stop_reason, summary.constant_return) == ("converged", None)
 
 
 def test_run_without_a_budget_ends_for_that_reason(script: Any) -> None:

@@ -206,7 +206,6 @@ def assert_same_window(a: Any, b: Any) -> None:
 
 
 MODES = ("NextStep", "SameStep", "Disabled")
-VECTOR_KINDS = [f"{kind}-{mode}" for kind in ("sync", "async") for mode in MODES]
 
 
 def make_pipeline(kind: str, agent: Any, window_size: int, masks: str | None = None, **options: Any) -> Any:
@@ -250,12 +249,6 @@ def scripted_agent() -> Any:
 @pytest.fixture
 def row_agent() -> Any:
     return RowAgent()
-
-
-@pytest.fixture(params=[*VECTOR_KINDS, "env_fns"])
-def vector_kind(request: pytest.FixtureRequest) -> Any:
-    """Every way to step three scripted environments that carries masks and infos."""
-    return request.param
 
 
 @pytest.fixture(autouse=True)

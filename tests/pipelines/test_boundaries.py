@@ -10,8 +10,15 @@ import numpy as np
 import pytest
 
 from optix_fast.pipelines import BatchPipeline, VectorBatchPipeline
+from tests.pipelines.conftest import MODES
 
 WINDOW_SIZES = (1, 2, 3, 7)
+SYNC = [*(f"sync-{mode}" for mode in MODES), "env_fns"]
+# Windows are cut in one place for all vector modes, and each asynchronous test starts three processes.
+ASYNC = [(f"async-{mode}", 2) for mode in MODES]
+every_vector_mode = pytest.mark.parametrize(
+    ("vector_kind", "window_size"), [*[(kind, size) for kind in SYNC for size in WINDOW_SIZES], *ASYNC]
+)
 
 
 class Row(NamedTuple):
@@ -97,7 +104,7 @@ def test_single_environment_gives_the_rows_of_a_hand_written_loop(
     assert rows[:30] == expected
 
 
-@pytest.mark.parametrize("window_size", WINDOW_SIZES)
+@every_vector_mode
 @pytest.mark.parametrize("agent_name", ["scripted_agent", "row_agent"])
 def test_every_vector_mode_gives_the_rows_of_a_hand_written_loop(
     request, pipeline, scripted, scripted_agent, vector_kind, agent_name, window_size
@@ -117,7 +124,7 @@ def test_own_vector_environment_gives_the_rows_of_a_hand_written_loop(
         assert rows[who][:30] == rows_by_hand(scripted(who), scripted_agent, 30)
 
 
-@pytest.mark.parametrize("window_size", WINDOW_SIZES)
+@every_vector_mode
 def test_agent_is_not_asked_about_observations_whose_episode_is_over(
     pipeline, scripted, scripted_agent, vector_kind, window_size
 ):
@@ -150,7 +157,7 @@ def test_reset_rows_are_invalid_and_belong_to_nobody(pipeline, scripted_agent):
     assert data.metadata["episode_lengths"] == [1, 2, 3, 1]
 
 
-@pytest.mark.parametrize("window_size", WINDOW_SIZES)
+@every_vector_mode
 def test_episode_returns_and_lengths_are_counted_across_windows(
     pipeline, scripted_agent, vector_kind, window_size
 ):
@@ -183,18 +190,18 @@ def test_window_of_resets_only_is_not_yielded(pipeline, scripted_agent):
 
 
 @pytest.mark.parametrize("masks", ["info", "key"])
-@pytest.mark.parametrize("window_size", [1, 3])
-def test_masks_belong_to_the_observation_acted_on(
-    pipeline, scripted, scripted_agent, vector_kind, masks, window_size
-):
-    for kind in (vector_kind, "single-0", "single-1", "single-2"):
-        for data in collect(pipeline(kind, scripted_agent, window_size, masks), 15):
-            x = data.observations["x"] if masks == "key" else data.observations
-            assert data.action_masks.dtype == np.bool_
-            for row, mask in zip(x.astype(int), data.action_masks, strict=True):
-                allowed = [True, True, True]
-                allowed[sum(row) % 3] = False
-                assert mask.tolist() == allowed
+@pytest.mark.parametrize(
+    ("kind", "window_size"),
+    [*[(kind, size) for kind in (*SYNC, "single-0", "single-1", "single-2") for size in (1, 3)], *ASYNC],
+)
+def test_masks_belong_to_the_observation_acted_on(pipeline, scripted_agent, kind, masks, window_size):
+    for data in collect(pipeline(kind, scripted_agent, window_size, masks), 15):
+        x = data.observations["x"] if masks == "key" else data.observations
+        assert data.action_masks.dtype == np.bool_
+        for row, mask in zip(x.astype(int), data.action_masks, strict=True):
+            allowed = [True, True, True]
+            allowed[sum(row) % 3] = False
+            assert mask.tolist() == allowed
 
 
 def test_every_action_is_allowed_where_the_next_step_resets(pipeline, scripted_agent):

@@ -4,6 +4,7 @@
 #include <new>
 
 #include "mlp_bind.h"
+#include "threads.h"
 
 namespace optix_fast {
 namespace {
@@ -96,6 +97,9 @@ unsigned char* thread_memory(size_t bytes) {
   return memory.get();
 }
 
-void bind_mlp(py::module_& m) { m.def("mlp", &mlp_entry); }
+void bind_mlp(py::module_& m) {
+  m.def("mlp", &mlp_entry);
+  m.def("team_members", &members_for);
+}
 
 }  // namespace optix_fast

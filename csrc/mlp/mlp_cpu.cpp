@@ -202,7 +202,7 @@ void sweep(const AdamParameter<T>& p, int64_t first, int64_t end, T tau, Update 
   }
 }
 
-constexpr int64_t kSharedSweep = 1 << 15;  // elements from which on a sweep is worth sharing
+constexpr int64_t kSweepWork = 32;  // multiply-adds that take as long as one element of a sweep
 
 }  // namespace
 
@@ -364,7 +364,7 @@ void adam_step_cpu(const AdamParameter<T>& p, T scale, T tau) {
     x = x - step_size * divide<S>(m, square_root<S>(v) * inverse_root2 + eps);
   };
   const bool follow = p.target != nullptr && tau > T(0);
-  const int members = p.size < kSharedSweep ? 1 : team_size();
+  const int members = members_for(p.size * kSweepWork, team_size());
   const int64_t line = padded<T>(1), lines = (p.size + line - 1) / line;
   in_team(members, [&](int member) {
     const int64_t first = lines * member / members * line, end = lines * (member + 1) / members * line;

@@ -13,8 +13,8 @@ from optix_fast.learners.native.networks import (
     check_distinct,
     check_surroundings,
     layers_of,
-    learner_threads,
 )
+from optix_fast.learners.native.threads import learner_threads
 from optix_fast.learners.native.updates import (
     Stack,
     check_copy,

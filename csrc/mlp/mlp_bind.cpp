@@ -56,7 +56,7 @@ void mlp(TensorReader& reader, const TensorView& input, const py::list& describe
   T* target = reader.read(grad_input, "grad_input", input.dtype, "[B, in]", {rows, in}).template as<T>();
   for (int64_t i = 0; i < rows; ++i) std::memcpy(delta + i * stride, by_output + i * out, out * sizeof(T));
   dispatch_simd([&](auto path) {
-    stack_backward_cpu<path, T>(stack, scratch, x, padded<T>(in), rows, delta, by_input, false);
+    stack_backward_cpu<path, T>(stack, scratch, x, padded<T>(in), rows, delta, by_input);
   });
   for (int64_t i = 0; i < rows; ++i) {
     std::memcpy(target + i * in, by_input + i * padded<T>(in), in * sizeof(T));

@@ -202,8 +202,6 @@ void sweep(const AdamParameter<T>& p, int64_t first, int64_t end, T tau, Update 
   }
 }
 
-constexpr int64_t kSweepWork = 32;  // multiply-adds that take as long as one element of a sweep
-
 }  // namespace
 
 template <SimdPath Path, typename T>
@@ -236,7 +234,7 @@ void stack_forward_cpu(const Stack<T>& stack, const T* input, int64_t input_stri
 
 template <SimdPath Path, typename T>
 void stack_backward_cpu(const Stack<T>& stack, const Scratch<T>& scratch, const T* input,
-                        int64_t input_stride, int64_t rows, T* grad_output, T* grad_input, bool accumulate) {
+                        int64_t input_stride, int64_t rows, T* grad_output, T* grad_input) {
   using S = Simd<T>;
   differentiate_output<S>(stack, rows, grad_output);
   T* delta = grad_output;
@@ -252,8 +250,8 @@ void stack_backward_cpu(const Stack<T>& stack, const Scratch<T>& scratch, const 
   weight_gradient<S>(first, delta, input, input_stride, rows, scratch.wide_grad);
   if (grad_input == nullptr) return;
   multiply<S, T>(rows, padded<T>(first.in), first.out, {delta, first.stride, 1},
-                 {first.weight_rows, padded<T>(first.in)}, {accumulate ? grad_input : nullptr, input_stride},
-                 {grad_input, input_stride}, kNothing);
+                 {first.weight_rows, padded<T>(first.in)}, {nullptr, 0}, {grad_input, input_stride},
+                 kNothing);
 }
 
 template <SimdPath Path, typename T>
@@ -387,7 +385,7 @@ void follow_cpu(const T* value, int64_t n, T tau, T* target) {
   template void stack_refresh_cpu<kPath, T>(const Stack<T>&);                                                \
   template void stack_forward_cpu<kPath, T>(const Stack<T>&, const T*, int64_t, int64_t);                    \
   template void stack_backward_cpu<kPath, T>(const Stack<T>&, const Scratch<T>&, const T*, int64_t, int64_t, \
-                                             T*, T*, bool);                                                  \
+                                             T*, T*);                                                        \
   template void stack_input_gradient_cpu<kPath, T>(const Stack<T>&, const Scratch<T>&, int64_t, T*, int64_t, \
                                                    T*);                                                      \
   template void stack_take_rows_cpu<kPath, T>(const Stack<T>&, const int64_t*, int64_t);                     \

@@ -12,7 +12,14 @@
 namespace optix_fast {
 namespace {
 
-constexpr std::chrono::microseconds kSpin(20);
+using Clock = std::chrono::steady_clock;
+
+constexpr std::chrono::microseconds kIdleSpin(20);     // of a thread without work
+constexpr std::chrono::microseconds kResultSpin(200);  // of the caller, whose result is being computed
+// What the team costs the caller may exceed what it saves by kLoss, after kProfit has been put by; it then rests
+// for kRest times the loss, so that a core busy with other work slows the caller by a few percent at most.
+constexpr std::chrono::microseconds kLoss(20), kProfit(100);
+constexpr int kRest = 32;
 
 void relax() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -20,25 +27,26 @@ void relax() {
 #endif
 }
 
-// A number that one thread writes and another waits for.
+// A number that threads change and one waits for.
 class Signal {
  public:
   unsigned value() const { return value_.load(std::memory_order_acquire); }
 
   void set(unsigned value) {
     value_.store(value, std::memory_order_seq_cst);
-    if (sleepers_.load(std::memory_order_seq_cst) == 0) return;
-    {
-      const std::lock_guard<std::mutex> lock(mutex_);
-    }  // whoever is about to sleep sleeps first
-    wake_.notify_all();
+    wake();
+  }
+
+  void add_one() {
+    value_.fetch_add(1, std::memory_order_seq_cst);
+    wake();
   }
 
   template <typename Reached>
-  void wait(Reached reached) {
-    const auto until = std::chrono::steady_clock::now() + kSpin;
+  void wait(Clock::duration spin, Reached reached) {
+    const auto until = Clock::now() + spin;
     for (unsigned i = 1; !reached(value()); ++i) {
-      if (i % 64 != 0 || std::chrono::steady_clock::now() < until) {
+      if (i % 64 != 0 || Clock::now() < until) {
         relax();
         continue;
       }
@@ -53,6 +61,14 @@ class Signal {
   }
 
  private:
+  void wake() {
+    if (sleepers_.load(std::memory_order_seq_cst) == 0) return;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+    }  // whoever is about to sleep sleeps first
+    wake_.notify_all();
+  }
+
   std::atomic<unsigned> value_{0};
   std::atomic<int> sleepers_{0};
   std::mutex mutex_;
@@ -61,52 +77,86 @@ class Signal {
 
 class Team {
  public:
-  // False where somebody else has the team.
-  bool run(int members, void (*work)(const void*, int), const void* context) {
+  // False where somebody else has the team, or it is left alone.
+  bool run(int parts, int threads, void (*work)(const void*, int), const void* context) {
     const std::unique_lock<std::mutex> busy(busy_, std::try_to_lock);
     if (!busy.owns_lock()) return false;
-    while (threads_ < members - 1) {
-      Seat& seat = seats_[threads_];
-      try {
-        std::thread(&Team::serve, &seat, threads_ + 1).detach();
-      } catch (const std::system_error&) {
-        return false;  // no more threads are to be had
-      }
-      ++threads_;
-    }
-    for (int i = 0; i < members - 1; ++i) {
-      seats_[i].work = work;
-      seats_[i].context = context;
-      seats_[i].asked.set(++seats_[i].rounds);
-    }
+    if (Clock::now() < rests_until_) return false;
+    const int helpers = (parts < threads ? parts : threads) - 1;
+    if (!employ(helpers)) return false;
+    const auto asking = Clock::now();
+    work_ = work;
+    context_ = context;
+    done_.set(0);
+    ticket_.store({++round_, static_cast<uint16_t>(parts), 1}, std::memory_order_release);
+    for (int i = 0; i < helpers; ++i) asked_[i].of.set(round_);
+    const auto working = Clock::now();
     work(context, 0);
-    for (int i = 0; i < members - 1; ++i) {
-      const unsigned round = seats_[i].rounds;
-      seats_[i].done.wait([=](unsigned value) { return value == round; });
+    unsigned others = parts - 1;
+    for (int part; (part = take(round_)) >= 0; --others) work(context, part);
+    const auto worked = Clock::now();
+    done_.wait(kResultSpin, [=](unsigned value) { return value == others; });
+    const auto done = Clock::now();
+    const auto saved = (worked - working) * others / (parts - others);
+    balance_ += saved - (working - asking) - (done - worked);
+    if (balance_ > kProfit) balance_ = kProfit;
+    if (balance_ < -kLoss) {
+      rests_until_ = done - kRest * balance_;
+      balance_ = {};
     }
     return true;
   }
 
  private:
-  struct alignas(64) Seat {
-    void (*work)(const void*, int) = nullptr;
-    const void* context = nullptr;
-    unsigned rounds = 0;  // the caller's count of them
-    Signal asked, done;
+  // Which job's parts are given out, and the next of them.
+  struct Ticket {
+    uint32_t round;
+    uint16_t parts, next;
+  };
+  struct alignas(64) Asked {
+    Signal of;  // the last round in which this thread was asked
   };
 
-  static void serve(Seat* seat, int member) {
-    for (unsigned served = 0;;) {
-      seat->asked.wait([=](unsigned value) { return value != served; });
-      ++served;
-      seat->work(seat->context, member);
-      seat->done.set(served);
+  bool employ(int helpers) {
+    for (; threads_ < helpers; ++threads_) {
+      try {
+        std::thread(&Team::serve, this, &asked_[threads_].of).detach();
+      } catch (const std::system_error&) {
+        return false;  // no more threads are to be had
+      }
+    }
+    return true;
+  }
+
+  // A part of that round that nobody has begun, or −1. What the job is may be read with it.
+  int take(uint32_t round) {
+    Ticket ticket = ticket_.load(std::memory_order_acquire);
+    while (ticket.round == round && ticket.next < ticket.parts) {
+      Ticket taken = ticket;
+      ++taken.next;
+      if (ticket_.compare_exchange_weak(ticket, taken, std::memory_order_acq_rel)) return ticket.next;
+    }
+    return -1;
+  }
+
+  void serve(Signal* asked) {
+    for (unsigned seen = 0;;) {
+      asked->wait(kIdleSpin, [=](unsigned round) { return round != seen; });
+      seen = asked->value();
+      for (int part; (part = take(seen)) >= 0; done_.add_one()) work_(context_, part);
     }
   }
 
   std::mutex busy_;
   int threads_ = 0;
-  Seat seats_[kMaxTeam - 1];
+  uint32_t round_ = 0;
+  Clock::duration balance_{};  // what the team saved its caller of late
+  Clock::time_point rests_until_{};
+  void (*work_)(const void*, int) = nullptr;
+  const void* context_ = nullptr;
+  alignas(64) std::atomic<Ticket> ticket_{Ticket{0, 0, 0}};
+  alignas(64) Signal done_;
+  Asked asked_[kMaxTeam - 1];
 };
 
 // Never destroyed: its threads run until the process ends.
@@ -135,9 +185,11 @@ TeamScope::TeamScope(int size) : before_(size_of_team) {
 
 TeamScope::~TeamScope() { size_of_team = before_; }
 
-void team_run(int members, void (*work)(const void*, int), const void* context) {
-  if (members > 1 && team().run(members, work, context)) return;
-  for (int member = 0; member < members; ++member) work(context, member);
+void team_run(int parts, void (*work)(const void*, int), const void* context) {
+  const TeamScope part_alone(1);
+  const int threads = part_alone.before();
+  if (threads > 1 && team().run(parts, threads, work, context)) return;
+  for (int part = 0; part < parts; ++part) work(context, part);
 }
 
 }  // namespace optix_fast

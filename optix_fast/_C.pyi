@@ -98,6 +98,8 @@ def mlp(
     grads: list[tuple[torch.Tensor, torch.Tensor]],
     grad_input: torch.Tensor | None,
 ) -> None: ...
+def team_members(work: int, threads: int) -> int:
+    """How many of `threads` share a product of `work` multiply-adds."""
 
 class PPORows:
     """R rows of a window: observations [R, D], actions, and what was recorded with them [R]."""

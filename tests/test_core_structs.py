@@ -125,7 +125,7 @@ def _numbers(*shape: int) -> list[torch.Tensor]:
 def _dqn_update(weight: torch.nn.Parameter, draws: Any) -> Any:
     buffer = ReplayBuffer(4)
     buffer.push(np.zeros(3, np.float32), 0, 0.0, np.zeros(3, np.float32), False)
-    layers = [(weight, None, "identity", 0.0)]
+    layers = [(weight, None, "identity", (0.0, 0.0))]
     view = buffer.view()
     state = (torch.tensor(0.0), torch.zeros(2, 3), torch.zeros(2, 3), 1e-3, 0.9, 0.999, 1e-8, 0.0, False)
     return core.dqn_update(

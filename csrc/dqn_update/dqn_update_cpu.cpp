@@ -33,15 +33,25 @@ void greedy_actions(const Layer<T>& last, int64_t rows, const uint8_t* masks, in
   }
 }
 
-// y, into `td`. False where one is not finite.
+// The target network's values of o', the online network's of o, and before that, for double Q, its best
+// actions in o'.
 template <SimdPath Path, typename T>
+void forward(const DqnUpdateArgs<T>& a) {
+  const int64_t stride = padded<T>(a.draws.replay.features), batch = a.draws.batch;
+  side_by_side(a.online, batch, [&](int part) {
+    if (part == 1) return stack_forward_cpu<Path, T>(a.target, a.next_observations, stride, batch);
+    stack_refresh_cpu<Path, T>(a.online);
+    if (a.double_q) {
+      stack_forward_cpu<Path, T>(a.online, a.next_observations, stride, batch);
+      greedy_actions(a.online.last(), batch, a.next_masks, a.best);
+    }
+    stack_forward_cpu<Path, T>(a.online, a.observations, stride, batch);
+  });
+}
+
+// y, into `td`. False where one is not finite.
+template <typename T>
 bool targets(const DqnUpdateArgs<T>& a) {
-  const int64_t stride = padded<T>(a.draws.replay.features);
-  if (a.double_q) {
-    stack_forward_cpu<Path, T>(a.online, a.next_observations, stride, a.draws.batch);
-    greedy_actions(a.online.last(), a.draws.batch, a.next_masks, a.best);
-  }
-  stack_forward_cpu<Path, T>(a.target, a.next_observations, stride, a.draws.batch);
   const Layer<T>& last = a.target.last();
   if (!a.double_q) greedy_actions(last, a.draws.batch, a.next_masks, a.best);
   bool all_finite = true;
@@ -54,9 +64,8 @@ bool targets(const DqnUpdateArgs<T>& a) {
 }
 
 // Q(o, a) − y in `td`, and the gradient of the loss, which is returned, by the outputs.
-template <SimdPath Path, typename T>
+template <typename T>
 double temporal_differences(const DqnUpdateArgs<T>& a, const float* weights, DqnUpdateResult& result) {
-  stack_forward_cpu<Path, T>(a.online, a.observations, padded<T>(a.draws.replay.features), a.draws.batch);
   const Layer<T>& last = a.online.last();
   __builtin_memset(a.grad_output, 0, a.draws.batch * last.stride * sizeof(T));
   const bool huber = a.loss == TdLoss::huber;
@@ -103,12 +112,11 @@ DqnUpdateResult::Failure one_update(const DqnUpdateArgs<T>& a, int64_t k, DqnUpd
     result.row = rows[impossible];
     return DqnUpdateResult::action;
   }
-  stack_refresh_cpu<Path, T>(a.online);
-  if (!targets<Path>(a)) return DqnUpdateResult::target;
-  if (!finite(temporal_differences<Path>(a, importance_weights(a.draws), result)))
-    return DqnUpdateResult::loss;
+  forward<Path>(a);
+  if (!targets(a)) return DqnUpdateResult::target;
+  if (!finite(temporal_differences(a, importance_weights(a.draws), result))) return DqnUpdateResult::loss;
   stack_backward_cpu<Path, T>(a.online, a.scratch, a.observations, padded<T>(a.draws.replay.features),
-                              a.draws.batch, a.grad_output, nullptr, false);
+                              a.draws.batch, a.grad_output, nullptr);
   if (!clipped_step<Path>(a.trained, a.max_grad_norm, a.tau)) return DqnUpdateResult::gradient;
   note_errors<Path>(a.draws, k, a.td);
   ++result.updates;

@@ -6,9 +6,9 @@
 //
 // ∂Q/∂a needs no weight gradients, and of the input's gradient only the last columns.
 //
-// CPU: the critics keep memory of their own, so that each set of transposed weights is made once per update.
-// They run one after the other on the same input: a joint first layer would save no arithmetic, and only that
-// one, of D + A columns, could be joint.
+// CPU: each critic has memory of its own, so that each set of transposed weights is made once per update, and
+// two threads of the worker team (threads.h) work side by side. A joint first layer would save no arithmetic,
+// and only that one, of D + A columns, could be joint.
 #pragma once
 
 #include "draws.h"
@@ -19,19 +19,19 @@ namespace optix_fast {
 template <typename T>
 struct TwinCritics {
   Stack<T> nets[2], targets[2];
-  Trained<T> trained;         // of both, each with its target
-  int64_t features, width;    // D, A
-  const Scratch<T>* scratch;  // of the learner
+  Trained<T> trained;       // of both, each with its target
+  int64_t features, width;  // D, A
+  Scratch<T> scratch[2];
 
   // Work memory.
-  T* taken;        // s ‖ a, [B, padded(D + A)]
-  T* chosen;       // s ‖ the actor's own action
-  T* next;         // s' ‖ a'
-  T *y, *td;       // [B]
-  T* grad_value;   // [B, stride of the last layer]
-  T* grad_input;   // [B, padded(D + A) − columns before the actions' first line]
-  T* grad_action;  // [B, A]
-  int64_t* rows;   // [B]
+  T* taken;          // s ‖ a, [B, padded(D + A)]
+  T* chosen;         // s ‖ the actor's own action
+  T* next;           // s' ‖ a'
+  T *y, *td;         // [B]
+  T* grad_value[2];  // [B, stride of the last layer]
+  T* grad_input[2];  // [B, padded(D + A) − columns before the actions' first line]
+  T* grad_action;    // [B, A]
+  int64_t* rows[2];  // [B]
 };
 
 struct CriticStep {

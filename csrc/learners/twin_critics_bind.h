@@ -1,7 +1,6 @@
 // For the bindings of the learners with twin critics.
 #pragma once
 
-#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -26,23 +25,17 @@ void allocate_twins(TwinCritics<T>& c, int64_t batch, Arena& arena) {
     for (const Stack<T>* net : {&c.nets[i], &c.targets[i]}) stack_place(*net, batch, arena);
   }
   const int64_t input = padded<T>(c.features + c.width);
-  for (T** matrix : {&c.taken, &c.chosen, &c.next, &c.grad_input}) {
+  for (T** matrix : {&c.taken, &c.chosen, &c.next, &c.grad_input[0], &c.grad_input[1]}) {
     *matrix = arena.take<T>(whole_rows(batch) * input);
   }
   for (T** column : {&c.y, &c.td}) *column = arena.take<T>(batch);
-  const int64_t values = std::max(c.nets[0].last().stride, c.nets[1].last().stride);
-  c.grad_value = arena.take<T>(whole_rows(batch) * values);
+  for (int i = 0; i < 2; ++i) {
+    scratch_place(c.scratch[i], batch, widest(c.nets[i]), arena);
+    c.grad_value[i] = arena.take<T>(whole_rows(batch) * c.nets[i].last().stride);
+    c.rows[i] = arena.take<int64_t>(batch);
+  }
   c.grad_action = arena.take<T>(batch * c.width);
-  c.rows = arena.take<int64_t>(batch);
   trained_place(c.trained, arena);
-}
-
-// The widest layer of the critics, their input included.
-template <typename T>
-int64_t widest(const TwinCritics<T>& c) {
-  int64_t width = c.features + c.width;
-  for (int i = 0; i < 2; ++i) width = std::max({width, widest(c.nets[i]), widest(c.targets[i])});
-  return width;
 }
 
 template <typename T>

@@ -80,13 +80,21 @@ void refresh(const Stack<T> (&twins)[2]) {
   for (const Stack<T>& net : twins) stack_refresh_cpu<Path, T>(net);
 }
 
-// Both critics: loss, gradients, step, and with a positive tau the targets after them. What was made of the
-// weights before (refresh) is out of date then.
+// Q̄_i of c.next and Q_i of c.taken.
+template <SimdPath Path, typename T>
+void forward_critics(const TwinCritics<T>& c, int64_t batch) {
+  side_by_side(c.nets[0], batch, [&](int i) {
+    forward_critic<Path>(c, c.targets[i], c.next, batch);
+    forward_critic<Path>(c, c.nets[i], c.taken, batch);
+  });
+}
+
+// Both critics, after forward_critics and with y: loss, gradients, step, and with a positive tau the targets
+// after them. What was made of the weights before (refresh) is out of date then.
 template <SimdPath Path, typename T>
 CriticStep critic_step(const TwinCritics<T>& c, const Draws<T>& d, double factor, double max_grad_norm,
                        double tau) {
   const float* weights = importance_weights(d);
-  for (const Stack<T>& net : c.nets) forward_critic<Path>(c, net, c.taken, d.batch);
   CriticStep step;
   const T share = static_cast<T>(factor) / static_cast<T>(d.batch);
   for (int i = 0; i < 2; ++i) {
@@ -96,13 +104,15 @@ CriticStep critic_step(const TwinCritics<T>& c, const Draws<T>& d, double factor
       const T weighted = weights == nullptr ? error : static_cast<T>(weights[row]) * error;
       step.mean_q += static_cast<double>(q);
       step.loss += static_cast<double>(weighted) * static_cast<double>(error);
-      c.grad_value[row * net.last().stride] = weighted * share;
+      c.grad_value[i][row * net.last().stride] = weighted * share;
       const T half = T(0.5) * (error < 0 ? -error : error);
       c.td[row] = i == 0 ? half : c.td[row] + half;
     }
-    stack_backward_cpu<Path, T>(net, *c.scratch, c.taken, input_stride(c), d.batch, c.grad_value, nullptr,
-                                false);
   }
+  side_by_side(c.nets[0], d.batch, [&](int i) {
+    stack_backward_cpu<Path, T>(c.nets[i], c.scratch[i], c.taken, input_stride(c), d.batch, c.grad_value[i],
+                                nullptr);
+  });
   step.loss *= 0.5 * factor / static_cast<double>(d.batch);
   step.mean_q = 0.5 * step.mean_q / static_cast<double>(d.batch);
   if (!finite(step.loss)) {
@@ -113,24 +123,31 @@ CriticStep critic_step(const TwinCritics<T>& c, const Draws<T>& d, double factor
   return step;
 }
 
-// Adds to grad_action [B, A] the part of the gradient by the actions that goes through one critic, given the
-// gradient by its values, `by_value` [B]. Rows where that is zero are left out: the others are moved together
-// first. The outputs of its layers are used up.
+// The gradient by the actions that goes through critic i, given the gradient by its values, `by_value` [B].
+// Rows where that is zero are left out: the others, whose number is returned, are moved together first. The
+// outputs of its layers are used up.
 template <SimdPath Path, typename T>
-void add_action_gradient(const TwinCritics<T>& c, int64_t batch, const Stack<T>& net, const T* by_value) {
+int64_t action_gradient(const TwinCritics<T>& c, int64_t batch, int i, const T* by_value) {
+  const Stack<T>& net = c.nets[i];
   int64_t n = 0;
   for (int64_t row = 0; row < batch; ++row) {
     if (by_value[row] == 0) continue;
-    c.grad_value[n * net.last().stride] = by_value[row];
-    c.rows[n++] = row;
+    c.grad_value[i][n * net.last().stride] = by_value[row];
+    c.rows[i][n++] = row;
   }
-  if (n == 0) return;
-  if (n < batch) stack_take_rows_cpu<Path, T>(net, c.rows, n);
+  if (n == 0) return 0;
+  if (n < batch) stack_take_rows_cpu<Path, T>(net, c.rows[i], n);
+  stack_input_gradient_cpu<Path, T>(net, c.scratch[i], n, c.grad_value[i], action_line(c), c.grad_input[i]);
+  return n;
+}
+
+// Adds the n rows of action_gradient to grad_action [B, A].
+template <typename T>
+void add_action_gradient(const TwinCritics<T>& c, int i, int64_t n) {
   const int64_t from = action_line(c), stride = input_stride(c) - from;
-  stack_input_gradient_cpu<Path, T>(net, *c.scratch, n, c.grad_value, from, c.grad_input);
   for (int64_t k = 0; k < n; ++k) {
-    const T* gradient = c.grad_input + k * stride + (c.features - from);
-    T* sum = c.grad_action + c.rows[k] * c.width;
+    const T* gradient = c.grad_input[i] + k * stride + (c.features - from);
+    T* sum = c.grad_action + c.rows[i][k] * c.width;
     for (int64_t j = 0; j < c.width; ++j) sum[j] += gradient[j];
   }
 }

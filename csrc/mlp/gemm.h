@@ -80,10 +80,6 @@ void multiply_rows(int64_t rows, int64_t depth, Left<T> a, Rows<const T> b, Rows
   }
 }
 
-// Multiplications from which on a product is worth sharing: it then takes about ten times as long as handing
-// out its parts.
-constexpr int64_t kSharedProduct = 1 << 20;
-
 // Rows first to end of C.
 template <typename S, typename T, typename Done>
 void multiply_part(int64_t first, int64_t end, int64_t columns, int64_t depth, Left<T> a, Rows<const T> b,
@@ -125,7 +121,7 @@ void multiply_part(int64_t first, int64_t end, int64_t columns, int64_t depth, L
 template <typename S, typename T, typename Done>
 void multiply(int64_t rows, int64_t columns, int64_t depth, Left<T> a, Rows<const T> b, Rows<const T> start,
               Rows<T> c, Done done) {
-  const int members = rows * columns * depth < kSharedProduct ? 1 : team_size();
+  const int members = members_for(rows * columns * depth, team_size());
   if (members == 1) return multiply_part<S>(0, rows, columns, depth, a, b, start, c, done);
   // In whole blocks of rows.
   const int64_t blocks = (rows + kBlockRows - 1) / kBlockRows;

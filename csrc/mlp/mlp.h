@@ -171,10 +171,10 @@ template <SimdPath Path, typename T>
 void stack_forward_cpu(const Stack<T>& stack, const T* input, int64_t input_stride, int64_t rows);
 
 // Every layer's grad_weight and grad_bias, from the gradient by the last output, [rows, last().stride], which
-// is overwritten. grad_input [rows, input_stride], null if not wanted, is added to where `accumulate` is set.
+// is overwritten. grad_input: [rows, input_stride], or null.
 template <SimdPath Path, typename T>
 void stack_backward_cpu(const Stack<T>& stack, const Scratch<T>& scratch, const T* input,
-                        int64_t input_stride, int64_t rows, T* grad_output, T* grad_input, bool accumulate);
+                        int64_t input_stride, int64_t rows, T* grad_output, T* grad_input);
 
 // The gradient by the input alone, and of it the columns from `from`, a whole number of cache lines, on:
 // grad_input [rows, padded(in) − from]. grad_output as in stack_backward_cpu.
@@ -208,6 +208,8 @@ struct AdamParameter {
   double lr, beta1, beta2, eps, weight_decay;
   bool decoupled;  // AdamW's weight decay
 };
+
+constexpr int64_t kSweepWork = 32;  // multiply-adds that take as long as the step of one element
 
 // The parameters that one optimizer trains, and where a learner keeps them for the case that it fails.
 template <typename T>

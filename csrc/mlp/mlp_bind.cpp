@@ -5,6 +5,7 @@
 
 #include "guards.h"
 #include "mlp_bind.h"
+#include "threads.h"
 
 namespace optix_fast {
 namespace {
@@ -56,7 +57,7 @@ void mlp(TensorReader& reader, const TensorView& input, const py::list& describe
   T* target = reader.read(grad_input, "grad_input", input.dtype, "[B, in]", {rows, in}).template as<T>();
   for (int64_t i = 0; i < rows; ++i) std::memcpy(delta + i * stride, by_output + i * out, out * sizeof(T));
   dispatch_simd([&](auto path) {
-    stack_backward_cpu<path, T>(stack, scratch, x, padded<T>(in), rows, delta, by_input, false);
+    stack_backward_cpu<path, T>(stack, scratch, x, padded<T>(in), rows, delta, by_input);
   });
   for (int64_t i = 0; i < rows; ++i) {
     std::memcpy(target + i * in, by_input + i * padded<T>(in), in * sizeof(T));
@@ -105,6 +106,7 @@ unsigned char* thread_memory(size_t bytes) {
 void bind_mlp(py::module_& m) {
   m.def("mlp", &mlp_entry);
   py::class_<Guards>(m, "Guards").def(py::init<const py::list&, const py::list&>()).def("hold", &Guards::hold);
+  m.def("team_members", &members_for);
 }
 
 }  // namespace optix_fast

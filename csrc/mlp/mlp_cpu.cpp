@@ -229,7 +229,6 @@ struct Backward {
   int64_t input_stride, rows;
   T* grad_output;
   T* grad_input;  // null: not wanted
-  bool accumulate;
 
   // The gradient by the output of layer i, or by the stack's input.
   T* delta(int i) const {
@@ -260,8 +259,6 @@ void operand_gradients(const Backward<T>& b, const Layer<T>& l, const T* delta) 
   T* target = b.delta(l.source);
   const bool is_input = l.source == kInput;
   const int64_t stride = is_input ? b.input_stride : b.stack.layers[l.source].stride;
-  Layer<T> arriving = l;
-  arriving.writes = l.writes && !(is_input && b.accumulate);
   if (target == nullptr || reads_an_index(l.kind)) {
     // Not wanted, or none.
   } else if (l.kind == LayerKind::dense) {
@@ -269,27 +266,26 @@ void operand_gradients(const Backward<T>& b, const Layer<T>& l, const T* delta) 
       return gradient_below<S>(l, b.stack.layers[l.source], b.rows, delta, target);
     }
     multiply<S, T>(b.rows, stride, l.out, {delta, l.stride, 1}, {l.weight_rows, padded<T>(l.in)},
-                   {arriving.writes ? nullptr : target, stride}, {target, stride}, kNothing);
+                   {l.writes ? nullptr : target, stride}, {target, stride}, kNothing);
   } else if (is_norm(l.kind)) {
-    norm_backward<S>(l, delta, b.rows, arriving.writes, target, stride);
+    norm_backward<S>(l, delta, b.rows, l.writes, target, stride);
   } else if (l.kind == LayerKind::columns) {
-    columns_gradient(arriving, delta, b.rows, target, stride, stride);
+    columns_gradient(l, delta, b.rows, target, stride, stride);
   } else {
     const Operand<T> factor = operand(b.stack, l.other, b.input, b.input_stride);
-    operand_gradient<S>(arriving, delta, b.rows, false, factor.data, factor.stride, target, stride);
+    operand_gradient<S>(l, delta, b.rows, false, factor.data, factor.stride, target, stride);
   }
   if (!has_other(l.kind)) return;
   target = b.delta(l.other);
   if (target == nullptr) return;
   const Operand<T> factor = operand(b.stack, l.source, b.input, b.input_stride);
   const int64_t other_stride = l.other == kInput ? b.input_stride : b.stack.layers[l.other].stride;
-  arriving.writes_other = l.writes_other && !(l.other == kInput && b.accumulate);
-  operand_gradient<S>(arriving, delta, b.rows, true, factor.data, factor.stride, target, other_stride);
+  operand_gradient<S>(l, delta, b.rows, true, factor.data, factor.stride, target, other_stride);
 }
 
 template <typename S, typename T>
 void backward(const Backward<T>& b) {
-  bool input_has_gradient = b.accumulate || b.grad_input == nullptr;
+  bool input_has_gradient = b.grad_input == nullptr;
   for (int64_t i = 0; i < b.stack.n; ++i) {
     const Layer<T>& l = b.stack.layers[i];
     const bool reads_input = l.source == kInput || (has_other(l.kind) && l.other == kInput);
@@ -376,8 +372,6 @@ void affine_row(const Layer<T>& l, T* z) {
   }
 }
 
-constexpr int64_t kSharedSweep = 1 << 15;  // elements from which on a sweep is worth sharing
-
 }  // namespace
 
 template <SimdPath Path, typename T>
@@ -414,9 +408,8 @@ void stack_forward_cpu(const Stack<T>& stack, const T* input, int64_t input_stri
 
 template <SimdPath Path, typename T>
 void stack_backward_cpu(const Stack<T>& stack, const Scratch<T>& scratch, const T* input,
-                        int64_t input_stride, int64_t rows, T* grad_output, T* grad_input, bool accumulate) {
-  backward<Simd<T>>(
-      Backward<T>{stack, scratch, input, input_stride, rows, grad_output, grad_input, accumulate});
+                        int64_t input_stride, int64_t rows, T* grad_output, T* grad_input) {
+  backward<Simd<T>>(Backward<T>{stack, scratch, input, input_stride, rows, grad_output, grad_input});
 }
 
 template <SimdPath Path, typename T>
@@ -427,13 +420,13 @@ void stack_input_gradient_cpu(const Stack<T>& stack, const Scratch<T>& scratch, 
   const int64_t width = padded<T>(first.in), columns = width - from;
   if (first.kind == LayerKind::dense && first.is_only_reader) {
     // Of what the input is multiplied with, only the columns that are asked for.
-    const Backward<T> above{stack, scratch, nullptr, width, rows, grad_output, nullptr, false};
+    const Backward<T> above{stack, scratch, nullptr, width, rows, grad_output, nullptr};
     backward<S>(above);
     multiply<S, T>(rows, columns, first.out, {above.delta(0), first.stride, 1},
                    {first.weight_rows + from, width}, {nullptr, 0}, {grad_input, columns}, kNothing);
     return;
   }
-  backward<S>(Backward<T>{stack, scratch, nullptr, width, rows, grad_output, scratch.input_grad, false});
+  backward<S>(Backward<T>{stack, scratch, nullptr, width, rows, grad_output, scratch.input_grad});
   copy_rows(scratch.input_grad + from, width, rows, columns, grad_input, columns);
 }
 
@@ -520,7 +513,7 @@ void adam_step_cpu(const AdamParameter<T>& p, T scale, T tau) {
     x = x - step_size * divide<S>(m, square_root<S>(v) * inverse_root2 + eps);
   };
   const bool follow = p.target != nullptr && tau > T(0);
-  const int members = p.size < kSharedSweep ? 1 : team_size();
+  const int members = members_for(p.size * kSweepWork, team_size());
   const int64_t line = padded<T>(1), lines = (p.size + line - 1) / line;
   in_team(members, [&](int member) {
     const int64_t first = lines * member / members * line, end = lines * (member + 1) / members * line;
@@ -543,7 +536,7 @@ void follow_cpu(const T* value, int64_t n, T tau, T* target) {
   template void stack_refresh_cpu<kPath, T>(const Stack<T>&);                                                \
   template void stack_forward_cpu<kPath, T>(const Stack<T>&, const T*, int64_t, int64_t);                    \
   template void stack_backward_cpu<kPath, T>(const Stack<T>&, const Scratch<T>&, const T*, int64_t, int64_t, \
-                                             T*, T*, bool);                                                  \
+                                             T*, T*);                                                        \
   template void stack_input_gradient_cpu<kPath, T>(const Stack<T>&, const Scratch<T>&, int64_t, T*, int64_t, \
                                                    T*);                                                      \
   template void stack_take_rows_cpu<kPath, T>(const Stack<T>&, const int64_t*, int64_t);                     \

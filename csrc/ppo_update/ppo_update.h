@@ -22,8 +22,8 @@
 //
 // Memory: everything comes from one arena, about 6 elements per parameter and B·2 per unit of every layer.
 //
-// CPU: one thread, and the worker team (threads.h) for large products; the order of every sum is fixed
-// (mlp.h, ppo_loss.h), so the same call gives the same bits.
+// CPU: one thread, or the worker team (threads.h): actor and critic side by side, or large products shared out.
+// The order of every sum is fixed (mlp.h, ppo_loss.h), so the same call gives the same bits for every team.
 #pragma once
 
 #include "mlp/mlp.h"
@@ -48,9 +48,9 @@ struct Minibatch {
   T* grad_params;
   T* values;  // [B]
   T* grad_values;
-  T* grad_actor;   // [B, actor.last().stride]
-  T* grad_critic;  // [B, critic.last().stride]
-  T* grad_trunk;   // [B, trunk.last().stride]
+  T* grad_actor;     // [B, actor.last().stride]
+  T* grad_critic;    // [B, critic.last().stride]
+  T* grad_trunk[2];  // by actor and by critic, [B, trunk.last().stride] each
   T* loss_scratch;
 };
 
@@ -80,8 +80,8 @@ struct PpoUpdateArgs {
   Trained<T> trained;
 
   Minibatch<T> batch;
-  float* stats;  // [kPpoStatistics + C]
-  Scratch<T> scratch;
+  float* stats;           // [kPpoStatistics + C]
+  Scratch<T> scratch[2];  // of the actor and of the critic
 };
 
 struct PpoUpdateResult {

@@ -63,7 +63,7 @@ void allocate(PpoUpdateArgs<T>& args, Arena& arena) {
   for (const Stack<T>* stack : {&args.trunk, &args.actor, &args.critic}) {
     width_of_all = std::max(width_of_all, widest(*stack));
   }
-  scratch_place(args.scratch, rows, width_of_all, arena);
+  for (Scratch<T>& scratch : args.scratch) scratch_place(scratch, rows, width_of_all, arena);
   Minibatch<T>& b = args.batch;
   b.observations = arena.take<T>(whole_rows(rows) * padded<T>(args.features));
   b.discrete_actions = arena.take<int64_t>(rows * args.components);
@@ -77,7 +77,9 @@ void allocate(PpoUpdateArgs<T>& args, Arena& arena) {
   b.grad_params = arena.take<T>(rows * outputs);
   b.grad_actor = arena.take<T>(whole_rows(rows) * args.actor.last().stride);
   b.grad_critic = arena.take<T>(whole_rows(rows) * args.critic.last().stride);
-  b.grad_trunk = args.trunk.n == 0 ? nullptr : arena.take<T>(whole_rows(rows) * args.trunk.last().stride);
+  for (T*& part : b.grad_trunk) {
+    part = args.trunk.n == 0 ? nullptr : arena.take<T>(whole_rows(rows) * args.trunk.last().stride);
+  }
   const size_t scratch_bytes = ppo_loss_scratch_bytes(width, args.components);
   b.loss_scratch = reinterpret_cast<T*>(arena.take<unsigned char>(static_cast<int64_t>(scratch_bytes)));
   args.stats = arena.take<float>(kPpoStatistics + args.components);

@@ -88,34 +88,34 @@ void write_output_gradients(const PpoUpdateArgs<T>& a, int64_t n) {
   }
 }
 
-template <SimdPath Path, typename T>
-void refresh(const PpoUpdateArgs<T>& a) {
-  stack_refresh_cpu<Path, T>(a.trunk);
-  stack_refresh_cpu<Path, T>(a.actor);
-  stack_refresh_cpu<Path, T>(a.critic);
-}
-
+// The trunk, then actor and critic; the copies of the weights first.
 template <SimdPath Path, typename T>
 void forward(const PpoUpdateArgs<T>& a, int64_t n) {
+  stack_refresh_cpu<Path, T>(a.trunk);
   stack_forward_cpu<Path, T>(a.trunk, a.batch.observations, padded<T>(a.features), n);
   const Input<T> shared = trunk_output(a);
-  stack_forward_cpu<Path, T>(a.actor, shared.data, shared.stride, n);
-  stack_forward_cpu<Path, T>(a.critic, shared.data, shared.stride, n);
+  side_by_side(a.actor, n, [&](int part) {
+    const Stack<T>& stack = part == 0 ? a.actor : a.critic;
+    stack_refresh_cpu<Path, T>(stack);
+    stack_forward_cpu<Path, T>(stack, shared.data, shared.stride, n);
+  });
 }
 
 template <SimdPath Path, typename T>
 void backward(const PpoUpdateArgs<T>& a, int64_t n) {
   const Minibatch<T>& b = a.batch;
   const Input<T> shared = trunk_output(a);
-  T* grad_shared = a.trunk.n == 0 ? nullptr : b.grad_trunk;
-  stack_backward_cpu<Path, T>(a.actor, a.scratch, shared.data, shared.stride, n, b.grad_actor, grad_shared,
-                              false);
-  stack_backward_cpu<Path, T>(a.critic, a.scratch, shared.data, shared.stride, n, b.grad_critic, grad_shared,
-                              true);
-  if (a.trunk.n > 0) {
-    stack_backward_cpu<Path, T>(a.trunk, a.scratch, b.observations, padded<T>(a.features), n, grad_shared,
-                                nullptr, false);
+  side_by_side(a.actor, n, [&](int part) {
+    stack_backward_cpu<Path, T>(part == 0 ? a.actor : a.critic, a.scratch[part], shared.data, shared.stride,
+                                n, part == 0 ? b.grad_actor : b.grad_critic, b.grad_trunk[part]);
+  });
+  if (a.trunk.n == 0) return;
+  using S = Simd<T>;
+  for (int64_t i = 0; i < n * shared.stride; i += S::lanes) {
+    S::store(b.grad_trunk[0] + i, S::load(b.grad_trunk[0] + i) + S::load(b.grad_trunk[1] + i));
   }
+  stack_backward_cpu<Path, T>(a.trunk, a.scratch[0], b.observations, padded<T>(a.features), n,
+                              b.grad_trunk[0], nullptr);
 }
 
 template <typename T>
@@ -144,7 +144,6 @@ PpoLossArgs<T> loss_args(const PpoUpdateArgs<T>& a, int64_t n, T* loss, float* s
 template <SimdPath Path, typename T>
 bool minibatch_step(const PpoUpdateArgs<T>& a, const int64_t* order, int64_t n, PpoUpdateResult& result) {
   gather(a, order, n);
-  refresh<Path>(a);
   forward<Path>(a, n);
   read_outputs(a, n);
   T loss;

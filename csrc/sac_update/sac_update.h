@@ -24,8 +24,9 @@
 //
 // Memory: from one arena, about 8 elements per parameter, and B to 2B per unit of every layer.
 //
-// CPU: one thread, and the worker team (threads.h) for large products; the order of every sum is fixed
-// (mlp.h), so the same call gives the same bits. The critics' part is in learners/twin_critics.h.
+// CPU: one thread, or the worker team (threads.h): the critics side by side, or large products shared out. The
+// order of every sum is fixed (mlp.h), so the same call gives the same bits for every team. The critics' part is
+// in learners/twin_critics.h.
 #pragma once
 
 #include "learners/twin_critics.h"
@@ -68,7 +69,7 @@ struct SacUpdateArgs {
   T* grad_log_alpha;       // one element
 
   SacWork<T> work;
-  Scratch<T> scratch;
+  Scratch<T> scratch;  // of the actor
 };
 
 struct SacUpdateResult {

@@ -2,7 +2,6 @@
 
 #include <pybind11/stl.h>
 
-#include <algorithm>
 #include <string>
 
 #include "learners/twin_critics_bind.h"
@@ -51,7 +50,7 @@ void allocate(SacUpdateArgs<T>& args, Arena& arena) {
   const TwinCritics<T>& c = args.critics;
   const int64_t rows = args.draws.batch, elements = padded<T>(rows * c.width);
   stack_place(args.actor, 2 * rows, arena);
-  scratch_place(args.scratch, rows, std::max(widest(c), widest(args.actor)), arena);
+  scratch_place(args.scratch, rows, widest(args.actor), arena);
   SacWork<T>& w = args.work;
   w.observations = arena.take<T>(whole_rows(2 * rows) * padded<T>(c.features));
   for (T** per_row : {&w.shares[0], &w.shares[1], &w.now.log_prob, &w.next.log_prob}) {
@@ -100,7 +99,6 @@ py::object sac_update(TensorReader& reader, const TensorView& noise, const py::t
   }
   args.draws.replay = read_continuous_replay(kOp, view, args.critics.width);
   args.critics.features = args.draws.replay.features;
-  args.critics.scratch = &args.scratch;
   Networks<T> nets = read_networks<T>(reader, dtype, networks, args);
   GivenDraws draws(kOp, given_draws);
   draws.read(reader, options.n_step, options.gamma, args.draws);

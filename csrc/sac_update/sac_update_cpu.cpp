@@ -88,12 +88,16 @@ void set_policy_gradient(const SacUpdateArgs<T>& a, T alpha) {
   }
 }
 
+// The transposed weights of the critics, which have just stepped, and the actor's step.
 template <SimdPath Path, typename T>
 bool actor_step(const SacUpdateArgs<T>& a, T alpha, SacUpdateResult& result) {
   const SacWork<T>& w = a.work;
   const TwinCritics<T>& c = a.critics;
   const int64_t batch = a.draws.batch;
-  for (const Stack<T>& net : c.nets) forward_critic<Path>(c, net, c.chosen, batch);
+  side_by_side(c.nets[0], batch, [&](int i) {
+    for (const Stack<T>* net : {&c.nets[i], &c.targets[i]}) stack_refresh_cpu<Path, T>(*net);
+    forward_critic<Path>(c, c.nets[i], c.chosen, batch);
+  });
   double loss = 0.0;
   for (int64_t row = 0; row < batch; ++row) {
     const Least<T> least = least_of(c.nets, row);
@@ -107,10 +111,12 @@ bool actor_step(const SacUpdateArgs<T>& a, T alpha, SacUpdateResult& result) {
     return false;
   }
   __builtin_memset(c.grad_action, 0, batch * c.width * sizeof(T));
-  for (int i = 0; i < 2; ++i) add_action_gradient<Path>(c, batch, c.nets[i], w.shares[i]);
+  int64_t n[2];
+  side_by_side(c.nets[0], batch, [&](int i) { n[i] = action_gradient<Path>(c, batch, i, w.shares[i]); });
+  for (int i = 0; i < 2; ++i) add_action_gradient(c, i, n[i]);
   set_policy_gradient(a, alpha);
   stack_backward_cpu<Path, T>(a.actor, a.scratch, w.observations, padded<T>(c.features), batch, w.grad_policy,
-                              nullptr, false);
+                              nullptr);
   if (!clipped_step<Path>(a.trained_actor, a.max_grad_norm, 0.0)) {
     result.failure = SacUpdateResult::actor_gradient;
     return false;
@@ -144,7 +150,7 @@ bool update_step(const SacUpdateArgs<T>& a, int64_t update, SacUpdateResult& res
     result.failure = SacUpdateResult::temperature_loss;
     return false;
   }
-  for (const Stack<T>& net : c.targets) forward_critic<Path>(c, net, c.next, batch);
+  forward_critics<Path>(c, batch);
   set_targets(a, alpha);
   const CriticStep step = critic_step<Path>(c, a.draws, 1.0, a.max_grad_norm, a.tau);
   if (step.failure != CriticStep::none) {
@@ -152,8 +158,6 @@ bool update_step(const SacUpdateArgs<T>& a, int64_t update, SacUpdateResult& res
                                                                  : SacUpdateResult::critic_gradient;
     return false;
   }
-  refresh<Path>(c.nets);
-  refresh<Path>(c.targets);
   if (!actor_step<Path>(a, alpha, result)) return false;
   stack_refresh_cpu<Path, T>(a.actor);
   note_errors<Path>(a.draws, update, c.td);

@@ -54,7 +54,7 @@ struct Td3UpdateArgs {
   Trained<T> trained_actor;  // with its target
 
   Td3Work<T> work;
-  Scratch<T> scratch;
+  Scratch<T> scratch;  // of the actor
 };
 
 struct Td3UpdateResult {

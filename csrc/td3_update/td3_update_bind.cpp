@@ -2,7 +2,6 @@
 
 #include <pybind11/stl.h>
 
-#include <algorithm>
 #include <string>
 
 #include "learners/twin_critics_bind.h"
@@ -53,7 +52,7 @@ void allocate(Td3UpdateArgs<T>& args, Arena& arena) {
   const TwinCritics<T>& c = args.critics;
   const int64_t rows = args.draws.batch, elements = padded<T>(rows * c.width);
   for (const Stack<T>* net : {&args.actor, &args.target_actor}) stack_place(*net, rows, arena);
-  scratch_place(args.scratch, rows, std::max(widest(c), widest(args.actor)), arena);
+  scratch_place(args.scratch, rows, widest(args.actor), arena);
   Td3Work<T>& w = args.work;
   w.observations = arena.take<T>((rows + whole_rows(rows)) * padded<T>(c.features));
   for (T** array : {&w.action, &w.slope}) *array = arena.take<T>(elements);
@@ -81,7 +80,6 @@ py::object td3_update(TensorReader& reader, const TensorView& noise, const py::t
   }
   args.draws.replay = read_continuous_replay(kOp, view, args.critics.width);
   args.critics.features = args.draws.replay.features;
-  args.critics.scratch = &args.scratch;
   Networks<T> nets = read_networks<T>(reader, dtype, networks, args);
   GivenDraws draws(kOp, given_draws);
   draws.read(reader, options.n_step, options.gamma, args.draws);

@@ -27,7 +27,7 @@ void squash(const Td3UpdateArgs<T>& a, const Layer<T>& policy) {
   }
 }
 
-// y, from the target networks.
+// y, from the target networks. The critics' own values of the actions taken come with it (forward_critics).
 template <SimdPath Path, typename T>
 void set_targets(const Td3UpdateArgs<T>& a, const T* noise) {
   const Draws<T>& d = a.draws;
@@ -40,7 +40,7 @@ void set_targets(const Td3UpdateArgs<T>& a, const T* noise) {
   for (int64_t i = 0; i < d.batch * c.width; ++i)
     action[i] = clip(action[i] + clip(scale * noise[i], bound), T(1));
   put_actions(c, d.batch, action, c.next);
-  for (const Stack<T>& net : c.targets) forward_critic<Path>(c, net, c.next, d.batch);
+  forward_critics<Path>(c, d.batch);
   for (int64_t i = 0; i < d.batch; ++i) {
     const T value = least_of(c.targets, i).value;
     c.y[i] = d.rewards[i] + (d.discounts[i] > T(0) ? d.discounts[i] * value : T(0));
@@ -65,15 +65,14 @@ Td3UpdateResult::Failure actor_step(const Td3UpdateArgs<T>& a, Td3UpdateResult& 
   loss /= static_cast<double>(batch);
   if (!finite(loss)) return Td3UpdateResult::actor_loss;
   __builtin_memset(c.grad_action, 0, batch * width * sizeof(T));
-  add_action_gradient<Path>(c, batch, c.nets[0], w.by_value);
+  add_action_gradient(c, 0, action_gradient<Path>(c, batch, 0, w.by_value));
   const int64_t by_row = a.actor.last().stride;
   for (int64_t i = 0; i < batch; ++i) {
     for (int64_t j = 0; j < width; ++j) {
       w.grad_policy[i * by_row + j] = c.grad_action[i * width + j] * w.slope[i * width + j];
     }
   }
-  stack_backward_cpu<Path, T>(a.actor, a.scratch, w.observations, stride, batch, w.grad_policy, nullptr,
-                              false);
+  stack_backward_cpu<Path, T>(a.actor, a.scratch, w.observations, stride, batch, w.grad_policy, nullptr);
   if (!clipped_step<Path>(a.trained_actor, a.max_grad_norm, a.tau)) return Td3UpdateResult::actor_gradient;
   result.sums[1] += loss;
   ++result.actor_updates;

@@ -8,7 +8,7 @@ from optix_fast import _native
 from optix_fast.learners.dqn.config import DQNConfig
 from optix_fast.learners.dqn.update import DQNModel, Updated
 from optix_fast.learners.experience import Draws, Experience
-from optix_fast.learners.native.networks import learner_threads
+from optix_fast.learners.native.threads import learner_threads
 from optix_fast.learners.native.updates import Recognised, Trained
 
 _core = _native.core

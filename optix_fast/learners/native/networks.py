@@ -6,7 +6,6 @@ at any time.
 
 from __future__ import annotations
 
-import os
 import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -324,21 +323,6 @@ def check_adam(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter])
     for group in optimizer.param_groups:
         _check_group(group)
     return groups
-
-
-def learner_threads() -> int:
-    """Threads that one learner call may use for large products: OPTIX_FAST_NUM_THREADS, else as many as torch
-    does. Narrower networks than about 128 run on one, whatever this says; results do not depend on it.
-
-    Raises:
-        ValueError: OPTIX_FAST_NUM_THREADS is not a number of at least 1.
-    """
-    asked = os.environ.get("OPTIX_FAST_NUM_THREADS")
-    if asked is None:
-        return torch.get_num_threads()
-    if not asked.isdecimal() or int(asked) < 1:
-        raise ValueError(f"OPTIX_FAST_NUM_THREADS must be an integer of at least 1, got {asked!r}")
-    return int(asked)
 
 
 def note_step(optimizer: torch.optim.Optimizer) -> None:

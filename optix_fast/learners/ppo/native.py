@@ -12,11 +12,11 @@ from optix_fast.learners.native.networks import (
     Networks,
     UnsupportedError,
     adam_parameters,
-    learner_threads,
     networks_of,
     note_step,
     trained_parameters,
 )
+from optix_fast.learners.native.threads import learner_threads
 from optix_fast.learners.ppo.batch import Batch
 from optix_fast.learners.ppo.config import PPOConfig
 from optix_fast.learners.ppo.update import PPOModel, Updated, updated_of

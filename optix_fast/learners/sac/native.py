@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from optix_fast import _native
 from optix_fast.learners.experience import Draws, Experience
-from optix_fast.learners.native.networks import UnsupportedError, check_parameter, learner_threads
+from optix_fast.learners.native.networks import UnsupportedError, check_parameter
+from optix_fast.learners.native.threads import learner_threads
 from optix_fast.learners.native.updates import Recognised, Trained
 from optix_fast.learners.sac.config import SACConfig
 from optix_fast.learners.sac.update import SACModel, Updated, means_of

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from optix_fast import _native
 from optix_fast.learners.experience import Draws, Experience
-from optix_fast.learners.native.networks import learner_threads
+from optix_fast.learners.native.threads import learner_threads
 from optix_fast.learners.native.updates import Recognised, Trained
 from optix_fast.learners.td3.config import TD3Config
 from optix_fast.learners.td3.update import TD3Model, Updated, updated_of

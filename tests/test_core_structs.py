@@ -118,6 +118,11 @@ def test_draws_of_another_type_are_named() -> None:
         _dqn_update(parameter, core.PrioritizedDraws(None, *_numbers(1, 1), *_numbers(1), 0.6, 1e-6, 1.0))
 
 
+def dense(weight: torch.Tensor, activation: str = "identity") -> tuple[Any, ...]:
+    """A layer without bias that reads the input; see Layer.described."""
+    return ("dense", -1, -1, len(weight), activation, (0.0, 0.0), 0.0, 0, weight, None)
+
+
 def _numbers(*shape: int) -> list[torch.Tensor]:
     return [torch.zeros(shape, dtype=torch.float64)]
 
@@ -125,7 +130,7 @@ def _numbers(*shape: int) -> list[torch.Tensor]:
 def _dqn_update(weight: torch.nn.Parameter, draws: Any) -> Any:
     buffer = ReplayBuffer(4)
     buffer.push(np.zeros(3, np.float32), 0, 0.0, np.zeros(3, np.float32), False)
-    layers = [(weight, None, "identity", (0.0, 0.0))]
+    layers = [dense(weight)]
     view = buffer.view()
     state = (torch.tensor(0.0), torch.zeros(2, 3), torch.zeros(2, 3), 1e-3, 0.9, 0.999, 1e-8, 0.0, False)
     return core.dqn_update(
@@ -143,4 +148,22 @@ def test_a_result_has_names() -> None:
 def test_an_unknown_activation_is_named() -> None:
     x = torch.zeros(1, 3)
     with pytest.raises(ValueError, match="activation must be one of identity, tanh, .*, got 'tahn'"):
-        core.mlp([(torch.zeros(2, 3), None, "tahn", 0.0)], True, False, x, torch.zeros(1, 2), None, [], None)
+        core.mlp([dense(torch.zeros(2, 3), "tahn")], True, False, x, torch.zeros(1, 2), None, [], None)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({1: 0}, "a layer must read the input or an earlier layer"),
+        ({0: "sum"}, "sum of 2 columns does not fit what it reads"),
+        ({0: "layer_norm"}, "layer_norm of 2 columns does not fit what it reads"),
+        ({0: "columns", 7: 2}, "columns of 2 columns does not fit what it reads"),
+        ({0: "embedding", 7: 3}, "embedding of 2 columns does not fit what it reads"),
+        ({0: "dance"}, "kind must be one of dense, layer_norm"),
+    ],
+    ids=str,
+)
+def test_layers_that_do_not_fit_are_named(change: dict[int, Any], message: str) -> None:
+    layer = tuple(change.get(i, part) for i, part in enumerate(dense(torch.zeros(2, 3))))
+    with pytest.raises(ValueError, match=message):
+        core.mlp([layer], True, False, torch.zeros(1, 3), torch.zeros(1, 2), None, [], None)

@@ -97,7 +97,7 @@ Layer<T> read_layer(const char* op, const py::tuple& parts, int64_t in, const st
     }
   };
   if (!fits()) {
-    throw py::value_error(std::string(op) + ": a " + kLayerNames[static_cast<int>(l.kind)] + " of " +
+    throw py::value_error(std::string(op) + ": " + kLayerNames[static_cast<int>(l.kind)] + " of " +
                           std::to_string(l.out) + " columns does not fit what it reads");
   }
   return l;

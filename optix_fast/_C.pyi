@@ -357,7 +357,7 @@ class Replay:
         observations: list[npt.NDArray[Any]],
         others: list[npt.NDArray[Any]],
         envs: npt.NDArray[np.int64],
-        following: npt.NDArray[np.int64],
+        next_index: npt.NDArray[np.int64],
         actions: npt.NDArray[Any],
         rewards: npt.NDArray[np.float32],
         terminated: npt.NDArray[np.bool_],

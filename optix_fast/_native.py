@@ -21,10 +21,10 @@ _HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 def _requested() -> str:
-    wanted = os.environ.get("OPTIX_FAST_BACKEND", "auto")
-    if wanted not in BACKENDS:
-        raise ValueError(f"OPTIX_FAST_BACKEND must be auto, native or torch, got {wanted!r}")
-    return wanted
+    requested = os.environ.get("OPTIX_FAST_BACKEND", "auto")
+    if requested not in BACKENDS:
+        raise ValueError(f"OPTIX_FAST_BACKEND must be auto, native or torch, got {requested!r}")
+    return requested
 
 
 def _chosen_pure() -> bool:
@@ -61,8 +61,8 @@ def _built_elsewhere() -> str | None:
 
 def _load() -> tuple[ModuleType | None, str]:
     """The core and an empty reason, or None and the reason."""
-    wanted = _requested()
-    if wanted == "torch":
+    requested = _requested()
+    if requested == "torch":
         return None, "OPTIX_FAST_BACKEND=torch"
     try:
         from optix_fast import _C
@@ -73,7 +73,7 @@ def _load() -> tuple[ModuleType | None, str]:
             reason = f"the compiled core is not built in {_HERE}"
         else:
             reason = f"the compiled core could not be loaded: {error}"
-        if wanted == "native":
+        if requested == "native":
             raise ImportError(f"OPTIX_FAST_BACKEND=native, but {reason}. {_advice()}") from error
         if not _chosen_pure():
             warnings.warn(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import types
 import typing
@@ -14,6 +13,7 @@ from typing import Any, Literal, get_args, get_origin
 import yaml
 
 from optix_fast.algorithms import Algorithm
+from optix_fast.fields import check_field, count, number
 from optix_fast.names import unknown_name
 
 Vectorization = Literal["sync", "async", "vector_entry_point"]
@@ -63,12 +63,12 @@ class TrainConfig:
     env_id: str
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     algo: Literal["auto", Algorithm] = "auto"
-    steps: int = 200_000
-    n_envs: int = 8
+    steps: int = count(200_000)
+    n_envs: int = count(8)
     vectorization: Vectorization = "sync"
     vector_kwargs: dict[str, Any] = field(default_factory=dict)
-    n_steps: int = 256
-    seed: int = 0
+    n_steps: int = count(256)
+    seed: int = count(0, least=0)
     device: str = "auto"
     backend: Literal["auto", "native", "torch"] = "auto"
     hidden_sizes: tuple[int, ...] = (64, 64)
@@ -82,11 +82,11 @@ class TrainConfig:
     residual: bool = False
     hyperparams: dict[str, Any] = field(default_factory=dict)
     anneal: bool = False
-    target_score: float | None = None
-    confirm_episodes: int = 100
+    target_score: float | None = number(None)
+    confirm_episodes: int = count(100)
     tuner: Literal["none", "spsa", "backoff"] = "none"
-    max_snapshots: int = 5
-    state_interval: float = 30.0
+    max_snapshots: int = count(5)
+    state_interval: float = number(30.0, 0.0)
 
     def __post_init__(self) -> None:
         """Check types and ranges.
@@ -103,19 +103,11 @@ class TrainConfig:
             value = as_declared(value, hints[f.name])
             object.__setattr__(self, f.name, value)
             _check_type(f.name, value, hints[f.name])
-        for name in ("steps", "n_envs", "n_steps", "confirm_episodes", "max_snapshots"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0.0 <= self.state_interval < math.inf:
-            raise ValueError(f"state_interval must be at least 0 seconds, got {self.state_interval}")
-        if self.seed < 0:
-            raise ValueError(f"seed must not be negative, got {self.seed}")
+            check_field(f, value)
         if not self.env_id:
             raise ValueError("env_id must not be empty")
         if min(self.hidden_sizes, default=1) < 1:
             raise ValueError(f"hidden_sizes must be positive, got {list(self.hidden_sizes)}")
-        if self.target_score is not None and not math.isfinite(self.target_score):
-            raise ValueError(f"target_score must be finite, got {self.target_score}")
         if self.steps < self.n_envs:
             raise ValueError(
                 f"steps must allow one step of each of the {self.n_envs} environments, got {self.steps}"

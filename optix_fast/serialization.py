@@ -294,23 +294,25 @@ def _decode(node: Any, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Any:
     name, dtype, shape = content
     if kind == "tensor":
         return _decode_tensor(arrays[name], dtype, shape)
-    wanted = np.lib.format.descr_to_dtype(_tuples(dtype))
+    expected = np.lib.format.descr_to_dtype(_tuples(dtype))
     array = arrays[name]
-    if array.dtype != wanted:
+    if array.dtype != expected:
         array = (
-            np.frombuffer(bytearray(array.tobytes()), wanted) if wanted.itemsize else np.empty(shape, wanted)
+            np.frombuffer(bytearray(array.tobytes()), expected)
+            if expected.itemsize
+            else np.empty(shape, expected)
         )
     array = array.reshape(shape)
     return array[()] if kind == "scalar" else array
 
 
 def _decode_tensor(array: np.ndarray[Any, Any], dtype: str, shape: list[int]) -> torch.Tensor:
-    wanted = _TORCH_DTYPES[dtype]
+    expected = _TORCH_DTYPES[dtype]
     if array.size == 0:
-        return torch.empty(shape, dtype=wanted)
+        return torch.empty(shape, dtype=expected)
     tensor = torch.from_numpy(array)
-    if tensor.dtype != wanted:
-        tensor = tensor.reshape(-1).view(wanted)
+    if tensor.dtype != expected:
+        tensor = tensor.reshape(-1).view(expected)
     return tensor.reshape(shape)
 
 

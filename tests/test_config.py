@@ -43,7 +43,7 @@ def test_lists_from_yaml_become_hidden_sizes(tmp_path: Path) -> None:
         ({"env_id": "X", "hidden_sizes": [0]}, ValueError, "hidden_sizes must be positive"),
         ({"env_id": "X", "vectorization": "threads"}, ValueError, "vectorization must be one of 'sync'"),
         ({"env_id": "X", "target_score": float("nan")}, ValueError, "target_score must be finite"),
-        ({"env_id": "X", "seed": -1}, ValueError, "seed must not be negative"),
+        ({"env_id": "X", "seed": -1}, ValueError, "seed must be at least 0, got -1"),
         ({"env_id": 3}, TypeError, "env_id must be a str"),
         ({"env_id": ""}, ValueError, "env_id must not be empty"),
         (

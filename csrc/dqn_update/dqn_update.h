@@ -6,7 +6,7 @@
 //             n-step rewards R and discounts γ^m·(1 − terminated) from replay.h
 //   target    y = R + discount·Q̄(o′, a*);  a* = argmax_a Q(o′, a) with double Q, else argmax_a Q̄(o′, a); the
 //             first of equals, over the actions that the mask of o′ allows, where the replay has masks.
-//             Where the discount is zero, y = R whatever Q̄(o′, a*) is, a NaN too
+//             Where the discount is zero, y = R even if Q̄(o′, a*) is NaN
 //   loss      mean w·l(Q(o, a) − y);  l(x) = x²  or Huber: x²/2 where |x| < 1, else |x| − 1/2
 //   step      backward, ‖g‖ clipped as in mlp/trained.h, Adam
 //   after     priorities (|Q(o, a) − y| + eps)^α into the tree;  Q̄ ← Q̄ + τ·(Q − Q̄) in Adam's sweep, or
@@ -19,7 +19,7 @@
 //
 // CPU: one thread, and the worker team (threads.h) for large products; the order of every sum is fixed
 // (mlp.h), so the same call gives the same bits. The gradient by the outputs has one entry in each row. The
-// target network's transposed weights are made anew only after it has changed.
+// target network's transposed weights are computed again only after it has changed.
 #pragma once
 
 #include "learners/draws.h"

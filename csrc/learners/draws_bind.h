@@ -57,7 +57,7 @@ class GivenDraws {
     draws.leaves = &leaves_;
   }
 
-  // To be held while the tree is used; null where there is none.
+  // To be held while the tree is used; null for uniform draws.
   std::mutex* mutex() const { return tree_.mutex; }
 
   // The greatest priority after an update that succeeded, before one that did not; nothing for uniform draws.

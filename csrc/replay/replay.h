@@ -6,8 +6,8 @@
 //                 its episode ended there, or what followed it was pushed with other bytes or elsewhere
 //
 // push, row by row: what lies in the slot leaves it (its extra row becomes free). `joins` says how the new
-// row relates to its environment's previous one, where that is still there and ended nothing: it begins anew,
-// goes on from it, or goes on if it begins with the bytes of that row's o′. Where it goes on with these
+// row relates to its environment's previous one, where that is still there and ended nothing: it starts a
+// chain, goes on from it, or goes on if it begins with the bytes of that row's o′. Where it goes on with these
 // bytes, the previous row's next leads to it and the extra row becomes free; where its bytes are others (a
 // normalizer has moved between the two pushes) the extra row keeps o′ as it was pushed, and its successor[]
 // leads to the new row. The new row takes a free extra row for its o′. Both kinds of link lead to a younger
@@ -88,7 +88,7 @@ struct ReplayPush {
   const int64_t* envs;                       // [n]
   const unsigned char* const* observations;  // by leaf, n rows
   const unsigned char* const* others;        // by leaf
-  const int64_t* following;                  // [n]: o′ is that row of observations, or ~that of others
+  const int64_t* next_index;                 // [n]: o′ is that row of observations, or ~that of others
   const unsigned char* actions;
   const float* rewards;
   const uint8_t* terminated;

@@ -117,10 +117,10 @@ class Replay {
   }
 
   void push(const py::list& observations, const py::list& others, py::handle given_envs,
-            py::handle given_following, py::handle given_actions, py::handle given_rewards,
+            py::handle given_next_index, py::handle given_actions, py::handle given_rewards,
             py::handle given_terminated, py::handle given_truncated, py::handle given_joins) {
     const ArrayView envs(kOp, given_envs, "envs", DType::i64, false);
-    const ArrayView following(kOp, given_following, "following", DType::i64, false);
+    const ArrayView next_index(kOp, given_next_index, "next_index", DType::i64, false);
     const ArrayView rewards(kOp, given_rewards, "rewards", DType::f32, false);
     const ArrayView terminated(kOp, given_terminated, "terminated", DType::b8, false);
     const ArrayView truncated(kOp, given_truncated, "truncated", DType::b8, false);
@@ -129,7 +129,7 @@ class Replay {
     ReplayPush push{};
     const int64_t n = push.n = rewards.size();
     push.envs = elements_of<int64_t>(envs, "envs", n);
-    push.following = elements_of<int64_t>(following, "following", n);
+    push.next_index = elements_of<int64_t>(next_index, "next_index", n);
     push.rewards = rewards.as<float>();
     push.terminated = elements_of<uint8_t>(terminated, "terminated", n);
     push.truncated = elements_of<uint8_t>(truncated, "truncated", n);
@@ -157,9 +157,9 @@ class Replay {
                               std::string(py::repr(py::float_(push.rewards[r]))) + " at position " +
                               std::to_string(r));
       }
-      if (push.envs[r] < 0 || push.envs[r] >= pending_.size() || push.following[r] >= n ||
-          ~push.following[r] >= n_others) {
-        throw py::value_error("ReplayBuffer: envs or following lead nowhere at position " +
+      if (push.envs[r] < 0 || push.envs[r] >= pending_.size() || push.next_index[r] >= n ||
+          ~push.next_index[r] >= n_others) {
+        throw py::value_error("ReplayBuffer: envs or next_index lead nowhere at position " +
                               std::to_string(r));
       }
     }

@@ -115,12 +115,12 @@ void replay_push_cpu(const ReplayRing& ring, const ReplayPush& rows) {
     row = {~extra, rows.rewards[r], rows.terminated[r], rows.truncated[r], 0};
     unsigned char* record = ring.records.at(slot);
     copy_bytes(record + sizeof(ReplayRow), rows.actions + r * ring.action_bytes, ring.action_bytes);
-    const int64_t following = rows.following[r];
+    const int64_t next_index = rows.next_index[r];
     for (int64_t l = 0; l < ring.n_leaves; ++l) {
       const ReplayLeaf& leaf = ring.leaves[l];
       copy_bytes(record + leaf.offset, rows.observations[l] + r * leaf.bytes, leaf.bytes);
-      const unsigned char* after = following >= 0 ? rows.observations[l] + following * leaf.bytes
-                                                  : rows.others[l] + ~following * leaf.bytes;
+      const unsigned char* after = next_index >= 0 ? rows.observations[l] + next_index * leaf.bytes
+                                                   : rows.others[l] + ~next_index * leaf.bytes;
       copy_bytes(leaf.extra + extra * leaf.bytes, after, leaf.bytes);
     }
     pending = rows.terminated[r] | rows.truncated[r] ? -1 : number;

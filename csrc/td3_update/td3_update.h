@@ -4,7 +4,7 @@
 //   draw     rows given by the caller, or leaves of a sum tree with importance weights w (priorities.h);
 //            n-step rewards r and discounts γ^m·(1 − terminated) from replay.h
 //   target   a' = clip(tanh(π̄(s')) + clip(target_noise·ε, ±target_noise_clip), ±1), ε from the caller
-//            y = r + discount·min_i Q̄_i(s', a'); r where the discount is zero, whatever Q̄ is, a NaN too
+//            y = r + discount·min_i Q̄_i(s', a'); r where the discount is zero, even if Q̄ is NaN
 //   critics  Σ_i mean w·(Q_i(s, a) − y)²; Adam
 //   actor    where policy_delay divides n: −mean Q_1(s, tanh(π(s))); Adam; then for actor and critics
 //            target ← target + τ·(net − target)

@@ -29,11 +29,16 @@ def resolve_device(device: str | torch.device) -> torch.device:
     return resolved
 
 
-def require(kind: type, optional: bool = False, /, **arguments: Any) -> None:
-    """Raise TypeError unless the arguments are of this kind, or None where that is allowed."""
+def require(kind: type, /, **arguments: Any) -> None:
+    """Raise TypeError unless the arguments are of this kind."""
     for name, value in arguments.items():
-        if not isinstance(value, kind) and not (optional and value is None):
+        if not isinstance(value, kind):
             raise TypeError(f"{name} must be a {kind.__name__}, got {type(value).__name__}")
+
+
+def require_optional(kind: type, /, **arguments: Any) -> None:
+    """As `require`; None is allowed."""
+    require(kind, **{name: value for name, value in arguments.items() if value is not None})
 
 
 def require_count(name: str, value: Any) -> None:

@@ -126,8 +126,8 @@ class Agent(BaseAgent):
     def backend(self) -> Backend:
         """What the next window and update run on: "native" or "torch", with the `reason` for the latter.
 
-        Recognised anew before every window and every update, so that it follows what is done to modules and
-        optimizers. Whether the core reads the observations shows with the first of them."""
+        Checked before every window and every update, so that it follows changes of modules and optimizers.
+        Whether the core reads the observations shows with the first of them."""
         return self._learner.backend()
 
     @property
@@ -189,8 +189,8 @@ class Agent(BaseAgent):
         """The action for one observation, or the actions for a batch of them, outside of training: nothing
         is recorded, and training's random numbers stay where they are.
 
-        The arguments and the returned pair are those of Stable-Baselines3's predict, save that the default
-        is the deterministic policy.
+        The arguments and the returned pair are those of Stable-Baselines3's predict; only the default
+        differs: the deterministic policy.
 
         Args:
             observation: one observation, or N of them with a batch axis in front.
@@ -296,7 +296,7 @@ class Agent(BaseAgent):
         """An agent from the files that `save` or `save_weights` wrote: networks, optimizers, normalizers,
         spaces and hyperparameters are theirs. What `save` wrote goes on training where it was.
 
-        `Agent.load` makes an agent of whatever class was saved.
+        `Agent.load` makes an agent of the class that was saved.
 
         Args:
             path: the directory.

@@ -101,7 +101,7 @@ def make_agent(
     Observations other than one-dimensional Boxes pass an ObservationEncoder first.
 
     Args:
-        algo: "ppo", "dqn", "sac", "td3", or "auto", see choose_algo.
+        algo: a name of optix_fast.algorithms ("ppo", "dqn", …), or "auto", see choose_algo.
         env: a gymnasium.Env or VectorEnv (only its spaces are read), or a pipeline.
         hidden_sizes: widths of the hidden layers.
         hyperparams: of the algorithm, a dict or a HyperparamSet; see PPOConfig, DQNConfig, SACConfig and

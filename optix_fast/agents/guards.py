@@ -23,7 +23,7 @@ def as_in_training(method: Method) -> Method:
 
 @contextmanager
 def restored_on_error(agent: Stateful) -> Iterator[None]:
-    """Undo a failed update: whatever it raises, the agent is as it was."""
+    """Undo a failed update: after any exception the agent is as it was."""
     before = agent.state_dict()
     try:
         yield

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any, TypeVar
 
-from optix_fast.learners.config import Count, kind_of
+from optix_fast.fields import Count, kind_of
 from optix_fast.names import unknown_name
 from optix_fast.types import HyperparamSet
 

@@ -54,7 +54,7 @@ class LearningRates:
         self._start = None
 
     def _base(self, groups: Groups) -> list[float]:
-        """The rates that annealing started from, or else as they are; anew where a group was added."""
+        """The rates that annealing started from; the present ones without annealing or after a new group."""
         if self._start is None or len(self._start) != len(groups):
             self._start = None
             return _read(groups)

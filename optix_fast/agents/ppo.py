@@ -14,7 +14,7 @@ from torch import nn
 
 import optix_fast.ops as native_ops
 import optix_fast.reference as reference_ops
-from optix_fast.agents.arguments import require, require_count, resolve_device
+from optix_fast.agents.arguments import require, require_count, require_optional, resolve_device
 from optix_fast.agents.base import Agent
 from optix_fast.agents.building import Algorithm, Options, Parts, outputs_of
 from optix_fast.agents.guards import as_in_training, restored_on_error
@@ -90,8 +90,8 @@ class PPOAgent(Agent):
     ) -> None:
         require(nn.Module, actor=actor, critic=critic)
         require(torch.optim.Optimizer, optimizer=optimizer)
-        require(ObsNormalizer, True, obs_normalizer=obs_normalizer)
-        require(RewardNormalizer, True, reward_normalizer=reward_normalizer)
+        require_optional(ObsNormalizer, obs_normalizer=obs_normalizer)
+        require_optional(RewardNormalizer, reward_normalizer=reward_normalizer)
         super().__init__(hyperparams, seed, backend)
         self._policy = Policy(actor, head, resolve_device(device), critic, obs_normalizer)
         self._model = PPOModel(actor, critic, optimizer, head, is_loss_fused=backend != "torch")

@@ -39,7 +39,7 @@ class TorchAgent(Agent):
 
     Args:
         model: observations → logits, [B, n_actions]. The public attribute `model`.
-        optimizer: over the model's parameters, and whatever else the loss trains. The public attribute
+        optimizer: over the model's parameters, and all others that the loss trains. The public attribute
             `optimizer`.
         hyperparams: see TorchAgentConfig; unknown keys are warned about once.
         compute_loss_fn: (model, episode_data, targets) → a scalar tensor with a gradient. episode_data is

@@ -22,7 +22,7 @@ from optix_fast.serialization import load_state, save_state
 from optix_fast.types import Array, EpisodeData, Tree
 
 _FILE = "replay.safetensors"
-# Leaves stay within what a float32 holds, whatever alpha: a leaf of zero would never be drawn again.
+# Leaves stay within what a float32 holds, for every alpha: a leaf of zero would never be drawn again.
 _LEAST, _GREATEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
 
@@ -156,7 +156,7 @@ class PrioritizedReplayBuffer:
         n_step: int | None = None,
         gamma: float | None = None,
     ) -> None:
-        """Changes any of them at run time. beta is the schedule's first value, which begins anew."""
+        """Changes any of them at run time. beta is the schedule's first value; the schedule starts again."""
         new_alpha = self._alpha if alpha is None else _in_range("alpha", alpha)
         new_beta = self._first_beta if beta is None else _in_range("beta", beta)
         self.replay.set_params(n_step=n_step, gamma=gamma)
@@ -298,7 +298,7 @@ class PrioritizedReplayBuffer:
     # --- state ----------------------------------------------------------------------------------
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy or a pickle holds: the core's handles are not copied but made anew."""
+        """What a copy or a pickle holds: the core's handles are not copied but made again."""
         return {"capacity": self.capacity, "state": self.state_dict()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -390,6 +390,6 @@ def _leaf(priorities: Any, alpha: float, greatest: float = math.inf) -> Any:
 def _in_range(name: str, value: float, above_zero: bool = False) -> float:
     number = float(value)
     if not (number > 0.0 if above_zero else number >= 0.0) or number == math.inf:
-        wanted = "above 0" if above_zero else "not negative"
-        raise ValueError(f"PrioritizedReplayBuffer: {name} must be finite and {wanted}, got {value}")
+        expected = "above 0" if above_zero else "not negative"
+        raise ValueError(f"PrioritizedReplayBuffer: {name} must be finite and {expected}, got {value}")
     return number

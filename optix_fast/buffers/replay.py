@@ -30,7 +30,7 @@ from optix_fast.serialization import load_state, save_state
 from optix_fast.types import EpisodeData, Tree, tree_map
 
 _FILE = "replay.safetensors"
-# A row needs this much whatever it holds, so an impossible capacity is refused before the first push.
+# Every row needs at least this much, so an impossible capacity is refused before the first push.
 _NUMBER = np.dtype(np.uint8)
 _LEAST_ROW = Layout(Column("observations", (), _NUMBER), Column("actions", (), _NUMBER))
 
@@ -85,7 +85,7 @@ class ReplayBuffer:
         self._ring: Ring | None = None
         # Of the last push_rows, for the next one, which mostly has as many rows.
         self._envs = np.arange(1)
-        self._following, self._no_flags = ~self._envs, np.zeros(1, np.bool_)
+        self._next_index, self._no_flags = ~self._envs, np.zeros(1, np.bool_)
         self._joins = np.full(1, GOES_ON, np.uint8)
         if observation_space is not None and action_space is not None:
             self._ring = Ring(self.capacity, layout_of_spaces(observation_space, action_space))
@@ -195,7 +195,7 @@ class ReplayBuffer:
         n = len(rewards)
         if n != len(self._envs):
             self._envs = np.arange(n)
-            self._following, self._no_flags = ~self._envs, np.zeros(n, np.bool_)
+            self._next_index, self._no_flags = ~self._envs, np.zeros(n, np.bool_)
             self._joins = np.full(n, GOES_ON, np.uint8)
         masks = None
         if action_masks is not None or next_action_masks is not None:
@@ -205,13 +205,13 @@ class ReplayBuffer:
                     "ReplayBuffer: action_masks without next_action_masks: targets would use actions that "
                     "the next observation forbids; give both (a terminated transition needs no next mask)"
                 )
-            masks = complete_masks(action_masks, [(next_action_masks, n)], n, n, self._following, ends)
+            masks = complete_masks(action_masks, [(next_action_masks, n)], n, n, self._next_index, ends)
         self._push(
             observations,
             next_observations,
             n,
             self._envs if envs is None else envs,
-            self._following,
+            self._next_index,
             actions,
             rewards,
             terminated,
@@ -251,7 +251,7 @@ class ReplayBuffer:
             rows.others,
             rows.n_others,
             rows.envs,
-            rows.following,
+            rows.next_index,
             actions if rows.kept is None else actions[rows.kept],
             rows.rewards,
             rows.terminated,
@@ -307,12 +307,12 @@ class ReplayBuffer:
 
     def batch(self, indices: npt.NDArray[np.int64] | torch.Tensor) -> ReplayBatch:
         """The rows at the given positions, int64 [B] in [0, len)."""
-        wanted = np.asarray(indices)
-        if wanted.ndim != 1 or wanted.dtype != np.int64:
+        rows_asked = np.asarray(indices)
+        if rows_asked.ndim != 1 or rows_asked.dtype != np.int64:
             raise ValueError(
-                f"ReplayBuffer: indices must be int64 [B], got {wanted.dtype} {list(wanted.shape)}"
+                f"ReplayBuffer: indices must be int64 [B], got {rows_asked.dtype} {list(rows_asked.shape)}"
             )
-        return self._gather(np.ascontiguousarray(wanted))
+        return self._gather(np.ascontiguousarray(rows_asked))
 
     def _gather(self, indices: npt.NDArray[np.int64]) -> ReplayBatch:
         return self._filled().gather(indices, self.n_step, self.gamma)
@@ -333,7 +333,7 @@ class ReplayBuffer:
     # --- state ----------------------------------------------------------------------------------
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy or a pickle holds: the core's handles are not copied but made anew."""
+        """What a copy or a pickle holds: the core's handles are not copied but made again."""
         return {"capacity": self.capacity, "state": self.state_dict()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

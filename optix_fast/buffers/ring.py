@@ -146,7 +146,7 @@ class Ring:
         others: Tree,
         n_others: int,
         envs: npt.NDArray[np.int64],
-        following: npt.NDArray[np.int64],
+        next_index: npt.NDArray[np.int64],
         actions: Any,
         rewards: Any,
         terminated: Any,
@@ -155,7 +155,7 @@ class Ring:
         n_envs: int,
         masks: Masks | None,
     ) -> None:
-        """Appends rows; what followed row r is observation following[r], or ~following[r] of the others.
+        """Appends rows; what followed row r is observation next_index[r], or ~next_index[r] of the others.
 
         Args:
             joins: uint8 [n], how a row relates to its environment's previous one: BEGINS, GOES_ON or IF_SAME.
@@ -174,7 +174,7 @@ class Ring:
             own,
             after,
             envs,
-            following,
+            next_index,
             layout.actions.fit(actions, n),
             fit_vector("rewards", rewards, _REWARD, n),
             fit_vector("terminated", terminated, _FLAG, n),
@@ -257,11 +257,11 @@ class Ring:
     def state_dict(self) -> dict[str, Any]:
         """The live rows, copied."""
         size = self.size
-        following = self._next[:size].copy()
-        own = following < 0
-        extra = ~following[own]
+        next_index = self._next[:size].copy()
+        own = next_index < 0
+        extra = ~next_index[own]
         # Which extra row an observation lies in plays no part: they are saved in the order of their rows.
-        following[own] = ~np.arange(len(extra))
+        next_index[own] = ~np.arange(len(extra))
         leaves, extra_leaves = (
             [leaf[:size].copy() for leaf in self._rows],
             [leaf[extra] for leaf in self._extra],
@@ -276,7 +276,7 @@ class Ring:
             "rewards": self._rewards[:size].copy(),
             "terminated": self._terminated[:size].copy(),
             "truncated": self._truncated[:size].copy(),
-            "next": following,
+            "next": next_index,
             "pending": self._pending.copy(),
             "pushed": self.pushed,
         }
@@ -294,11 +294,11 @@ class Ring:
         """Of rows by their numbers: the number of the row that goes on from each, or −1; and whether what
         followed it lies beside the ring, in an extra row."""
         slots = numbers % self.capacity
-        following = self._next[slots]
-        beside = following < 0
-        following[beside] = self._successor[~following[beside]]
+        next_index = self._next[slots]
+        beside = next_index < 0
+        next_index[beside] = self._successor[~next_index[beside]]
         # The rows of a link are less than a round of the ring apart.
-        links = np.where(following < 0, -1, numbers + (following - slots) % self.capacity)
+        links = np.where(next_index < 0, -1, numbers + (next_index - slots) % self.capacity)
         return links, beside
 
     def rows_between(self, first: int, end: int) -> dict[str, Any]:
@@ -335,7 +335,7 @@ class Ring:
             own_masks, extra_masks = masks["own"], masks["extra"]
         ring = cls.empty_for(capacity, {**rows, "masks": own_masks}, expected)
         links = Links.of(rows, capacity)
-        ring.put(np.arange(len(links.following)), {**rows, "masks": own_masks})
+        ring.put(np.arange(len(links.next_index)), {**rows, "masks": own_masks})
         ring.link(links, entry_of(rows, "extra"), extra_masks)
         return ring
 
@@ -379,7 +379,7 @@ class Ring:
         self._extra = [np.zeros((room, *column.shape), column.dtype) for column in self._leaves]
         for target, source in zip(self._extra, leaves, strict=True):
             target[:n_extra] = source
-        self._next[: len(links.following)] = links.following
+        self._next[: len(links.next_index)] = links.next_index
         self._successor = np.full(room, -1, np.int64)
         self._successor[:n_extra] = links.successor
         self._pending = links.pending

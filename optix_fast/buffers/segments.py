@@ -97,7 +97,7 @@ class ReplaySegments:
         for name, key, first, end in manifest["segments"]:
             number = first // rows
             if number in written.blocks or (end - 1) // rows != number:
-                return  # of segments of another size: all is written anew
+                return  # of segments of another size: everything is written again
             written.blocks[number] = name, key, first, end
             written.open_rows[number] = open_rows[(open_rows >= first) & (open_rows < end)]
         self._written[ring] = written
@@ -117,7 +117,7 @@ class ReplaySegments:
             (self.directory / block[0]).unlink(missing_ok=True)
 
     def forget(self) -> None:
-        """Begin to note anew which segments are in use."""
+        """Start a new record of the segments in use."""
         self._in_use = set()
 
     def clean(self) -> None:
@@ -178,9 +178,14 @@ class StoredRows:
         links[slots], beside[slots] = manifest["open_links"]
         own = np.flatnonzero(beside)
         heirs = np.where(links >= 0, links % capacity, -1)
-        following = heirs.copy()
-        following[own] = ~np.arange(len(own))
-        found = {"next": following, "successor": heirs[own], "pending": manifest["pending"], "pushed": pushed}
+        next_index = heirs.copy()
+        next_index[own] = ~np.arange(len(own))
+        found = {
+            "next": next_index,
+            "successor": heirs[own],
+            "pending": manifest["pending"],
+            "pushed": pushed,
+        }
         ring.link(Links.of(found, capacity), *_extra(extra_parts, beside))
         self.segments.adopt(ring, manifest)
         return ring

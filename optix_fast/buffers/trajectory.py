@@ -66,7 +66,7 @@ def make_minibatches(
     Args:
         data: name → array [T, …].
         minibatch_size: rows.
-        shuffle: in an order drawn anew at each call, else in the given one.
+        shuffle: in a new random order at each call, else in the given one.
         stream: where the order is drawn from; default the process-wide stream.
 
     Raises:

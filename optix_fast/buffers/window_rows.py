@@ -18,7 +18,7 @@ class WindowRows(NamedTuple):
     n: int
     observations: Tree  # [n, …]
     envs: npt.NDArray[np.int64]
-    following: npt.NDArray[np.int64]  # that row of observations, or ~that of others
+    next_index: npt.NDArray[np.int64]  # that row of observations, or ~that of others
     others: Tree  # [n_others, …]
     n_others: int
     rewards: Array
@@ -53,16 +53,16 @@ def rows_of_window(window: EpisodeData) -> WindowRows:
     position = np.flatnonzero(valid)  # t·N + n of each row
     row_at = np.full((n_steps + 1) * n_envs, -1)
     row_at[position] = np.arange(n_rows)
-    following = row_at[position + n_envs]
+    next_index = row_at[position + n_envs]
     done = terminated | truncated
     ends_done = n_rows > 0 and bool(done[-1])
     others, other_masks, n_finals, n_others = _others(window, observations, ends_done)
     if n_others > n_finals:
         last = position >= (n_steps - 1) * n_envs
-        following[last] = ~(n_finals + position[last] % n_envs)
-        known = (following >= 0) | last
+        next_index[last] = ~(n_finals + position[last] % n_envs)
+        known = (next_index >= 0) | last
     else:
-        known = following >= 0
+        known = next_index >= 0
     final_at = np.full(n_steps * n_envs, -1)
     if n_finals:
         final_at[window.final_rows] = np.arange(n_finals)
@@ -70,19 +70,19 @@ def rows_of_window(window: EpisodeData) -> WindowRows:
         final_at[position[-1]] = n_finals  # a hand-made window's: see _others
     final = final_at[position[done]]
     # What follows a terminated row is never looked at: where it is not known, its own observation stands in.
-    following[done] = np.where(final >= 0, ~final, np.flatnonzero(done))
+    next_index[done] = np.where(final >= 0, ~final, np.flatnonzero(done))
     known[done] = (final >= 0) | terminated[done]
     joins = np.full(n_rows, GOES_ON, np.uint8)
     # What came between two windows (a reset after an error, a resumed run) only the observations tell.
     joins[position < n_envs] = IF_SAME
     masks = complete_masks(
-        _mask_of(window.action_masks, observations), other_masks, n_rows, n_others, following, terminated
+        _mask_of(window.action_masks, observations), other_masks, n_rows, n_others, next_index, terminated
     )
     rows = WindowRows(
         n_rows,
         observations,
         position % n_envs,
-        following,
+        next_index,
         others,
         n_others,
         rewards,
@@ -137,7 +137,7 @@ def complete_masks(
     others: Sequence[tuple[Any, int]],
     n: int,
     n_others: int,
-    following: npt.NDArray[np.int64],
+    next_index: npt.NDArray[np.int64],
     terminated: Array,
 ) -> Masks | None:
     """Masks of n observations and of what follows them, from those that are known; None where none is.
@@ -147,7 +147,7 @@ def complete_masks(
     Args:
         own: [n, K] or None.
         others: parts with their numbers of rows, n_others in all; each [m, K] or None.
-        following: see WindowRows.
+        next_index: see WindowRows.
 
     Raises:
         ValueError: a mask allows no action, or has another number of them than the others.
@@ -168,13 +168,13 @@ def complete_masks(
     mine = complete(own, n)
     after = [complete(part, rows) for part, rows in others] or [np.ones((n_others, *shape), np.bool_)]
     theirs = np.concatenate(after)
-    beside = following < 0
-    theirs[~following[beside & terminated]] = True
+    beside = next_index < 0
+    theirs[~next_index[beside & terminated]] = True
     if not mine.any(axis=1).all():
         raise ValueError(f"ReplayBuffer: action_masks: row {_first_without(mine)} allows no action")
     looked_at = np.flatnonzero(beside)
-    if not theirs[~following[looked_at]].any(axis=1).all():
-        at = looked_at[_first_without(theirs[~following[looked_at]])]
+    if not theirs[~next_index[looked_at]].any(axis=1).all():
+        at = looked_at[_first_without(theirs[~next_index[looked_at]])]
         raise ValueError(f"ReplayBuffer: action_masks: the mask after row {at} allows no action")
     return mine, theirs
 
@@ -190,7 +190,7 @@ def _only(rows: WindowRows, kept: npt.NDArray[np.int64], before: npt.NDArray[np.
         before: the environment's previous row, −1 where there is none, of each row.
     """
     others = tree_map(lambda *leaves: np.concatenate(leaves), rows.others, rows.observations)
-    following = np.where(rows.following >= 0, ~(rows.n_others + rows.following), rows.following)
+    next_index = np.where(rows.next_index >= 0, ~(rows.n_others + rows.next_index), rows.next_index)
 
     follows_kept = np.isin(before, kept) | (rows.joins == IF_SAME)
     joins = np.where(follows_kept, rows.joins, BEGINS).astype(np.uint8)
@@ -205,7 +205,7 @@ def _only(rows: WindowRows, kept: npt.NDArray[np.int64], before: npt.NDArray[np.
         len(kept),
         tree_map(pick, rows.observations),
         rows.envs[kept],
-        following[kept],
+        next_index[kept],
         others,
         rows.n_others + rows.n,
         rows.rewards[kept],

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from optix_fast.agents.factory import ALGORITHMS
 from optix_fast.config import TrainConfig
-from optix_fast.learners.config import kind_of
+from optix_fast.fields import kind_of
 
 _PAGE = """\
 # Hyperparameters and settings

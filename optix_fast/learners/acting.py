@@ -73,11 +73,11 @@ class Acting:
         """The action for one observation; see Agent.act."""
         if type(observation) is not np.ndarray:
             observation = tree_map(to_numpy, observation)
-        stream = self._stream()
-        if not deterministic and self._starts_uniformly():
-            assert self._uniform is not None
-            return _scalar(self._uniform.act(1, stream, mask_of(_batch_of_one(observation), {}))[0])
-        remembers = self._queue is not None and is_recording()
+        in_training, uniform = is_recording(), self._uniform
+        stream = self._streams["rollout" if in_training else "evaluation"]
+        if uniform is not None and in_training and not deterministic and uniform.steps > 0:
+            return _scalar(uniform.act(1, stream, mask_of(_batch_of_one(observation), {}))[0])
+        remembers = in_training and self._queue is not None
         by_policy = deterministic or self._add_noise is not None
         acted = None
         if self.requested != "torch":
@@ -104,10 +104,10 @@ class Acting:
         """Actions of all environments of row t of a window; see Agent.act_rows."""
         actions: Array = rows.actions[t]
         masks = None if rows.action_masks is None else rows.action_masks[t]
-        stream = self._stream()
-        if self._starts_uniformly():
-            assert self._uniform is not None
-            actions[...] = self._uniform.act(rows.n_envs, stream, masks)
+        in_training, uniform = is_recording(), self._uniform
+        stream = self._streams["rollout" if in_training else "evaluation"]
+        if uniform is not None and in_training and uniform.steps > 0:
+            actions[...] = uniform.act(rows.n_envs, stream, masks)
             return actions
         by_policy = deterministic or self._add_noise is not None
         if self.requested == "torch" or not self.native.act_rows(observations, rows, t, stream, by_policy):
@@ -174,9 +174,6 @@ class Acting:
 
     def _stream(self) -> RandomStream:
         return self._streams["rollout" if is_recording() else "evaluation"]
-
-    def _starts_uniformly(self) -> bool:
-        return self._uniform is not None and self._uniform.steps > 0 and is_recording()
 
 
 def _batch_of_one(observation: Tree) -> Tree:

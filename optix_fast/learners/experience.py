@@ -54,8 +54,8 @@ class Transitions(NamedTuple):
 
 
 def discounted(batch: Transitions, values: Tensor) -> Tensor:
-    """discount·V(o′), [B]: zero where the episode has terminated, whatever a network makes of its last
-    observation, which may be that of a simulator gone astray."""
+    """discount·V(o′), [B]: zero where the episode has terminated, even if the network's value of its last
+    observation is not finite (a simulator may have diverged)."""
     return torch.where(batch.discounts > 0, batch.discounts * values, 0.0)
 
 
@@ -330,8 +330,8 @@ def _check_finite(window: EpisodeData, actions: Array | None) -> None:
     if all(_is_finite(leaf) for tree in seen if tree is not None for leaf in tree_leaves(tree)):
         return
     rows = rows_of_window(window)
-    following = rows.following[~rows.terminated]
-    others = [np.asarray(leaf)[~following[following < 0]] for leaf in tree_leaves(rows.others)]
+    next_index = rows.next_index[~rows.terminated]
+    others = [np.asarray(leaf)[~next_index[next_index < 0]] for leaf in tree_leaves(rows.others)]
     if not all(_is_finite(leaf) for leaf in (*tree_leaves(window.observations), *others)):
         raise NonFiniteError("observation")
 

@@ -17,7 +17,7 @@ def fit_observations(observations: Tree, space: Any, network: nn.Module) -> Tree
 
     Args:
         observations: [N, …], or a tree of such arrays.
-        space: of one observation; None where nobody has told the agent, and then the network's first layer
+        space: of one observation; None where the agent does not know it, and then the network's first layer
             decides.
         network: what reads them.
 

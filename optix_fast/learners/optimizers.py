@@ -82,9 +82,9 @@ def check_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, 
             f"the state's {name} has parameter groups of {saved_sizes} parameters, not of {sizes}"
         )
     parameters = [p for group in groups for p in group["params"]]
-    places = [i for group in saved for i in group["params"]]
-    for place, parameter in zip(places, parameters, strict=True):
-        for key, value in state["state"].get(str(place), {}).items():
+    indices = [i for group in saved for i in group["params"]]
+    for index, parameter in zip(indices, parameters, strict=True):
+        for key, value in state["state"].get(str(index), {}).items():
             if isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:
                 raise ValueError(
                     f"the state's {name} has {key} of shape {list(value.shape)} "

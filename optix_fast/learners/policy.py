@@ -52,7 +52,7 @@ class Policy:
         return to_tensors(observations, self.device)
 
     def params(self, prepared: Tree, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The distribution's parameters for prepared observations, whatever dtype the network computes in."""
+        """The distribution's parameters for prepared observations, in any dtype of the network."""
         return self.head.params(outputs_of(self.actor, prepared)).to(dtype)
 
     @torch.no_grad()

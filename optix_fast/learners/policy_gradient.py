@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from optix_fast import ops
-from optix_fast.learners.config import Config, number
+from optix_fast.fields import number
+from optix_fast.learners.config import Config
 from optix_fast.learners.model import Model
 from optix_fast.types import Array, EpisodeData, NonFiniteError
 
@@ -36,7 +37,7 @@ class PolicyGradientModel(Model):
 
     Args:
         model: observations → logits, [B, n_actions].
-        optimizer: over its parameters, and whatever else the loss trains.
+        optimizer: over its parameters, and all others that the loss trains.
     """
 
     model: nn.Module

@@ -260,7 +260,7 @@ class BackoffScheduler:
         self._state = LoopState.DORMANT if done else LoopState.ACTIVE
 
     def record_restart(self) -> None:
-        """Begin anew, ACTIVE, with an empty series; the best and the total are kept."""
+        """Start again, ACTIVE, with an empty series; the best and the total are kept."""
         self._points.clear()
         self._non_improvements = 0
         self._interval = self.base_interval

@@ -52,7 +52,7 @@ class BestPolicy:
 
     @property
     def score(self) -> float:
-        """What the best is ranked by; NaN when there is none."""
+        """What the best is ranked by; NaN before the first."""
         return math.nan if self._rank is None else self._rank[1]
 
     def reaches_target(self, metrics: EvalMetrics) -> bool:
@@ -87,7 +87,7 @@ class BestPolicy:
 
     def restore(self, run: RunState) -> bool:
         """Load the best policy, with the training state that it was made with where that is known, and tell
-        the run; False when there is none."""
+        the run; False before there is a best one."""
         snapshot = self.registry.load_best(self.agent)
         if snapshot is None:
             return False

@@ -56,7 +56,7 @@ class CheckpointRegistry:
     `max_snapshots` highest of this run stay on disk, the best always.
 
     **Runs.** Every snapshot carries the id of the run that wrote it. A run restores, counts and deletes
-    only its own, unless `resume=True`: then it restores whatever is best in the directory. A registry
+    only its own, unless `resume=True`: then it restores the best of the directory. A registry
     without a `run_id` that no run has begun with (no loop was made with it, nothing was saved) reads
     the whole directory too: `CheckpointRegistry(dir).load_best(agent)` deploys the best that is there.
     Registries with one run id, in one process or several, see each other's snapshots.
@@ -217,7 +217,7 @@ class CheckpointRegistry:
                 self._manifest.write([entry for held, entry in keep if held is None] + written)
         except OSError as error:
             failure = error
-        # The manifest is the truth, whatever failed before or after it was replaced.
+        # The manifest is the truth, even if something failed before or after it was replaced.
         listed = {entry["snapshot_dir"] for entry in self._manifest.entries()}
         for entry in [*written, *drop]:
             if entry["snapshot_dir"] not in listed:
@@ -266,13 +266,13 @@ class CheckpointRegistry:
         return None
 
     def load_best(self, agent: Any) -> PolicySnapshot | None:
-        """Load the highest-ranked policy into the agent; None when there is none.
+        """Load the highest-ranked policy into the agent; None when nothing has been saved.
 
         A damaged snapshot is named in a warning, and the next best is loaded.
 
         Raises:
             RuntimeError: the snapshot is of another kind of agent, which is named.
-            Exception: whatever else the agent's load_weights raises on an intact snapshot, for example
+            Exception: all else that the agent's load_weights raises on an intact snapshot, for example
                 because it is of another architecture.
         """
         for held, entry in self._candidates():

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 
+from optix_fast.fields import require_number
 from optix_fast.types import EpisodeData, EvalMetrics, tree_leaves
 
 AGENT = ("act", "learn", "get_hyperparams", "set_hyperparams", "save_weights", "load_weights")
@@ -88,8 +89,7 @@ def number(name: str, value: Any, least: float = -math.inf) -> float:
         TypeError: it is no number.
         ValueError: it is not finite or too small.
     """
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number, got {value!r}")
+    require_number(name, value)
     if not math.isfinite(value) or value < least:
         raise ValueError(f"{name} must be finite and at least {least:g}, got {value}")
     return float(value)

@@ -115,7 +115,7 @@ class LoopController:
     ) -> None:
         self.agent = checks.has_methods("agent", agent, checks.AGENT)
         self.pipeline = checks.has_methods("pipeline", pipeline, checks.PIPELINE)
-        self.optimizer = optimizer
+        self.tuner = optimizer
         if optimizer is not None:
             checks.has_methods("optimizer", optimizer, checks.OPTIMIZER)
         if val_pipeline is not None:
@@ -292,7 +292,7 @@ class LoopController:
             seconds=time.perf_counter() - began,
             best_score=self.best_policy.score,
             disk_seconds=self.registry.disk_seconds - spent,
-            tuner=tuner_name(self.optimizer),
+            tuner=tuner_name(self.tuner),
             constant_return=self._run.signal.constant,
         )
         if self._run.signal.message is not None:
@@ -388,7 +388,7 @@ class LoopController:
     # --- the end --------------------------------------------------------------------------------
 
     def _wind_up(self, is_over: bool) -> list[BaseException]:
-        """Every step, whatever becomes of the others; returns the exceptions met. A run that was cut off
+        """Every step, also when others fail; returns the exceptions met. A run that was cut off
         keeps the snapshots that its last state refers to."""
         problems: list[BaseException] = []
         write = self.registry.release if is_over else self.registry.flush
@@ -443,8 +443,8 @@ class LoopController:
             "run": self._run.state_dict(),
             "scheduler": self.scheduler.state_dict(),
         }
-        if isinstance(self.optimizer, Stateful):
-            state["optimizer"] = self.optimizer.state_dict()
+        if isinstance(self.tuner, Stateful):
+            state["optimizer"] = self.tuner.state_dict()
         if self.best_policy.training is not None:
             state["best_training"] = self.best_policy.training.state_dict()
         return state
@@ -454,8 +454,8 @@ class LoopController:
         run (or `resume=True`) for the best to be known."""
         self._run.load_state_dict(state["run"])
         self.scheduler.load_state_dict(state["scheduler"])
-        if isinstance(self.optimizer, Stateful) and "optimizer" in state:
-            self.optimizer.load_state_dict(state["optimizer"])
+        if isinstance(self.tuner, Stateful) and "optimizer" in state:
+            self.tuner.load_state_dict(state["optimizer"])
         if "best_training" in state:
             self.best_policy.training = TrainingState(**state["best_training"])
         self._is_used = False

@@ -146,11 +146,11 @@ class RLOptimizer:
         )
 
     @staticmethod
-    def _tuner(optimizer: Any, agent: Any) -> Any:
-        if optimizer is None:
+    def _tuner(given: Any, agent: Any) -> Any:
+        if given is None:
             return make_tuner("spsa", agent, seed=0)
-        fill_bounds(optimizer, agent)
-        return optimizer
+        fill_bounds(given, agent)
+        return given
 
     def run(self) -> RunSummary:
         """Train; the best policy is loaded when this returns or raises (LoopController.run).

@@ -24,7 +24,7 @@ from optix_fast.types import Stateful
 logger = logging.getLogger(__name__)
 
 _PREFIX, _SUFFIX, _SEGMENTS = "run_state-", ".safetensors", ".replay"
-_UNNAMED = "run_state.safetensors"  # as older versions called it, whatever the run
+_UNNAMED = "run_state.safetensors"  # the name in older versions, for every run
 
 # Seconds from the start to the first write: a run that is killed early is worth resuming too.
 _FIRST_AFTER = 2.0
@@ -42,7 +42,7 @@ def find_state(directory: str | os.PathLike[str], run_id: str | None) -> Path:
     where there is no other.
 
     Raises:
-        ValueError: there is none, or there are several to choose from; their run ids are named.
+        ValueError: the directory holds no run, or several to choose from; their run ids are named.
     """
     folder = Path(directory)
     runs = {unquote(p.name[len(_PREFIX) : -len(_SUFFIX)]): p for p in folder.glob(f"{_PREFIX}*{_SUFFIX}")}

@@ -2,7 +2,7 @@
 
     <dir>/manifest.json                  list of snapshots, rewritten atomically
     <dir>/snapshot_<id>/metadata.json    one snapshot: score, metrics, hyperparameters, checksums
-    <dir>/snapshot_<id>/weights/…        whatever the agent's save_weights(path) wrote
+    <dir>/snapshot_<id>/weights/…        what the agent's save_weights(path) wrote
 
 Everything is named relative to <dir>, so that a directory can be moved.
 """

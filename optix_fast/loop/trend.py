@@ -40,7 +40,7 @@ def local_noise(points: Sequence[Point]) -> Noise | None:
 
         σ = √(π/2) · mean |a·yᵢ₋₁ + b·yᵢ₊₁ − yᵢ| / √(a² + b² + 1)
 
-    so a steady ramp has no noise, whatever its slope, and unevenly spaced points are no problem. The
+    so a steady ramp of any slope has no noise, and unevenly spaced points are no problem. The
     mean of sizes (exact for a normal distribution), not of squares, because a single jump of the
     scores, or one lucky window, would rule a mean of squares.
     """

@@ -59,13 +59,13 @@ class SumTree:
             raise ValueError(f"SumTree: capacity must be in [1, 2**40], got {capacity}")
         self.capacity = capacity
         stream = RandomStream(seed, "sum_tree")
-        place = stream.state_dict()
+        position = stream.state_dict()
         self._tree: Any = None
         self._leaves: torch.Tensor | None = None  # of the tree on CUDA, in its storage
         self._reference: reference.SumTree | None = None
         self.device = torch.device(device)
         if _native.backend() == "native" and self.device.type == "cpu":
-            self._tree = _core.SumTree(capacity, place["key"], place["offset"])
+            self._tree = _core.SumTree(capacity, position["key"], position["offset"])
         elif _HAS_CUDA and self.device.type == "cuda":
             try:
                 storage = torch.zeros(
@@ -74,7 +74,7 @@ class SumTree:
             except torch.OutOfMemoryError as error:
                 raise MemoryError(f"SumTree: capacity {capacity} could not be allocated: {error}") from error
             self.device = storage.device
-            self._tree = _core.SumTreeCuda(storage, capacity, place["key"], place["offset"])
+            self._tree = _core.SumTreeCuda(storage, capacity, position["key"], position["offset"])
             start = self._tree.leaves_offset()
             self._leaves = storage[start : start + 4 * capacity].view(torch.float32)
         else:
@@ -203,14 +203,14 @@ class SumTree:
             raise ValueError("SumTree: priorities must be finite and not negative")
         stream = RandomStream(0)
         stream.load_state_dict(state["stream"])
-        place = stream.state_dict()
+        position = stream.state_dict()
         if self._reference is not None:
-            self._reference.load_state_dict({"priorities": priorities, "stream": place})
+            self._reference.load_state_dict({"priorities": priorities, "stream": position})
         elif self._leaves is not None:
             self._leaves.copy_(priorities.detach())
-            self._tree.load(place["key"], place["offset"])
+            self._tree.load(position["key"], position["offset"])
         else:
-            self._tree.load(priorities.detach().cpu().contiguous(), place["key"], place["offset"])
+            self._tree.load(priorities.detach().cpu().contiguous(), position["key"], position["offset"])
 
     def __repr__(self) -> str:
         return f"SumTree(capacity={self.capacity}, device={str(self.device)!r})"

@@ -28,28 +28,28 @@ def _refuse_second_derivative(op: str) -> None:
 
 
 def _log_prob_native(
-    mean: torch.Tensor, log_std: torch.Tensor, value: torch.Tensor, squashed: bool, wanted: int
+    mean: torch.Tensor, log_std: torch.Tensor, value: torch.Tensor, squashed: bool, n_grads: int
 ) -> list[torch.Tensor]:
-    """log_prob [B]; its gradients [B, A]: ``wanted`` 0 none, 2 by mean and log_std, 3 by value too."""
+    """log_prob [B]; its gradients [B, A]: ``n_grads`` 0 none, 2 by mean and log_std, 3 by value too."""
     log_prob = mean.new_empty(mean.size(0) if mean.dim() else 0)
-    by_mean = torch.empty_like(mean) if wanted else None
-    by_log_std = torch.empty_like(mean) if wanted else None
-    by_value = torch.empty_like(mean) if wanted == 3 else None
+    by_mean = torch.empty_like(mean) if n_grads else None
+    by_log_std = torch.empty_like(mean) if n_grads else None
+    by_value = torch.empty_like(mean) if n_grads == 3 else None
     _core.tanh_normal_log_prob(mean, log_std, value, squashed, log_prob, by_mean, by_log_std, by_value)
     return [t for t in (log_prob, by_mean, by_log_std, by_value) if t is not None]
 
 
 def _log_prob_shapes(
-    mean: torch.Tensor, log_std: torch.Tensor, value: torch.Tensor, squashed: bool, wanted: int
+    mean: torch.Tensor, log_std: torch.Tensor, value: torch.Tensor, squashed: bool, n_grads: int
 ) -> list[torch.Tensor]:
     return [
         mean.new_empty(mean.size(0) if mean.dim() else 0),
-        *(torch.empty_like(mean) for _ in range(wanted)),
+        *(torch.empty_like(mean) for _ in range(n_grads)),
     ]
 
 
 register(
-    "tanh_normal_log_prob(Tensor mean, Tensor log_std, Tensor value, bool squashed, int wanted) -> Tensor[]",
+    "tanh_normal_log_prob(Tensor mean, Tensor log_std, Tensor value, bool squashed, int n_grads) -> Tensor[]",
     _log_prob_native,
     _log_prob_shapes,
     cuda=True,
@@ -64,10 +64,10 @@ class _LogProb(torch.autograd.Function):
         ctx.shared_log_std = log_std.ndim == 1
         by_value = None
         if torch.compiler.is_compiling():
-            wanted = 3 if ctx.needs_input_grad[2] else 2
-            outputs = torch.ops.optix_fast.tanh_normal_log_prob(mean, log_std, value, squashed, wanted)
+            n_grads = 3 if ctx.needs_input_grad[2] else 2
+            outputs = torch.ops.optix_fast.tanh_normal_log_prob(mean, log_std, value, squashed, n_grads)
             log_prob, by_mean, by_log_std = outputs[:3]
-            if wanted == 3:
+            if n_grads == 3:
                 by_value = outputs[3]
         else:
             log_prob = mean.new_empty(mean.size(0) if mean.dim() else 0)

@@ -15,9 +15,9 @@ def batched(agent: Any, name: str) -> Any:
         agent: who acts.
         name: "act_rows" or "act_batch".
     """
-    for place in (getattr(agent, "__dict__", {}), *map(vars, type(agent).__mro__)):
-        if name in place:
+    for namespace in (getattr(agent, "__dict__", {}), *map(vars, type(agent).__mro__)):
+        if name in namespace:
             return getattr(agent, name)
-        if "act" in place:
+        if "act" in namespace:
             return None
     return None

@@ -23,7 +23,7 @@ class DataSource(Protocol):
     """What LivePipeline reads from.
 
     `stream()` connects and yields (observation, reward, terminated, truncated, info) until the
-    connection ends; it is called again to connect anew. An observation that comes with terminated
+    connection ends; it is called again to reconnect. An observation that comes with terminated
     or truncated is the last of its episode; what comes first, or next after it, begins an episode,
     and its reward belongs to no action.
 

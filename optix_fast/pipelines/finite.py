@@ -20,7 +20,7 @@ class Fault(NamedTuple):
 
 
 def non_finite(tree: Tree, name: str = "observation") -> Fault | None:
-    """The first NaN or infinity in a tree of arrays, None where there is none."""
+    """The first NaN or infinity in a tree of arrays, None where all numbers are finite."""
     if isinstance(tree, Mapping):
         parts = [(f"{name}[{key!r}]", part) for key, part in tree.items()]
     elif isinstance(tree, tuple):

@@ -349,7 +349,7 @@ class LivePipeline(BasePipeline):
         return (None, None) if self._shown is None else (self._shown[0], mask_of(*self._shown[:2]))
 
     def _close_window(self) -> EpisodeData:
-        following, next_mask = self._latest()
+        next_observation, next_mask = self._latest()
         window, self._window = self._window, LiveWindow()
         if self._open is not None:
             self._window.began = time.monotonic()
@@ -357,7 +357,7 @@ class LivePipeline(BasePipeline):
             self._observation_space,
             self._action_space,
             self._windows,
-            following,
+            next_observation,
             self._episode_finished,
             next_mask,
         )

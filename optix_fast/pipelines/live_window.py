@@ -103,9 +103,11 @@ class LiveWindow:
             "disconnects": self.disconnects,
             "lag_seconds": self.lag,
         }
-        following = tree_map(lambda leaf: np.asarray(leaf)[None], next_observation)
+        next_observations = tree_map(lambda leaf: np.asarray(leaf)[None], next_observation)
         masks = None if next_mask is None else np.asarray(next_mask, np.bool_)[None]
-        data = columns.to_episode_data(episode_id, following, metadata, batched_infos=False, next_masks=masks)
+        data = columns.to_episode_data(
+            episode_id, next_observations, metadata, batched_infos=False, next_masks=masks
+        )
         add_single_environment_fields(data)
         return data
 

@@ -1,4 +1,4 @@
-"""One way to step, whatever stands behind it: a single environment or a vector of them.
+"""One way to step a single environment or a vector of them.
 
 A stepper hides who resets an episode that ended, and when. Each `step` fills one row of a window
 and leaves the observations for the next one in `observations`. The three ways in which Gymnasium's
@@ -133,7 +133,7 @@ class VectorStepper:
 
     def _await_reset(self, pending: Array) -> None:
         """NEXT_STEP only: environments whose next step is the reset row, and whether there are any. They show
-        the end of an episode, on which nobody acts."""
+        the end of an episode, for which no action is taken."""
         self.pending = pending
         self.any_pending = bool(pending.any())
 

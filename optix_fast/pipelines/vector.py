@@ -113,7 +113,7 @@ def _build(fns: list[EnvFn], async_envs: bool, kwargs: dict[str, Any]) -> Vector
     for i, fn in enumerate(fns):
         try:
             cloudpickle.dumps(fn)
-        except Exception as error:  # whatever the object's own pickling raises
+        except Exception as error:  # the object's own pickling may raise anything
             warnings.warn(
                 f"env_fns[{i}] cannot be sent to a process ({error}); stepping all environments in this one",
                 RuntimeWarning,

@@ -175,7 +175,7 @@ class WindowPipeline(BasePipeline):
                 raise self._crash(f"step {t} of window {self._window}", error) from error
         data = self._finish(rows)
         # Only now: after an error the environments may be mid-step, and half a window is worth nothing, so
-        # the next window begins anew.
+        # the next window starts from a reset.
         self._started = True
         return data
 

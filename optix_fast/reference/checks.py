@@ -27,9 +27,9 @@ def check_first(
     """The first argument, which fixes element type, device and sizes for the others."""
     tensor = require_tensor(op, name, value)
     if tensor.dtype not in dtypes or tensor.ndim not in ndims:
-        wanted = " or ".join(dtype_name(d) for d in dtypes)
+        expected = " or ".join(dtype_name(d) for d in dtypes)
         got = f"{dtype_name(tensor.dtype)} {list(tensor.shape)}"
-        raise ValueError(f"{op}: {name} must be {wanted} {dims}, got {got}")
+        raise ValueError(f"{op}: {name} must be {expected} {dims}, got {got}")
     return tensor
 
 

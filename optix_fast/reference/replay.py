@@ -55,16 +55,16 @@ class Replay:
         observations: Sequence[Array],
         others: Sequence[Array],
         envs: npt.NDArray[np.int64],
-        following: npt.NDArray[np.int64],
+        next_index: npt.NDArray[np.int64],
         actions: Array,
         rewards: npt.NDArray[np.float32],
         terminated: npt.NDArray[np.bool_],
         truncated: npt.NDArray[np.bool_],
         joins: npt.NDArray[np.uint8],
     ) -> None:
-        """Appends rows; o′ of row r is observation following[r], or ~following[r] of the others. A row begins
-        anew (joins 0), goes on from its environment's previous one (1), or does so if it begins with the
-        bytes of that row's o′ (2)."""
+        """Appends rows; o′ of row r is observation next_index[r], or ~next_index[r] of the others. A row
+        starts a new chain (joins 0), goes on from its environment's previous one (1), or does so if it begins
+        with the bytes of that row's o′ (2)."""
         faults = np.flatnonzero(~np.isfinite(rewards))
         if len(faults):
             at = int(faults[0])
@@ -80,8 +80,8 @@ class Replay:
             self._counts[1] -= 1
             extra = self._free[self._counts[1]]
             self._successor[extra] = -1
-            source = observations if following[r] >= 0 else others
-            at = following[r] if following[r] >= 0 else ~following[r]
+            source = observations if next_index[r] >= 0 else others
+            at = next_index[r] if next_index[r] >= 0 else ~next_index[r]
             for own, own_extra, leaf, after in zip(
                 self._rows, self._extra, observations, source, strict=True
             ):

@@ -106,8 +106,8 @@ class SumTree:
         # Zero leaves are left out first, so that no rounding can find one.
         positive = torch.nonzero(self._leaves).squeeze(1)
         running = torch.cumsum(self._leaves[positive].double(), 0)
-        place = torch.searchsorted(running, masses, right=True).clamp_(max=len(positive) - 1)
-        return positive[place]
+        index = torch.searchsorted(running, masses, right=True).clamp_(max=len(positive) - 1)
+        return positive[index]
 
     def _positive_total(self) -> float:
         total = self.total
@@ -118,10 +118,10 @@ class SumTree:
     def _vector(self, name: str, value: object, dtype: torch.dtype, n: int | None = None) -> torch.Tensor:
         """A one-dimensional argument as a tensor on the tree's device; numpy arrays on the CPU only."""
         if isinstance(value, np.ndarray):
-            wanted = np.dtype(str(dtype).removeprefix("torch."))
-            if self._device.type != "cpu" or value.dtype != wanted or not value.flags.c_contiguous:
+            expected = np.dtype(str(dtype).removeprefix("torch."))
+            if self._device.type != "cpu" or value.dtype != expected or not value.flags.c_contiguous:
                 raise ValueError(
-                    f"{_OP}: {name} must be {wanted}, contiguous and, on cpu, an array or a tensor, "
+                    f"{_OP}: {name} must be {expected}, contiguous and, on cpu, an array or a tensor, "
                     f"got {value.dtype} {list(value.shape)} for a tree on {self._device}"
                 )
             value = torch.from_numpy(value.copy())
@@ -133,8 +133,8 @@ class SumTree:
         return check_like(_OP, name, value.detach(), dtype, "[B]", (length,), self._leaves.device)
 
 
-def _refuse(name: str, wanted: str, got: float, at: int) -> None:
-    raise ValueError(f"{_OP}: {name} must be {wanted}, got {got!r} at position {at}")
+def _refuse(name: str, expected: str, got: float, at: int) -> None:
+    raise ValueError(f"{_OP}: {name} must be {expected}, got {got!r} at position {at}")
 
 
 def _refuse_index(index: int, capacity: int, at: int) -> None:

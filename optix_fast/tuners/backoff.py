@@ -83,12 +83,12 @@ class BackoffOptimizer(BaseOptimizer):
         if self._step is None or not is_same(suggested.params[name], self._applied):
             self._base, self._x = latest, self.space.to_unit(name, suggested.params[name])
             self._step = self._side() * max(self.perturbation_scale, self.min_delta)
-            place = self.space.moved(name, self._x, self._step)
+            point = self.space.moved(name, self._x, self._step)
         else:
-            place = self._conclude(name, latest - self._base, score_spread(metrics_history))
+            point = self._conclude(name, latest - self._base, score_spread(metrics_history))
             self._step = None
             self._turn += 1
-        self._applied = self.space.to_value(name, place)
+        self._applied = self.space.to_value(name, point)
         suggested.params[name] = self._applied
         return suggested
 

@@ -95,15 +95,15 @@ class SPSAOptimizer(BaseOptimizer):
         if self._phase == 0:
             signs = 2 * self._stream.integers(0, 2, (len(names),)) - 1
             self._signs = dict(zip(names, map(float, signs), strict=True))
-            place = self._probe(1.0)
+            point = self._probe(1.0)
         elif self._phase == 1:
             self._plus = latest
-            place = self._probe(-1.0)
+            point = self._probe(-1.0)
         else:
-            place = self._x = self._step(self._plus - latest, score_spread(metrics_history))
+            point = self._x = self._step(self._plus - latest, score_spread(metrics_history))
             self._cycles += 1
         self._phase = (self._phase + 1) % 3
-        self._applied = {name: self.space.to_value(name, place[name]) for name in names}
+        self._applied = {name: self.space.to_value(name, point[name]) for name in names}
         suggested.params.update(self._applied)
         return suggested
 

@@ -22,7 +22,7 @@ def pair() -> tuple[nn.Sequential, nn.Sequential]:
     return mlp([4, 8, 8, 3]), mlp([4, 8, 8, 1])
 
 
-def refusal(
+def unsupported_reason(
     actor: nn.Module, critic: nn.Module, make: Callable[[list[Any]], torch.optim.Optimizer] = torch.optim.Adam
 ) -> str:
     """Why the two, or the optimizer over them, are not taken."""
@@ -92,7 +92,7 @@ def test_networks_that_are_not_taken(change: Callable[[nn.Sequential], Any], rea
     actor, critic = pair()
     assert accepted(actor, critic)
     change(actor)
-    assert reason in refusal(actor, critic)
+    assert reason in unsupported_reason(actor, critic)
 
 
 def test_a_subclass_of_linear_may_compute_anything() -> None:
@@ -102,19 +102,19 @@ def test_a_subclass_of_linear_may_compute_anything() -> None:
 
     actor, critic = pair()
     actor[0] = Scaled(4, 8)
-    assert "Scaled is not served" in refusal(actor, critic)
+    assert "Scaled is not served" in unsupported_reason(actor, critic)
 
 
 def test_memory_that_is_transposed_or_shared() -> None:
     actor, critic = pair()
     actor[0].weight.data = actor[0].weight.data.t().contiguous().t()
-    assert refusal(actor, critic) == "actor: the weight of a Linear is not contiguous"
+    assert unsupported_reason(actor, critic) == "actor: the weight of a Linear is not contiguous"
     actor, critic = pair()
     critic[2].weight = actor[2].weight
-    assert "used in more than one place" in refusal(actor, critic)
+    assert "used in more than one place" in unsupported_reason(actor, critic)
     actor, critic = pair()
     critic[2].weight.data = actor[2].weight.data
-    assert "used in more than one place" in refusal(actor, critic)
+    assert "used in more than one place" in unsupported_reason(actor, critic)
 
 
 def test_everything_shared_leaves_no_head() -> None:
@@ -142,13 +142,13 @@ def test_frozen_parameters_are_left_out() -> None:
 def test_hooks_and_autocast_are_noticed_and_forgotten() -> None:
     actor, critic = pair()
     handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
-    assert refusal(actor, critic) == "a global module hook is registered"
+    assert unsupported_reason(actor, critic) == "a global module hook is registered"
     handle.remove()
     handle = critic[1].register_full_backward_hook(lambda *_: None)
-    assert refusal(actor, critic) == "critic: Tanh has a hook"
+    assert unsupported_reason(actor, critic) == "critic: Tanh has a hook"
     handle.remove()
     with torch.autocast("cpu", torch.bfloat16):
-        assert refusal(actor, critic) == "autocast is enabled"
+        assert unsupported_reason(actor, critic) == "autocast is enabled"
     assert accepted(actor, critic)
 
 
@@ -188,7 +188,7 @@ class MyAdam(torch.optim.Adam):
     ],
 )
 def test_optimizers_that_are_not_taken(make: Callable[[Any], torch.optim.Optimizer], reason: str) -> None:
-    assert reason in refusal(*pair(), make)
+    assert reason in unsupported_reason(*pair(), make)
 
 
 def test_state_of_another_kind() -> None:

@@ -11,6 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from actor_critic_cases import (
+    AFTER_10,
+    AFTER_200,
+    FEATURES,
+    WIDTH,
+    adam,
+    distance,
+    networks_of,
+    state_of,
+)
 from sac_cases import (
     MakeOptimizer,
     config_of,
@@ -27,21 +37,12 @@ from optix_fast.learners.sac.config import SACConfig
 from optix_fast.learners.sac.native import sac_update
 from optix_fast.learners.sac.update import STATISTICS, SACModel
 from optix_fast.learners.sac.update import sac_update as reference_update
-from optix_fast.networks import mlp
 from optix_fast.ops import SumTree
 from optix_fast.random import RandomStream
 from optix_fast.types import NonFiniteError
 
 pytestmark = pytest.mark.native
 EVERY_PATH = pytest.mark.usefixtures("every_simd_path")
-
-FEATURES, WIDTH = 5, 2
-# Bounds of the design, §4.
-AFTER_10, AFTER_200 = 1e-5, 1e-4
-
-
-def adam(parameters: list[Any]) -> torch.optim.Optimizer:
-    return torch.optim.Adam(parameters, lr=3e-4, eps=1e-5)
 
 
 def model_of(
@@ -53,40 +54,8 @@ def model_of(
     width: int = WIDTH,
     **blocks: Any,
 ) -> SACModel:
-    generator = torch.Generator().manual_seed(7)
-    actor = mlp([features, *hidden, 2 * width], activation, 0.5, generator, **blocks).to(dtype)
-    critics = [
-        mlp([features + width, *hidden, 1], activation, 1.0, generator, **blocks).to(dtype) for _ in range(2)
-    ]
-    for net in (actor, *critics):
-        for p in net.parameters():
-            if p.ndim == 1:  # not zero: relative to what hardly moves from there, rounding is large
-                p.data = 0.1 * torch.randn(p.shape, generator=generator, dtype=dtype)
+    actor, critics = networks_of(2 * width, hidden, activation, dtype, features, width, **blocks)
     return make_model(actor, critics, make_optimizer, log_alpha=-1.0)
-
-
-def values_of(model: SACModel) -> list[Tensor]:
-    nets = [p.detach() for net in model.modules().values() for p in net.parameters()]
-    return [*nets, model.log_alpha.detach()]
-
-
-def moments_of(model: SACModel) -> list[dict[str, Tensor]]:
-    return [state for opt in model.optimizers().values() for state in opt.state.values()]
-
-
-def state_of(model: SACModel) -> list[Tensor]:
-    """Everything that an update changes."""
-    return [*values_of(model), *(tensor for state in moments_of(model) for tensor in state.values())]
-
-
-def distance(ours: SACModel, theirs: SACModel) -> float:
-    """The largest ‖Δ‖/‖θ‖ over networks, temperature and optimizer state. A mean of gradients counts relative
-    to their size, as they may cancel in it."""
-    triples = [(a, b, b) for a, b in zip(values_of(ours), values_of(theirs), strict=True)]
-    for one, other in zip(moments_of(ours), moments_of(theirs), strict=True):
-        triples += [(one[key], other[key], other[key]) for key in ("exp_avg_sq", "step")]
-        triples.append((one["exp_avg"], other["exp_avg"], other["exp_avg_sq"].sqrt()))
-    return max(float((a - b).norm() / size.norm().clamp_min(1e-12)) for a, b, size in triples)
 
 
 def assert_parity(ours: SACModel, config: SACConfig, tolerance: float, updates: int = 10) -> None:

@@ -10,6 +10,17 @@ from typing import Any
 
 import pytest
 import torch
+from actor_critic_cases import (
+    AFTER_10,
+    AFTER_200,
+    FEATURES,
+    WIDTH,
+    adam,
+    distance,
+    networks_of,
+    state_of,
+    values_of,
+)
 from sac_cases import MakeOptimizer, random_experience
 from td3_cases import config_of, make_model, random_draws, smallest_experience, smallest_model
 from torch import Tensor, nn
@@ -20,20 +31,11 @@ from optix_fast.learners.td3.config import TD3Config
 from optix_fast.learners.td3.native import td3_update
 from optix_fast.learners.td3.update import STATISTICS, TD3Model
 from optix_fast.learners.td3.update import td3_update as reference_update
-from optix_fast.networks import mlp
 from optix_fast.ops import SumTree
 from optix_fast.types import NonFiniteError
 
 pytestmark = pytest.mark.native
 EVERY_PATH = pytest.mark.usefixtures("every_simd_path")
-
-FEATURES, WIDTH = 5, 2
-# Bounds of the design, §4.
-AFTER_10, AFTER_200 = 1e-5, 1e-4
-
-
-def adam(parameters: list[Any]) -> torch.optim.Optimizer:
-    return torch.optim.Adam(parameters, lr=3e-4, eps=1e-5)
 
 
 def model_of(
@@ -44,44 +46,8 @@ def model_of(
     features: int = FEATURES,
     width: int = WIDTH,
 ) -> TD3Model:
-    generator = torch.Generator().manual_seed(7)
-    actor = mlp([features, *hidden, width], activation, 0.5, generator).to(dtype)
-    critics = [mlp([features + width, *hidden, 1], activation, 1.0, generator).to(dtype) for _ in range(2)]
-    for net in (actor, *critics):
-        for p in net.parameters():
-            if p.ndim == 1:  # not zero: relative to what hardly moves from there, rounding is large
-                p.data = 0.1 * torch.randn(p.shape, generator=generator, dtype=dtype)
+    actor, critics = networks_of(width, hidden, activation, dtype, features, width)
     return make_model(actor, critics, make_optimizer)
-
-
-def values_of(model: TD3Model) -> list[Tensor]:
-    return [p.detach() for net in model.modules().values() for p in net.parameters()]
-
-
-def moments_of(model: TD3Model) -> list[dict[str, Tensor]]:
-    """Adam's state of every trained parameter; zeros where it has none yet."""
-    found = []
-    for optimizer in model.optimizers().values():
-        for p in (p for group in optimizer.param_groups for p in group["params"]):
-            state = optimizer.state.get(p, {})
-            like = {"step": torch.zeros(()), "exp_avg": p.detach(), "exp_avg_sq": p.detach()}
-            found.append({key: state.get(key, torch.zeros_like(value)) for key, value in like.items()})
-    return found
-
-
-def state_of(model: TD3Model) -> list[Tensor]:
-    """Everything that an update changes."""
-    return [*values_of(model), *(tensor for state in moments_of(model) for tensor in state.values())]
-
-
-def distance(ours: TD3Model, theirs: TD3Model) -> float:
-    """The largest ‖Δ‖/‖θ‖ over networks and optimizer state. A mean of gradients counts relative to their
-    size, as they may cancel in it."""
-    triples = [(a, b, b) for a, b in zip(values_of(ours), values_of(theirs), strict=True)]
-    for one, other in zip(moments_of(ours), moments_of(theirs), strict=True):
-        triples += [(one[key], other[key], other[key]) for key in ("exp_avg_sq", "step")]
-        triples.append((one["exp_avg"], other["exp_avg"], other["exp_avg_sq"].sqrt()))
-    return max(float((a - b).norm() / size.norm().clamp_min(1e-12)) for a, b, size in triples)
 
 
 def assert_parity(

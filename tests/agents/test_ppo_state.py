@@ -186,7 +186,7 @@ def test_hyperparams_given_and_returned_are_copies() -> None:
         ({"normalize_advantages": "yes"}, "normalize_advantages must be"),
         ({"max_grad_norm": -0.5}, "max_grad_norm must be between"),
         ({"max_grad_norm": float("nan")}, "max_grad_norm must be between"),
-        ({"entropy_coef": float("nan")}, "entropy_coef must be between"),
+        ({"entropy_coef": float("nan")}, "entropy_coef must be finite"),
         ({"target_kl": -0.1}, "target_kl must be between"),
         ({"value_clip": float("nan")}, "value_clip must be between"),
         ({"value_clip_mode": "min"}, "value_clip_mode must be 'max' or 'clipped'"),

@@ -396,8 +396,8 @@ def test_unknown_keys_are_warned_about_and_values_out_of_range_refused() -> None
         ({"replay_capacity": 10}, "replay_capacity must be at least batch_size"),
         ({"per_eps": 0.0}, "per_eps must be above 0"),
         ({"max_grad_norm": -1.0}, "max_grad_norm must be between"),
-        ({"target_entropy": float("nan")}, "target_entropy must be between"),
-        ({"log_alpha_init": float("inf")}, "log_alpha_init must be between"),
+        ({"target_entropy": float("nan")}, "target_entropy must be finite"),
+        ({"log_alpha_init": float("inf")}, "log_alpha_init must be finite"),
     ):
         with pytest.raises(ValueError, match=message):
             agent.set_hyperparams(HyperparamSet(params))

@@ -156,6 +156,6 @@ def test_values_out_of_range_are_refused(wrong: dict[str, float], message: str) 
 
 
 def test_default_target_entropy() -> None:
-    assert SACConfig().wanted_entropy(6, discrete=False) == -6.0
-    assert SACConfig().wanted_entropy(4, discrete=True) == pytest.approx(0.89 * math.log(4))
-    assert SACConfig(target_entropy=0.3).wanted_entropy(4, discrete=True) == 0.3
+    assert SACConfig().target_entropy_of(6, discrete=False) == -6.0
+    assert SACConfig().target_entropy_of(4, discrete=True) == pytest.approx(0.89 * math.log(4))
+    assert SACConfig(target_entropy=0.3).target_entropy_of(4, discrete=True) == 0.3

@@ -137,7 +137,7 @@ def test_verbose_prints_the_documented_line(run_block, capsys):
 
 def test_backoff_optimizer_is_taken(run_block):
     optimizer = trained(run_block("backoff_optimizer", **given()))
-    assert type(optimizer.controller.optimizer) is optix_fast.BackoffOptimizer
+    assert type(optimizer.controller.tuner) is optix_fast.BackoffOptimizer
 
 
 def test_validation_score_drives_the_checkpoints(run_block):

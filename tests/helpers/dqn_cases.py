@@ -53,15 +53,17 @@ def experience_of(
     experience, rng = Experience(config, RandomStream(1)), np.random.default_rng(0)
     observations = rng.standard_normal((n_envs, features)).astype(np.float32)
     for _ in range(-(-n // n_envs)):
-        following = rng.standard_normal((n_envs, features)).astype(np.float32)
+        next_observations = rng.standard_normal((n_envs, features)).astype(np.float32)
         ends = rng.random((2, n_envs)) < 0.1
         actions, rewards = (
             rng.integers(0, outputs, n_envs),
             rng.integers(-8, 9, n_envs).astype(np.float32) / 8,
         )
-        experience.buffer.push_rows(observations, actions, rewards, following, ends[0], ends[1] & ~ends[0])
+        experience.buffer.push_rows(
+            observations, actions, rewards, next_observations, ends[0], ends[1] & ~ends[0]
+        )
         fresh = rng.standard_normal((n_envs, features)).astype(np.float32)
-        observations = np.where(ends.any(axis=0)[:, None], fresh, following)
+        observations = np.where(ends.any(axis=0)[:, None], fresh, next_observations)
     return experience
 
 

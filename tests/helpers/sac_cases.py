@@ -89,13 +89,15 @@ def random_experience(config: SACConfig, features: int = 5, width: int = 2, seed
     experience = Experience(config, RandomStream(seed))
     observation = rng.normal(size=(2, features)).astype(np.float32)
     for _ in range(config.replay_capacity // 2):
-        following = rng.normal(size=(2, features)).astype(np.float32)
+        next_observations = rng.normal(size=(2, features)).astype(np.float32)
         actions = np.tanh(rng.normal(size=(2, width))).astype(np.float32)
         rewards = rng.integers(-8, 9, 2).astype(np.float32) / 8
         ends = rng.random((2, 2)) < 0.05
-        experience.buffer.push_rows(observation, actions, rewards, following, ends[0], ends[1] & ~ends[0])
+        experience.buffer.push_rows(
+            observation, actions, rewards, next_observations, ends[0], ends[1] & ~ends[0]
+        )
         done = ends.any(axis=0)[:, None]
-        observation = np.where(done, rng.normal(size=(2, features)), following).astype(np.float32)
+        observation = np.where(done, rng.normal(size=(2, features)), next_observations).astype(np.float32)
     return experience
 
 

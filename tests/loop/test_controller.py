@@ -366,7 +366,7 @@ def test_resumed_loop_goes_on_as_if_it_had_not_stopped(script: Any, scripted_tun
     half = script(scores, tuner=scripted_tuner(), max_episodes=23)
     half.run()
     state = half.controller.state_dict()
-    rest = script(scores, tuner=half.controller.optimizer, max_episodes=60)
+    rest = script(scores, tuner=half.controller.tuner, max_episodes=60)
     rest.pipeline.collected = 23
     rest.agent.params = dict(half.agent.params)
     rest.controller.load_state_dict(state)

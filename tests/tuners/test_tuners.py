@@ -418,11 +418,11 @@ def test_rloptimizer_tunes_by_spsa_within_the_agents_bounds_by_default(tmp_path:
         agent = QuadraticAgent(0.5)
         return RLOptimizer(agent, NoisyParabola(0, 1.0), optimizer=optimizer, checkpoint_dir=tmp_path / "c")
 
-    default = build(None).controller.optimizer
+    default = build(None).controller.tuner
     assert isinstance(default, SPSAOptimizer)
     assert default.space.bounds == {"x": (0.0, 1.0)}
-    assert build(BackoffOptimizer()).controller.optimizer.space.bounds == {"x": (0.0, 1.0)}
-    own = build(SPSAOptimizer({"x": (0.2, 0.8)})).controller.optimizer
+    assert build(BackoffOptimizer()).controller.tuner.space.bounds == {"x": (0.0, 1.0)}
+    own = build(SPSAOptimizer({"x": (0.2, 0.8)})).controller.tuner
     assert own.space.bounds == {"x": (0.2, 0.8)}
     fixed = build(FixedHyperparams())
     fixed.controller.max_episodes = 20

@@ -86,9 +86,11 @@ def read(directory: str, names: Iterable[str] | None = None) -> Card | None:
     Raises:
         ValueError: the files are those of several algorithms.
     """
-    place = Path(directory)
+    folder = Path(directory)
     files = (
-        sorted(place.glob("*.safetensors")) if names is None else [place / f"{n}.safetensors" for n in names]
+        sorted(folder.glob("*.safetensors"))
+        if names is None
+        else [folder / f"{n}.safetensors" for n in names]
     )
     found = {card["algorithm"]: card for path in reversed(files) if (card := _card_in(path)) is not None}
     if len(found) > 1:
@@ -136,7 +138,7 @@ def of_module(module: nn.Module) -> Card:
 
 
 def unknown_in(card: Card, where: str) -> str:
-    """The first part of a described network that nobody can rebuild from its card; empty if there is none."""
+    """The first part of a described network that its card cannot rebuild; empty where it can."""
     if card.get("custom") or card.get("space", 0) is None:
         return f"{where} ({card['type']})"
     inner = (unknown_in(child, f"{where}.{name}") for name, child in card.get("children", {}).items())

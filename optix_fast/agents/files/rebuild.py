@@ -37,9 +37,9 @@ def load_agent(kind: type[A], path: str, device: str | torch.device, backend: st
             f"{path} does not say what its weights belong to; construct the agent and call load_weights"
         )
     name = card["class"]
-    wanted = next((known for known in _built_in(Agent) if known.__name__ == name), None)  # type: ignore[type-abstract]
-    if wanted is not None and issubclass(wanted, kind):
-        kind = wanted
+    built_in = next((known for known in _built_in(Agent) if known.__name__ == name), None)  # type: ignore[type-abstract]
+    if built_in is not None and issubclass(built_in, kind):
+        kind = built_in
     elif class_name(kind) != name:
         raise RuntimeError(f"{path} holds a {name}; call {name.rpartition('.')[2]}.load for it")
     reasons = card["not_described"] + [

@@ -95,12 +95,12 @@ def dqn_step(model: DQNModel, batch: Transitions, config: DQNConfig) -> tuple[li
         ValueError: the masks are of another number of actions.
     """
     with torch.no_grad():
-        following = model.target(batch.next_observations)
-        chooser = model.q_network(batch.next_observations) if config.double_q else following
+        next_values = model.target(batch.next_observations)
+        chooser = model.q_network(batch.next_observations) if config.double_q else next_values
         if batch.next_masks is not None:
             check_masks("dqn_update", batch.next_masks, chooser)
             chooser = chooser.masked_fill(~batch.next_masks, -math.inf)
-        value = following.gather(1, chooser.argmax(dim=1, keepdim=True)).squeeze(1)
+        value = next_values.gather(1, chooser.argmax(dim=1, keepdim=True)).squeeze(1)
         target = batch.rewards + discounted(batch, value)
     if not bool(torch.isfinite(target).all()):
         raise NonFiniteError("target")

@@ -68,13 +68,13 @@ def make_batch(
     truncated = np.asarray(data.grid("truncated"), np.bool_)
     # The V' with which a row's return is its own value.
     unmoved = (values - rewards) / np.float32(config.gamma) if config.gamma > 0 else np.zeros_like(values)
-    following = _after_window(policy, data, terminated[-1] | truncated[-1]).or_else(unmoved[-1])
+    next_values = _after_window(policy, data, terminated[-1] | truncated[-1]).or_else(unmoved[-1])
     finals = _at_cuts(policy, data, truncated).or_else(unmoved)
     put = policy.put
     advantages, returns = ops.gae(
         put(rewards),
         put(values),
-        put(following),
+        put(next_values),
         put(terminated),
         put(truncated),
         put(finals),

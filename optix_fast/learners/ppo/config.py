@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from optix_fast.learners.config import Config, count, number, word
+from optix_fast.fields import count, number, word
+from optix_fast.learners.config import Config
 
 # A window's updates end after the minibatch whose approx_kl exceeds this many times target_kl;
 # csrc/ppo_update/ppo_update.h has the same number.

@@ -48,7 +48,7 @@ def record_on_cuda(work: Callable[[], None]) -> Callable[[], Any]:
 class GraphPPO:
     """Replays the updates of one model.
 
-    A graph is recorded anew when the size of the window, a hyperparameter other than the learning rate, a
+    A new graph is recorded when the size of the window, a hyperparameter other than the learning rate, a
     module, its settings or hooks, or the memory of a parameter has changed. Where annealing changes the clip
     ratio at every window, there is nothing to replay, and torch does the work as usual. `reason` says why
     torch did the last update; it is empty where the graph did.
@@ -96,7 +96,7 @@ class GraphPPO:
         if not isinstance(batch.observations, Tensor):
             raise UnsupportedError("the observations are not one array")
         check_adam(model.optimizer, parameters)
-        wanted = (
+        requested = (
             replace(config, learning_rate=0.0),
             [None if t is None else (t.shape, t.dtype) for t in batch],
             [(p.data_ptr(), p.shape) for p in parameters],
@@ -106,10 +106,10 @@ class GraphPPO:
                 for group in model.optimizer.param_groups
             ],
         )
-        if self._recorded is not None and wanted == self._made_for:
+        if self._recorded is not None and requested == self._made_for:
             return self._recorded
         self._recorded, self._made_for = None, None
-        if self._failed and wanted == self._failed_for:
+        if self._failed and requested == self._failed_for:
             raise UnsupportedError(self._failed)
         recorded = _Recorded(model, batch, config, parameters)
         try:
@@ -118,11 +118,11 @@ class GraphPPO:
             # A module that asks the device for a number while it runs, for example.
             first = not self._failed
             self._failed = f"the update cannot be captured in a CUDA graph: {error}"
-            self._failed_for = wanted
+            self._failed_for = requested
             if first:
                 _LOG.warning("PPO updates run in torch: %s", self._failed)
             raise UnsupportedError(self._failed) from error
-        self._recorded, self._made_for = recorded, wanted
+        self._recorded, self._made_for = recorded, requested
         return recorded
 
 
@@ -223,9 +223,9 @@ class _Group:
     ) -> None:
         # By its place: load_state_dict puts new groups and new state there.
         self._optimizer, self._at = optimizer, at
-        place = {id(p): i for i, p in enumerate(parameters)}
-        self._own = [p for p in optimizer.param_groups[at]["params"] if id(p) in place]
-        self._places = [place[id(p)] for p in self._own]
+        index_of = {id(p): i for i, p in enumerate(parameters)}
+        self._own = [p for p in optimizer.param_groups[at]["params"] if id(p) in index_of]
+        self._indices = [index_of[id(p)] for p in self._own]
         self._counters = torch.zeros(len(self._own), device=device)
         self._lr = torch.zeros((), device=device)
         # Moments may be replaced by load_state_dict: the recorded work has copies.
@@ -261,7 +261,7 @@ class _Group:
         beta1, beta2 = group["betas"]
         with torch.no_grad():
             adam(
-                self._own, [grads[i] for i in self._places], self._moments[0], self._moments[1], [],
+                self._own, [grads[i] for i in self._indices], self._moments[0], self._moments[1], [],
                 list(self._counters.unbind()), foreach=False, fused=True, capturable=True, found_inf=skip,
                 decoupled_weight_decay=bool(group.get("decoupled_weight_decay", False)), amsgrad=False,
                 beta1=beta1, beta2=beta2, lr=self._lr, weight_decay=group["weight_decay"], eps=group["eps"],

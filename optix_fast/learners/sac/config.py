@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from optix_fast.learners.config import ReplayConfig, count, flag, number
+from optix_fast.fields import count, flag, number
+from optix_fast.learners.config import ReplayConfig
 
 
 @dataclass(frozen=True)

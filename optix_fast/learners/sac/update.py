@@ -164,8 +164,8 @@ def discrete_sac_step(model: SACModel, batch: Transitions, config: SACConfig, ta
     alpha = model.log_alpha.detach().exp()
     p, log_p = _probabilities(model.actor(batch.observations), batch.masks)
     mean_log_p = (p * log_p).sum(dim=-1)
-    wanted = _attainable(target_entropy, batch.masks, log_p)
-    alpha_loss = _temperature_step(model, mean_log_p, config, wanted)
+    attainable = _attainable(target_entropy, batch.masks, log_p)
+    alpha_loss = _temperature_step(model, mean_log_p, config, attainable)
     with torch.no_grad():
         next_p, next_log_p = _probabilities(model.actor(batch.next_observations), batch.next_masks)
         next_q = torch.min(*(net(batch.next_observations) for net in model.targets))

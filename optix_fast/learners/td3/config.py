@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from optix_fast.learners.config import ReplayConfig, count, number
+from optix_fast.fields import count, number
+from optix_fast.learners.config import ReplayConfig
 
 
 @dataclass(frozen=True)

@@ -99,6 +99,22 @@ def test_metadata_tells_episodic_environments_from_endless_ones(kind, time_limit
     pipe.teardown()
 
 
+def test_metadata_holds_what_the_registration_calls_solved():
+    def make() -> Any:
+        return gym.make("CartPole-v1")
+
+    for pipe, threshold in (
+        (BatchPipeline(make(), Fixed(), 4), 475.0),
+        (VectorBatchPipeline([make, make], Fixed(), 4), 475.0),
+        (VectorBatchPipeline(vector_env=gym.make_vec("CartPole-v1", 2), agent=Fixed(), window_size=4), 475.0),
+        (BatchPipeline(gym.make("Pendulum-v1"), Fixed([0.0]), 4), None),
+        (BatchPipeline(SpacesEnv(spaces.Box(-1, 1, (2,), np.float32)), Fixed(), 4), None),
+    ):
+        (data,) = windows(pipe, 1)
+        assert data.metadata["reward_threshold"] == threshold
+        pipe.teardown()
+
+
 def test_vectorised_cartpole_is_episodic_from_the_start():
     env = gym.make_vec("CartPole-v1", 2, "vector_entry_point")
     (data,) = windows(VectorBatchPipeline(agent=Fixed(), window_size=2, vector_env=env), 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,7 @@ class FlatLayout:
             leaves.append(leaf)
         return cls(tuple(leaves))
 
-    @property
+    @cached_property
     def features(self) -> int:
         """Width of a row."""
         return self.leaves[-1].first + self.leaves[-1].width if self.leaves else 0
@@ -86,21 +87,27 @@ class FlatLayout:
             ValueError, KeyError, TypeError: they are not of the space.
         """
         flat: Array | None = None
-        for leaf in self.leaves:
+        n = 0
+        for leaf, columns in self._columns:
             part = observations
             for key in leaf.path:
                 part = part[key]
             array = part.numpy() if isinstance(part, Tensor) else np.asarray(part)
             if flat is None:
-                flat = np.empty((len(array), self.features), np.float32)
-            if array.shape != (len(flat), *leaf.shape):
-                raise ValueError(
-                    f"{leaf.name} must have shape {list(leaf.shape)}, got {list(array.shape[1:])}"
-                )
-            flat[:, leaf.first : leaf.first + leaf.width] = array.reshape(len(flat), leaf.width)
+                n = len(array)
+                flat = np.empty((n, self.features), np.float32)
+            if array.shape != (n, *leaf.shape):
+                got = list(array.shape[1:])
+                raise ValueError(f"{leaf.name} must have shape {list(leaf.shape)}, got {got}")
+            flat[columns] = array if array.ndim == 2 else array.reshape(n, leaf.width)
         if flat is None:
             raise ValueError("the observations have no parts")
         return flat
+
+    @cached_property
+    def _columns(self) -> list[tuple[Leaf, tuple[slice, slice]]]:
+        """Where each leaf goes."""
+        return [(leaf, (slice(None), slice(leaf.first, leaf.first + leaf.width))) for leaf in self.leaves]
 
     def unflatten(self, flat: Tensor) -> Tree:
         """The observations that rows [N, features] stand for: numbers as they are, what counts as int64."""

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from optix_fast import _native
-from optix_fast.learners.native.networks import layers_of
+from optix_fast.learners.native.networks import stack_of
 
 SHAPES = [((4, 64, 64, 2), 64), ((17, 256, 256, 6), 256)]
 
@@ -31,9 +31,9 @@ def network(sizes):
 def native(net, x, by_output):
     if _native.core is None:
         pytest.skip("native: the compiled core is not in use")
-    layers = layers_of(net, "net")
-    described = [layer.described() for layer in layers]
-    grads = [(torch.empty_like(layer.linear.weight), torch.empty_like(layer.linear.bias)) for layer in layers]
+    stack = stack_of(net, "net")
+    described = stack.described()
+    grads = [tuple(torch.empty_like(p) for p in layer.tensors()) for layer in stack.layers]
     output, by_x = torch.empty_like(by_output), torch.empty_like(x)
     return lambda: _native.core.mlp(described, True, False, x, output, by_output, grads, by_x)
 

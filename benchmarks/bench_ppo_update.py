@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from optix_fast import _native
-from optix_fast.learners.native.networks import layers_of
+from optix_fast.learners.native.networks import stack_of
 from optix_fast.learners.ppo.batch import Batch
 from optix_fast.learners.ppo.config import PPOConfig
 from optix_fast.learners.ppo.native import ppo_update
@@ -86,7 +86,7 @@ def floating_point_operations(n_in, width, n_out, minibatch):
 def kernel_speed(n=512):
     """FLOP/s of the core's own kernel on n³ (forward and backward of one square layer)."""
     layer = torch.nn.Linear(n, n)
-    described = [part.described() for part in layers_of(layer, "layer")]
+    described = stack_of(layer, "layer").described()
     x = torch.randn(n, n)
     out, by_x, grads = torch.empty_like(x), torch.empty_like(x), (torch.empty(n, n), torch.empty(n))
     call = lambda: _native.core.mlp(described, False, False, x, out, out, [grads], by_x)  # noqa: E731

@@ -209,8 +209,11 @@ class ActPlan {
   void add_layer(const py::tuple& item, int64_t in, std::vector<Layer<float>>& layers) {
     Layer<float> layer = read_layer<float>(kOp, item, in, layers);
     layer.entries = py::cast<int64_t>(item[kBias + 2]);
-    sources_.push_back({py::cast<py::dict>(item[kBias + 1]), item[kWeight].ptr() == Py_True,
-                        item[kBias].ptr() == Py_True, {}, {}});
+    sources_.push_back({py::cast<py::dict>(item[kBias + 1]),
+                        item[kWeight].ptr() == Py_True,
+                        item[kBias].ptr() == Py_True,
+                        {},
+                        {}});
     if (layer.kind == LayerKind::dense && !sources_.back().has_weight) {
       throw py::value_error("act: a dense layer must have a weight");
     }
@@ -225,6 +228,10 @@ class ActPlan {
     for (auto& layers : layers_) {
       for (Layer<float>& l : layers) {
         Source& source = sources_[at++];
+        if ((!source.has_weight && is_there(source.parameters, weight_key)) ||
+            (!source.has_bias && is_there(source.parameters, bias_key))) {
+          return false;
+        }
         if (source.has_weight) {
           const int64_t shape[] = {l.kind == LayerKind::embedding ? l.entries : l.out,
                                    l.kind == LayerKind::dense ? l.in : l.out};
@@ -235,7 +242,8 @@ class ActPlan {
           l.bias = find(source.parameters, bias_key, source.bias, &l.out, 1);
           if (l.bias == nullptr) return false;
         }
-        if (l.kind == LayerKind::dense) l.weight_rows = l.weight_padded == nullptr ? l.weight : l.weight_padded;
+        if (l.kind == LayerKind::dense)
+          l.weight_rows = l.weight_padded == nullptr ? l.weight : l.weight_padded;
       }
     }
     if (!log_std_.is_none()) {
@@ -244,6 +252,12 @@ class ActPlan {
       if (free_log_std_ == nullptr) return false;
     }
     return true;
+  }
+
+  static bool is_there(const py::dict& parameters, const py::str& key) {
+    PyObject* found = PyDict_GetItemWithError(parameters.ptr(), key.ptr());
+    if (found == nullptr && PyErr_Occurred()) throw py::error_already_set();
+    return found != nullptr && found != Py_None;
   }
 
   // The memory of a module's parameter; null where it is not a float32 tensor of that shape. `known` is the
@@ -268,6 +282,7 @@ class ActPlan {
 
   // Work memory for so many rows; the layers' own only where the matrix kernel will run.
   void make_room(int64_t rows) {
+    room_ = 0;
     Arena counting(nullptr);
     place(rows, counting);
     memory_.reset(static_cast<unsigned char*>(std::aligned_alloc(64, counting.used())));
@@ -350,8 +365,8 @@ py::object act_entry(const Arguments& given) {
 
 void bind_act(py::module_& m) {
   py::class_<ActPlan>(m, "ActPlan")
-      .def(py::init<const py::tuple&, int64_t, py::handle, py::object, bool, const py::list&, const py::object&,
-                    const py::list&>())
+      .def(py::init<const py::tuple&, int64_t, py::handle, py::object, bool, const py::list&,
+                    const py::object&, const py::list&>())
       .def("normalize", &ActPlan::normalize)
       .def("explore", &ActPlan::explore)
       .def("current", &ActPlan::current)

@@ -11,7 +11,6 @@
 namespace optix_fast {
 namespace {
 
-
 // The columns j … j + lanes, of which those from n on are zero.
 template <typename S, typename T>
 typename S::Vec load_inside(const T* row, int64_t j, int64_t n) {
@@ -73,7 +72,8 @@ void normalize_rows(const Layer<T>& l, const T* x, int64_t x_stride, int64_t row
 
 // gradient by Z [B, stride] → by the input, written to or added to `to`. With weights, dw too.
 template <typename S, typename T>
-void norm_backward(const Layer<T>& l, const T* gradient, int64_t rows, bool writes, T* to, int64_t to_stride) {
+void norm_backward(const Layer<T>& l, const T* gradient, int64_t rows, bool writes, T* to,
+                   int64_t to_stride) {
   constexpr int64_t lanes = S::lanes;
   const T share = T(1) / static_cast<T>(l.out);
   const bool centres = l.kind == LayerKind::layer_norm;
@@ -195,7 +195,8 @@ void operand_gradient(const Layer<T>& l, const T* gradient, int64_t rows, bool t
       for (int64_t j = 0; j < l.stride; j += lanes) arrive<S>(writes, row + j, scale * S::load(g + j));
     } else if (l.kind == LayerKind::product) {
       const T* f = factor + i * factor_stride;
-      for (int64_t j = 0; j < l.stride; j += lanes) arrive<S>(writes, row + j, S::load(g + j) * S::load(f + j));
+      for (int64_t j = 0; j < l.stride; j += lanes)
+        arrive<S>(writes, row + j, S::load(g + j) * S::load(f + j));
     } else if (l.kind == LayerKind::concat) {
       const T* from = to_other ? g + l.in : g;
       const int64_t n = to_other ? l.other_in : l.in;

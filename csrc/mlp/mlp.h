@@ -86,8 +86,8 @@ enum class LayerKind : uint8_t {
   embedding,
   dueling
 };
-constexpr const char* kLayerNames[] = {"dense",   "layer_norm", "rms_norm",  "sum",    "product", "concat",
-                                       "columns", "one_hot",    "embedding", "dueling"};
+constexpr const char* kLayerNames[] = {"dense",  "layer_norm", "rms_norm", "sum",       "product",
+                                       "concat", "columns",    "one_hot",  "embedding", "dueling"};
 
 [[gnu::always_inline]] constexpr bool is_norm(LayerKind kind) {
   return kind == LayerKind::layer_norm || kind == LayerKind::rms_norm;
@@ -191,8 +191,8 @@ void stack_take_rows_cpu(const Stack<T>& stack, const int64_t* rows, int64_t n);
 // last().out columns are written; lines: a scratch row of padded(widest) for each layer. Rows of the input are
 // padded with zeros to whole cache lines. No work memory of the layers is used.
 template <SimdPath Path, typename T>
-void stack_forward_few_cpu(const Stack<T>& stack, const T* input, int64_t input_stride, int64_t rows, T* lines,
-                           int64_t line_stride, T* out, int64_t out_stride);
+void stack_forward_few_cpu(const Stack<T>& stack, const T* input, int64_t input_stride, int64_t rows,
+                           T* lines, int64_t line_stride, T* out, int64_t out_stride);
 
 // One parameter tensor, with torch's own optimizer state. Where `step` is null the parameter is frozen: only
 // its target follows it.

@@ -105,7 +105,9 @@ unsigned char* thread_memory(size_t bytes) {
 
 void bind_mlp(py::module_& m) {
   m.def("mlp", &mlp_entry);
-  py::class_<Guards>(m, "Guards").def(py::init<const py::list&, const py::list&>()).def("hold", &Guards::hold);
+  py::class_<Guards>(m, "Guards")
+      .def(py::init<const py::list&, const py::list&>())
+      .def("hold", &Guards::hold);
   m.def("team_members", &members_for);
 }
 

@@ -54,7 +54,8 @@ inline Activation read_activation(const char* op, py::handle name) {
 enum LayerPart { kKind, kSource, kOther, kOut, kActivation, kConstants, kNumber, kFirst, kWeight, kBias };
 
 template <typename T>
-Layer<T> read_layer(const char* op, const py::tuple& parts, int64_t in, const std::vector<Layer<T>>& earlier) {
+Layer<T> read_layer(const char* op, const py::tuple& parts, int64_t in,
+                    const std::vector<Layer<T>>& earlier) {
   Layer<T> l;
   l.kind = static_cast<LayerKind>(read_name(op, "kind", parts[kKind], kLayerNames));
   l.activation = read_activation(op, parts[kActivation]);
@@ -134,8 +135,9 @@ int64_t read_layers(TensorReader& reader, DType dtype, const py::list& described
     const std::vector<int64_t> shape = weight_shape(layer);
     if (!weight.is_none() || layer.kind == LayerKind::dense) {
       const char* named = layer.kind == LayerKind::dense ? "[out, in]" : "[out]";
-      layer.weight = reader.read(weight, "weight", dtype, named, shape.data(), static_cast<int32_t>(shape.size()))
-                         .template as<T>();
+      layer.weight =
+          reader.read(weight, "weight", dtype, named, shape.data(), static_cast<int32_t>(shape.size()))
+              .template as<T>();
     }
     if (!bias.is_none()) {
       layer.bias = reader.read(bias, "bias", dtype, "[out]", {layer.out}).template as<T>();

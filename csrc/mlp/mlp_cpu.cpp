@@ -445,8 +445,8 @@ void stack_take_rows_cpu(const Stack<T>& stack, const int64_t* rows, int64_t n) 
 }
 
 template <SimdPath Path, typename T>
-void stack_forward_few_cpu(const Stack<T>& stack, const T* input, int64_t input_stride, int64_t rows, T* lines,
-                           int64_t line_stride, T* out, int64_t out_stride) {
+void stack_forward_few_cpu(const Stack<T>& stack, const T* input, int64_t input_stride, int64_t rows,
+                           T* lines, int64_t line_stride, T* out, int64_t out_stride) {
   using S = Simd<T>;
   for (int64_t row = 0; row < rows; ++row) {
     const T* own = input + row * input_stride;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import copyreg
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
@@ -83,16 +84,24 @@ class Agent(BaseAgent):
 
     # --- copies and pickles -----------------------------------------------------------------------
 
+    def __getstate__(self) -> dict[str, Any]:
+        return dict(self.__dict__)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
     def __deepcopy__(self: A, memo: dict[int, Any]) -> A:
         copied = memo[id(self)] = type(self).__new__(type(self))
         with self._lock:  # no other thread learns in between
-            copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
+            state = copy.deepcopy(self.__getstate__(), memo)
+        copied.__setstate__(state)
         return copied
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         with self._lock:
-            # A pickler reads it after the lock is free again.
-            return copy.deepcopy(self.__dict__)
+            # Copies, because a pickler reads them after the lock is free again.
+            state = copy.deepcopy(self.__getstate__(), {id(self): self})
+        return copyreg.__newobj__, (type(self),), state  # type: ignore[attr-defined]
 
     # --- what an algorithm consists of ------------------------------------------------------------
 

@@ -128,6 +128,7 @@ class Experience:
             config.per_eps, seed=0,
         )  # fmt: skip
         self.layout: FlatLayout | None = None
+        self._is_flat = False  # what is stored
         self._stream = stream.spawn("replay")
         self._credit = 0.0
         self.stored = 0
@@ -138,8 +139,8 @@ class Experience:
         return len(self.buffer)
 
     def bind(self, observation_space: Any) -> None:
-        """Learn what one observation is. Nothing changes once there are transitions."""
-        if len(self) == 0:
+        """Learn what one observation is. How transitions are stored stays, once there are some."""
+        if len(self) == 0 or self._is_flat:
             self.layout = _layout_of(observation_space)
 
     def add(self, window: EpisodeData, config: ReplayConfig, actions: Array | None = None) -> int:
@@ -155,12 +156,14 @@ class Experience:
         """
         if self.layout is not None:
             window = _flat_window(window, self.layout)
+        is_flat = self.layout is not None
         _check_finite(window, actions)
         self.buffer.set_params(
             alpha=config.per_alpha, beta=config.per_beta, n_step=config.n_step, gamma=config.gamma
         )
         self.buffer.eps = config.per_eps
         rows = self.buffer.push_window(window, actions)
+        self._is_flat = is_flat
         idle = max(config.first_update_at, config.batch_size)
         earning = min(rows, max(0, self.stored + rows - idle))
         self.stored += rows
@@ -277,7 +280,8 @@ class Experience:
         state = {"credit": self._credit, "stored": self.stored, "stream": self._stream.state_dict()}
         if rows is False:
             return state
-        return state | {"buffer": self.buffer.state_dict(None if rows is True else rows)}
+        stored = self.buffer.state_dict(None if rows is True else rows)
+        return state | {"buffer": stored, "is_flat": self._is_flat}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what state_dict gave; without transitions in it, the stored ones stay."""
@@ -286,16 +290,24 @@ class Experience:
         self._stream.load_state_dict(state["stream"])
         if "buffer" in state:
             self.buffer.load_state_dict(state["buffer"])
+            self._is_flat = bool(state.get("is_flat", False))
+            if len(self) > 0 and not self._is_flat:
+                self.layout = None
 
 
 def _layout_of(space: Any) -> FlatLayout | None:
-    has_masks = isinstance(space, spaces.Dict) and "action_mask" in space.spaces
-    if space is None or has_masks or not needs_encoder(space):
+    if space is None or _has_masks(space) or not needs_encoder(space):
         return None
     try:
         return FlatLayout.of(space)
     except UnsupportedError:
         return None
+
+
+def _has_masks(space: Any) -> bool:
+    if isinstance(space, spaces.Dict):
+        return "action_mask" in space.spaces or any(map(_has_masks, space.spaces.values()))
+    return isinstance(space, spaces.Tuple) and any(map(_has_masks, space.spaces))
 
 
 def _flat_window(window: EpisodeData, layout: FlatLayout) -> EpisodeData:
@@ -304,13 +316,19 @@ def _flat_window(window: EpisodeData, layout: FlatLayout) -> EpisodeData:
     def flat(observations: Tree) -> Array | None:
         if observations is None:
             return None
-        rows = layout.flatten(observations)
+        try:
+            rows = layout.flatten(observations)
+        except (KeyError, TypeError, IndexError) as error:
+            raise ValueError(
+                f"the window's observations are not of the observation space: {error}"
+            ) from error
         layout.check(rows)
         return rows
 
     final = window.final_obs
     if final is not None:
-        final = layout.flatten(tree_map(lambda leaf: np.asarray(leaf)[None], final))[0]
+        batch = flat(tree_map(lambda leaf: np.asarray(leaf)[None], final))
+        final = None if batch is None else batch[0]
     return replace(
         window,
         observations=flat(window.observations),

@@ -15,6 +15,8 @@ from torch import Tensor
 from optix_fast.networks.plan import UnsupportedError
 from optix_fast.types import Array, Tree
 
+_EXACT = 2**24  # up to it, float32 holds every whole number
+
 
 @dataclass(frozen=True)
 class Leaf:
@@ -24,6 +26,7 @@ class Leaf:
     shape: of one observation's part.
     sizes: of a Discrete or MultiDiscrete part, how many values each column has, counted from `starts`; empty
         for a part that is numbers.
+    is_integer: whether torch is given the part as int64.
     """
 
     path: tuple[str | int, ...]
@@ -31,6 +34,7 @@ class Leaf:
     shape: tuple[int, ...]
     sizes: tuple[int, ...] = ()
     starts: tuple[int, ...] = ()
+    is_integer: bool = False
 
     @property
     def width(self) -> int:
@@ -55,23 +59,31 @@ class FlatLayout:
         """The layout of a space; the Dict key `action_mask` is not in it.
 
         Raises:
-            UnsupportedError: the space holds images (uint8), or a space of another kind.
+            UnsupportedError: the space holds images (uint8), whole numbers that float32 rounds, or a space of
+                another kind.
         """
         leaves: list[Leaf] = []
         for path, sub in _walk(space, ()):
             first = leaves[-1].first + leaves[-1].width if leaves else 0
             if isinstance(sub, spaces.Discrete):
-                leaf = Leaf(path, first, (), (int(sub.n),), (int(sub.start),))
+                leaf = Leaf(path, first, (), (int(sub.n),), (int(sub.start),), True)
+                largest = max(abs(int(sub.start)), abs(int(sub.start + sub.n)))
             elif isinstance(sub, spaces.MultiDiscrete):
                 sizes, starts = (tuple(map(int, part.reshape(-1))) for part in (sub.nvec, sub.start))
-                leaf = Leaf(path, first, tuple(sub.shape), sizes, starts)
-            elif isinstance(sub, spaces.MultiBinary) or (
-                isinstance(sub, spaces.Box) and sub.dtype != np.uint8
-            ):
-                leaf = Leaf(path, first, tuple(sub.shape))
+                leaf = Leaf(path, first, tuple(sub.shape), sizes, starts, True)
+                largest = max(abs(start) + n for start, n in zip(starts, sizes, strict=True))
+            elif isinstance(sub, spaces.MultiBinary):
+                leaf, largest = Leaf(path, first, tuple(sub.shape), is_integer=True), 1
+            elif isinstance(sub, spaces.Box) and sub.dtype != np.uint8:
+                is_integer = np.dtype(sub.dtype).kind != "f"
+                leaf, largest = Leaf(path, first, tuple(sub.shape), is_integer=is_integer), 0
+                if is_integer:
+                    largest = max(abs(int(bound)) for bound in (*sub.low.flat, *sub.high.flat, 0))
             else:
                 what = "images (uint8)" if isinstance(sub, spaces.Box) else f"a {type(sub).__name__}"
                 raise UnsupportedError(f"the observations hold {what}, which torch reads")
+            if largest > _EXACT:
+                raise UnsupportedError(f"{leaf.name} may be greater than 2^24, which float32 rounds")
             leaves.append(leaf)
         return cls(tuple(leaves))
 
@@ -110,7 +122,7 @@ class FlatLayout:
         return [(leaf, (slice(None), slice(leaf.first, leaf.first + leaf.width))) for leaf in self.leaves]
 
     def unflatten(self, flat: Tensor) -> Tree:
-        """The observations that rows [N, features] stand for: numbers as they are, what counts as int64."""
+        """The observations that rows [N, features] stand for: floats as they are, whole numbers as int64."""
         if len(self.leaves) == 1 and not self.leaves[0].path:
             return self._part(flat, self.leaves[0])
         tree: Any = {}
@@ -123,7 +135,7 @@ class FlatLayout:
 
     def _part(self, flat: Tensor, leaf: Leaf) -> Tensor:
         part = flat[:, leaf.first : leaf.first + leaf.width].reshape(len(flat), *leaf.shape)
-        return part.long() if leaf.sizes else part
+        return part.long() if leaf.is_integer else part
 
     def check(self, flat: Array) -> None:
         """Raise ValueError where a row has a value outside of its Discrete or MultiDiscrete space."""

@@ -11,7 +11,9 @@ declare what its forward computes of them:
             return plan.add(x, plan(self.body, x))
 
 `native_plan` is asked once, and again when the module's children or plain attributes have changed. What it
-declares is compared with forward on random input.
+declares is compared with forward on random input and random parameters. A number that it reads from a
+parameter or a buffer would be that of the moment, so a module that holds buffers, or parameters which no
+layer of its plan has, is not served.
 """
 
 from __future__ import annotations
@@ -56,7 +58,8 @@ _MODULE_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_ba
 # What the layers above compute with, beside their parameters.
 _NUMBERS = (
     "negative_slope", "alpha", "approximate", "min_val", "max_val", "beta", "threshold", "eps",
-    "normalized_shape", "p",
+    "normalized_shape", "p", "in_features", "out_features", "num_embeddings", "embedding_dim", "padding_idx",
+    "max_norm", "sparse", "scale_grad_by_freq",
 )  # fmt: skip
 
 
@@ -105,9 +108,9 @@ class Layer:
         return (*parts, weight is not None, bias is not None, self.parameters or {}, self.entries)
 
     @property
-    def has_other(self) -> bool:
-        """Whether it reads two values."""
-        return self.kind in _WITH_OTHER
+    def sources(self) -> tuple[int, ...]:
+        """The layers that it reads."""
+        return (self.source, self.other) if self.kind in _WITH_OTHER else (self.source,)
 
     def weight_shape(self, features: int) -> tuple[int, ...]:
         """Of a layer that reads so many columns."""
@@ -156,10 +159,11 @@ class Plan:
         Raises:
             UnsupportedError: the core does not serve it; with the reason.
         """
-        self._check_unhooked(module)
+        self.check_unhooked(module)
         kind = type(module)
         if kind is nn.Sequential:
-            for child in module.children():
+            for child in module._modules.values():  # children() names a module once that is used twice
+                assert child is not None
                 x = self(child, x)
             return x
         if kind in ACTIVATION_NAMES:
@@ -171,7 +175,12 @@ class Plan:
         if declared is None:
             raise self.error(f"{kind.__name__} is not served (a Sequential of {_SERVED} is)")
         self.is_declared = True
-        result: Value = declared(self, x)
+        try:
+            result: Value = declared(self, x)
+        except UnsupportedError:
+            raise
+        except Exception as error:
+            raise self.error(f"native_plan of {kind.__name__} failed: {error}") from error
         if type(result) is not Value or result.layer >= len(self.layers):
             raise self.error(f"native_plan of {kind.__name__} must return what the plan gave it")
         return result
@@ -199,22 +208,26 @@ class Plan:
 
     def columns(self, x: Value, first: int, n: int, factor: float = 1.0) -> Value:
         """factor·x[:, first:first + n]."""
-        if first < 0 or n < 1 or (x.width is not None and first + n > x.width):
+        if first < 0 or n < 1 or first + n > self._width(x):
             raise self.error(f"columns {first} to {first + n} are not there")
         return self._record(Layer("columns", x.layer, n, first=first, number=float(factor)))
 
     def one_hot(self, x: Value, column: int, n: int, start: int = 0) -> Value:
         """1 in column x[:, column] − start of n, else 0. Of the network's input alone."""
         self._require_input(x, "one_hot")
+        self._check_column(x, column)
         return self._record(Layer("one_hot", INPUT, n, first=column, number=float(start)))
 
     def embed(self, embedding: nn.Embedding, x: Value, column: int, start: int = 0) -> Value:
         """The embedding's row x[:, column] − start. Of the network's input alone."""
         self._require_input(x, "embed")
-        self._check_unhooked(embedding)
-        special = (embedding.padding_idx, embedding.max_norm)
-        if type(embedding) is not nn.Embedding or special != (None, None) or embedding.sparse:
-            raise self.error("an Embedding with padding_idx, max_norm or sparse is not served")
+        self.check_unhooked(embedding)
+        is_plain = embedding.padding_idx is None and embedding.max_norm is None
+        if type(embedding) is not nn.Embedding or not is_plain:
+            raise self.error("an Embedding with padding_idx or max_norm is not served")
+        if embedding.sparse or embedding.scale_grad_by_freq:
+            raise self.error("an Embedding with sparse gradients or scale_grad_by_freq is not served")
+        self._check_column(x, column)
         return self._record(
             Layer(
                 "embedding", INPUT, embedding.embedding_dim, first=column, number=float(start),
@@ -258,7 +271,7 @@ class Plan:
             raise self.error("has no Linear layer", "")
         readers = [0] * len(self.layers)
         for layer in self.layers:
-            for source in self._sources(layer):
+            for source in layer.sources:
                 readers[source] += source != INPUT
         if result.layer != len(self.layers) - 1 or readers.count(0) > 1:
             raise self.error("its plan computes something that its result does not depend on")
@@ -280,10 +293,6 @@ class Plan:
                 kept.append(moved)
                 place.append(len(kept) - 1)
         return kept
-
-    @staticmethod
-    def _sources(layer: Layer) -> tuple[int, ...]:
-        return (layer.source, layer.other) if layer.has_other else (layer.source,)
 
     def error(self, what: str, separator: str = ":") -> UnsupportedError:
         """Names the network."""
@@ -310,11 +319,16 @@ class Plan:
             raise self.error(f"{what} needs two values of one width, got {width} and {self._width(other)}")
         return width
 
+    def _check_column(self, x: Value, column: int) -> None:
+        if not 0 <= column < self._width(x):
+            raise self.error(f"column {column} is not there")
+
     def _require_input(self, x: Value, what: str) -> None:
         if x.layer != INPUT:
             raise self.error(f"{what} reads the network's input only")
 
-    def _check_unhooked(self, module: nn.Module) -> None:
+    def check_unhooked(self, module: nn.Module) -> None:
+        """Raise UnsupportedError where something else than the module's class decides what it computes."""
         if any(getattr(module, hooks) for hooks in _MODULE_HOOKS):
             raise self.error(f"{type(module).__name__} has a hook")
         if "forward" in module.__dict__:
@@ -392,11 +406,12 @@ def _activation(module: nn.Module, plan: Plan) -> tuple[Activation, tuple[float,
 
 
 def sizes_of(network: nn.Module) -> Iterator[tuple[dict[Any, Any], int]]:
-    """Dicts and how many entries they must keep: no hooks; no child more or less."""
+    """Dicts and how many entries they must keep: no hooks; no child, parameter or buffer more or less."""
     for module in network.modules():
         for name in _MODULE_HOOKS:
             yield getattr(module, name), 0
-        yield module._modules, len(module._modules)
+        for own in (module._modules, module._parameters, module._buffers):
+            yield own, len(own)
 
 
 def entries_of(network: nn.Module) -> Iterator[tuple[dict[str, Any], str, Any]]:
@@ -409,5 +424,5 @@ def entries_of(network: nn.Module) -> Iterator[tuple[dict[str, Any], str, Any]]:
         yield own, "forward", ...
         declares = hasattr(module, "native_plan")
         for key in [key for key in own if not key.startswith("_")] if declares else _NUMBERS:
-            if key in own and key != "training":
+            if key in own:
                 yield own, key, own[key]

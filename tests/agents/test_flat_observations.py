@@ -12,11 +12,11 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
-from optix_fast import BatchPipeline, VectorBatchPipeline, make_agent
+from optix_fast import BatchPipeline, HyperparamSet, TorchDQNAgent, VectorBatchPipeline, make_agent
 from optix_fast.learners.native.networks import UnsupportedError, stack_of
 from optix_fast.networks.encoders import EncodedCritic, ObservationEncoder
 from optix_fast.networks.flat_layout import FlatLayout, Leaf
-from optix_fast.types import NonFiniteError
+from optix_fast.types import EpisodeData, NonFiniteError
 
 
 def box(*shape: int, dtype: Any = np.float32) -> spaces.Box:
@@ -65,10 +65,10 @@ def test_the_columns_of_every_kind_of_space() -> None:
     # The inner Dict, made from a plain dict, is sorted by Gymnasium.
     assert layout.leaves == (
         Leaf(("position",), 0, (2,)),
-        Leaf(("phase",), 2, (), (4,), (-1,)),
-        Leaf(("inner", "flags"), 3, (3,)),
+        Leaf(("phase",), 2, (), (4,), (-1,), is_integer=True),
+        Leaf(("inner", "flags"), 3, (3,), is_integer=True),
         Leaf(("inner", "grid"), 6, (2, 2)),
-        Leaf(("pair", 0), 10, (2,), (2, 3), (0, 5)),
+        Leaf(("pair", 0), 10, (2,), (2, 3), (0, 5), is_integer=True),
         Leaf(("pair", 1), 12, (1,)),
     )
     assert layout.features == 13
@@ -240,11 +240,124 @@ def test_stored_rows_survive_a_save_and_a_load(tmp_path: Any) -> None:
     pipeline = BatchPipeline(Unmasked(), agent, window_size=80, seed=5)
     windows = iter(pipeline.episodes())
     agent.learn(next(windows))
-    agent.save(str(tmp_path / "agent"))
+    agent.save(str(tmp_path / "agent"), replay=True)
     twin = type(agent).load(str(tmp_path / "agent"))
     other = make_agent("dqn", Unmasked(), (16,), {"batch_size": 32, "learning_starts": 64}, seed=4)
     other.load_state_dict(agent.state_dict())
     window = next(windows)
     expected = agent.learn(window)
-    assert other.learn(window) == expected
-    assert twin.backend == "native" and twin.learn(window)["n_updates"] >= 0
+    assert other.learn(window) == expected and expected["n_updates"] > 0
+    assert twin.backend == "native" and twin.learn(window) == expected
+
+
+def dqn(network: nn.Module, space: Any = None) -> Any:
+    params = HyperparamSet({"batch_size": 8, "learning_starts": 16})
+    agent = TorchDQNAgent(network, 2, torch.optim.Adam(network.parameters()), params, seed=1)
+    if space is not None:
+        agent.bind_spaces(space, spaces.Discrete(2))
+    return agent
+
+
+def test_a_state_of_flat_rows_waits_for_the_space_and_others_stay_as_they_are() -> None:
+    env = Unmasked()
+    windows = iter(BatchPipeline(env, make_agent("dqn", env, (8,)), window_size=40, seed=5).episodes())
+    first, second = next(windows), next(windows)
+
+    def network() -> nn.Module:
+        torch.manual_seed(0)
+        encoder = ObservationEncoder(env.observation_space)
+        return nn.Sequential(encoder, nn.Linear(encoder.features, 2))
+
+    bound, free = dqn(network(), env.observation_space), dqn(network())
+    for agent in (bound, free):
+        agent.learn(first)
+    late = dqn(network())
+    late.load_state_dict(bound.state_dict())
+    late.bind_spaces(env.observation_space, spaces.Discrete(2))
+    early = dqn(network(), env.observation_space)
+    early.load_state_dict(free.state_dict())
+    for agent in (bound, free, late, early):
+        assert agent.learn(second)["n_updates"] > 0
+
+
+class Embedded(nn.Module):
+    """Reads whole numbers as rows of an Embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(10, 4), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert x.dtype == torch.int64
+        return self.head(self.embedding(x).mean(dim=1))
+
+
+def window_of(space: Any, n: int = 24) -> EpisodeData:
+    space.seed(3)
+    seen = np.stack([space.sample() for _ in range(n + 1)])
+    none = np.zeros(n, np.bool_)
+    return EpisodeData(
+        seen[:-1], np.arange(n) % 2, np.ones(n, np.float32), none, none, [{}] * n, 0, final_obs=seen[-1]
+    )
+
+
+@pytest.mark.parametrize("space", [spaces.Box(0, 9, (3,), np.int64), spaces.MultiBinary(4)], ids=str)
+def test_networks_are_given_whole_numbers_as_whole_numbers(space: Any) -> None:
+    agent = dqn(Embedded(), space)
+    assert agent.learn(window_of(space))["n_updates"] > 0
+
+
+def test_numbers_that_float32_rounds_are_stored_as_they_are() -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head, self.seen = nn.Linear(1, 2), set()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.seen |= set((x % 2).flatten().tolist())
+            return self.head((x % 2).float())
+
+    space = spaces.Box(2**24, 2**24 + 1001, (1,), np.int64)
+    with pytest.raises(
+        UnsupportedError, match=r"observation may be greater than 2\^24, which float32 rounds"
+    ):
+        FlatLayout.of(space)
+    with pytest.raises(UnsupportedError, match="may be greater"):
+        FlatLayout.of(spaces.Dict({"far": spaces.Discrete(3, start=20_000_001)}))
+    network = Odd()
+    agent = dqn(network, space)
+    network.seen.clear()
+    assert agent.learn(window_of(space))["n_updates"] > 0
+    assert network.seen == {0, 1}
+
+
+def test_masks_deep_in_an_observation_reach_the_network() -> None:
+    class Deep(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(3, 2)
+
+        def forward(self, x: Any) -> torch.Tensor:
+            return self.head(torch.cat([x["p"]["v"], x["p"]["action_mask"].float()], dim=-1))
+
+    inner = spaces.Dict({"v": box(1), "action_mask": spaces.MultiBinary(2)})
+    agent = dqn(Deep(), spaces.Dict({"p": inner}))
+    n = 24
+    parts = {"v": np.ones((n + 1, 1), np.float32), "action_mask": np.ones((n + 1, 2), np.int8)}
+    none = np.zeros(n, np.bool_)
+    window = EpisodeData(
+        {"p": {k: v[:-1] for k, v in parts.items()}}, np.arange(n) % 2, np.ones(n, np.float32), none, none,
+        [{}] * n, 0, final_obs={"p": {k: v[-1] for k, v in parts.items()}},
+    )  # fmt: skip
+    assert agent.learn(window)["n_updates"] > 0
+
+
+def test_a_window_that_lacks_a_part_is_refused_by_name() -> None:
+    env = Unmasked()
+    agent = make_agent("dqn", env, (8,), seed=0)
+    window = next(iter(BatchPipeline(env, agent, window_size=8, seed=5).episodes()))
+    window.observations.pop("phase")
+    with pytest.raises(
+        ValueError, match="the window's observations are not of the observation space: 'phase'"
+    ):
+        agent.learn(window)

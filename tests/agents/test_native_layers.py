@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from torch import Tensor, nn
 
-from optix_fast import _native
+from optix_fast import HyperparamSet, TorchPPOAgent, _native
 from optix_fast.learners.native.networks import UnsupportedError, networks_of, stack_of
-from optix_fast.networks import DuelingQNetwork
+from optix_fast.networks import DuelingQNetwork, ObservationEncoder
+from optix_fast.networks.encoders import EncodedCritic
 from optix_fast.networks.plan import Plan, Value
 
 core: Any = _native.core
@@ -277,7 +281,8 @@ def test_an_entry_that_is_not_there_is_a_nan(kind: str, index: float) -> None:
     class Looked(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.embedding = nn.Embedding(5, 5)
+            if kind == "embedding":
+                self.embedding = nn.Embedding(5, 5)
 
         def forward(self, x: Tensor) -> Tensor:
             if kind == "embedding":
@@ -348,6 +353,11 @@ class Nothing(Wrong):
         return None  # type: ignore[return-value]
 
 
+class Broken(Wrong):
+    def native_plan(self, plan: Plan, x: Value) -> Value:
+        raise RuntimeError("no idea")
+
+
 class Uneven(Wrong):
     def native_plan(self, plan: Plan, x: Value) -> Value:
         return plan.add(plan(self.layer, x), plan.columns(x, 0, 3))
@@ -364,6 +374,7 @@ class Elsewhere(Wrong):
         (Wrong(), "net: what native_plan declares differs from forward by"),
         (Unused(), "net: its plan computes something that its result does not depend on"),
         (Nothing(), "net: native_plan of Nothing must return what the plan gave it"),
+        (Broken(), "net: native_plan of Broken failed: no idea"),
         (Uneven(), "net: add needs two values of one width, got 7 and 3"),
         (Elsewhere(), "net: one_hot reads the network's input only"),
         (nn.Sequential(nn.Linear(4, 6), nn.LayerNorm((2, 3))), "LayerNorm over more than one dimension"),
@@ -385,4 +396,164 @@ def test_a_plan_is_made_again_when_the_module_changes() -> None:
     assert_equal(run_core(net, x, by_output), run_torch(net, x, by_output), 1e-5)
     net[1].body[1].register_forward_hook(lambda *_: None)
     with pytest.raises(UnsupportedError, match="Tanh has a hook"):
+        stack_of(net, "net")
+
+
+def test_a_module_that_is_used_twice_is_computed_twice() -> None:
+    act = nn.Tanh()
+    net = nn.Sequential(nn.Linear(7, 8), act, nn.Linear(8, 8), act, nn.Linear(8, 2))
+    x, by_output = torch.randn(5, 7), torch.randn(5, 2)
+    assert_equal(run_core(net, x, by_output), run_torch(net, x, by_output), 1e-6)
+    layer = nn.Linear(7, 7)
+    twice = nn.Sequential(layer, layer, nn.Linear(7, 3))
+    assert len(stack_of(twice, "net").layers) == 3
+    with pytest.raises(UnsupportedError, match="used in more than one place"):
+        networks_of(twice, nn.Linear(7, 1))
+
+
+class ReZero(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.alpha, self.body = nn.Parameter(torch.zeros(())), nn.Linear(7, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.alpha * self.body(x)
+
+    def native_plan(self, plan: Plan, x: Value) -> Value:
+        return plan.add(x, plan(self.body, x), float(self.alpha.detach()))
+
+
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("factor", torch.tensor(3.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.factor * x
+
+    def native_plan(self, plan: Plan, x: Value) -> Value:
+        return plan.columns(plan.expect(x, 7), 0, 7, float(self.factor))
+
+
+class Half(Residual):
+    """Declares half of what it adds."""
+
+    def native_plan(self, plan: Plan, x: Value) -> Value:
+        return plan.add(x, plan(self.body, x), 0.5)
+
+
+class InPlace(nn.Module):
+    """Forward overwrites its input, which the plan does not say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(7, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.relu_() + self.layer(x)
+
+    def native_plan(self, plan: Plan, x: Value) -> Value:
+        return plan.add(x, plan(self.layer, x))
+
+
+def with_small_head() -> nn.Module:
+    net = nn.Sequential(nn.Linear(7, 8), Half(nn.Linear(8, 8)), nn.Linear(8, 2))
+    with torch.no_grad():
+        net[2].weight.zero_()
+        net[2].bias.zero_()
+    return net
+
+
+@pytest.mark.parametrize(
+    ("net", "reason"),
+    [
+        (ReZero(), "holds parameters that no layer of its plan has"),
+        (Scaled(), "holds buffers, which a plan cannot read"),
+        (with_small_head(), "differs from forward"),
+        (InPlace(), "differs from forward"),
+    ],
+    ids=lambda x: type(x).__name__ if isinstance(x, nn.Module) else "",
+)
+def test_declarations_that_would_not_stay_true_are_refused(net: nn.Module, reason: str) -> None:
+    with pytest.raises(UnsupportedError, match=reason):
+        stack_of(net, "net")
+
+
+@pytest.mark.parametrize("option", ["padding_idx", "max_norm", "sparse", "scale_grad_by_freq"])
+def test_embeddings_with_options_go_to_torch(option: str) -> None:
+    net = Indexed()
+    assert stack_of(net, "net")
+    setattr(net.embedding, option, 1)  # after it was recognised
+    with pytest.raises(UnsupportedError, match="an Embedding with"):
+        stack_of(net, "net")
+
+
+def test_a_trunk_shrinks_until_nothing_reads_past_its_end() -> None:
+    a, b = nn.Linear(7, 8), nn.Linear(8, 8)
+
+    class Net(nn.Module):
+        def __init__(self, joins: bool) -> None:
+            super().__init__()
+            self.a, self.b, self.joins = a, b, joins
+            self.head = nn.Linear(16, 3) if joins else nn.Linear(8, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            first = torch.tanh(self.a(x))
+            second = torch.tanh(self.b(first))
+            total = second + first
+            return self.head(torch.cat([total, second], dim=-1) if self.joins else total * second)
+
+        def native_plan(self, plan: Plan, x: Value) -> Value:
+            first = plan(nn.Tanh(), plan(self.a, x))
+            second = plan(nn.Tanh(), plan(self.b, first))
+            total = plan.add(second, first)
+            joined = plan.concatenate(total, second) if self.joins else plan.multiply(total, second)
+            return plan(self.head, joined)
+
+    actor, critic = Net(True), Net(False)
+    assert stack_of(actor, "actor") and stack_of(critic, "critic")
+    # Of the shared layers a and b only a could be in the trunk, and then b would be computed twice.
+    with pytest.raises(UnsupportedError, match="used in more than one place"):
+        networks_of(actor, critic)
+
+
+def test_a_bias_that_appears_is_seen_while_acting() -> None:
+    actor, critic = nn.Linear(4, 3, bias=False), nn.Linear(4, 1)
+    agents = []
+    for backend in ("native", "torch"):
+        nets = copy.deepcopy((actor, critic))
+        optimizer = torch.optim.Adam([p for net in nets for p in net.parameters()])
+        params = HyperparamSet({})
+        agent = TorchPPOAgent(*nets, optimizer, params, action_space=spaces.Discrete(3), backend=backend)
+        agent.act(np.ones(4, np.float32), deterministic=True)
+        agent.actor.bias = nn.Parameter(torch.tensor([0.0, 50.0, 0.0]))
+        agents.append(agent)
+    assert [agent.act(np.ones(4, np.float32), deterministic=True) for agent in agents] == [1, 1]
+
+
+def test_a_layer_of_another_width_is_recognised_again() -> None:
+    net = nn.Sequential(nn.Linear(4, 2))
+    assert stack_of(net, "net").features == 4
+    net[0].weight, net[0].in_features = nn.Parameter(torch.randn(2, 6)), 6
+    assert stack_of(net, "net").features == 6
+
+
+def test_a_hook_on_a_module_that_the_plan_passes_by_is_seen() -> None:
+    encoder = ObservationEncoder(spaces.Discrete(3))
+    critic = EncodedCritic(encoder, nn.Linear(5, 1), 2)
+    assert stack_of(critic, "critic")
+    encoder.register_forward_hook(lambda *_: None)
+    with pytest.raises(UnsupportedError, match="ObservationEncoder has a hook"):
+        stack_of(critic, "critic")
+
+
+def test_what_depends_on_the_mode_of_training_is_looked_at_again() -> None:
+    class Noisy(Residual):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + nn.functional.dropout(self.body(x), 0.5, self.training)
+
+    net = Noisy(nn.Linear(7, 7)).eval()
+    assert stack_of(net, "net")
+    net.train()
+    with pytest.raises(UnsupportedError, match="differs from forward"):
         stack_of(net, "net")

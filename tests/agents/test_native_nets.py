@@ -17,6 +17,8 @@ from optix_fast.learners.native.networks import (
 )
 from optix_fast.networks import mlp
 
+pytestmark = pytest.mark.native
+
 
 def pair() -> tuple[nn.Sequential, nn.Sequential]:
     return mlp([4, 8, 8, 3]), mlp([4, 8, 8, 1])

@@ -16,11 +16,12 @@ import pytest
 import torch
 from backends import both_backends
 from in_threads import in_threads
+from torch import nn
 
-from optix_fast.agents import TorchAgent, make_agent
+from optix_fast.agents import TorchAgent, TorchDQNAgent, make_agent
 from optix_fast.locks import CallLock
 from optix_fast.networks import mlp
-from optix_fast.pipelines import VectorBatchPipeline
+from optix_fast.pipelines import BatchPipeline, VectorBatchPipeline
 from optix_fast.types import EpisodeData, HyperparamSet, no_recording
 
 THREADS = 4
@@ -224,7 +225,7 @@ def test_a_copy_waits_for_the_end_of_what_another_thread_does(copied: Callable[[
 
 def test_what_is_pickled_is_of_one_moment() -> None:
     agent = agent_of("ppo", "torch")
-    state, before = agent.__getstate__(), weights(agent)
+    state, before = agent.__reduce_ex__(4)[2], weights(agent)
     agent.learn(windows_of("ppo", 1)[0])
     assert before != weights(agent)
     assert b"".join(p.detach().numpy().tobytes() for p in state["_model"].parameters()) == before
@@ -237,3 +238,41 @@ def test_a_copied_lock_is_free(copied: Callable[[CallLock], CallLock]) -> None:
         other = copied(lock)
         assert in_threads(lambda: other.acquire(blocking=False)) == [True]
         assert in_threads(lambda: lock.acquire(blocking=False)) == [False]
+
+
+def test_a_pickled_td3_agent_explores_by_itself() -> None:
+    env = gym.make("Pendulum-v1")
+    agent = make_agent("td3", env, (8,), {"learning_starts": 1, "exploration_noise": 0.3}, seed=0)
+    twin = pickle.loads(pickle.dumps(agent))
+    for _ in range(2):
+        twin.learn(next(iter(BatchPipeline(env, twin, window_size=4, seed=0).episodes())))
+    twin.set_hyperparams(HyperparamSet({**twin.get_hyperparams().params, "exploration_noise": 0.0}))
+    seen = np.ones(3, np.float32)
+    assert len({float(twin.act(seen)[0]) for _ in range(3)}) == 1
+
+
+class Guarded(TorchDQNAgent):
+    """Holds what cannot be copied, and makes it new."""
+
+    guard: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        state.pop("guard", None)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.guard = threading.Lock()
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda agent: pickle.loads(pickle.dumps(agent))], ids=["deepcopy", "pickle"]
+)
+def test_subclasses_say_what_their_copies_hold(copied: Any) -> None:
+    network = nn.Linear(4, 2)
+    agent = Guarded(network, 2, torch.optim.Adam(network.parameters()), HyperparamSet({}), seed=0)
+    agent.guard = threading.Lock()
+    twin = copied(agent)
+    assert twin.guard is not None and twin.guard is not agent.guard
+    assert twin.q_network is not agent.q_network and torch.equal(twin.q_network.weight, network.weight)

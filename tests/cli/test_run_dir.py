@@ -144,7 +144,7 @@ def test_no_part_of_a_run_copies_its_whole_replay_or_writes_it_twice(
     monkeypatch.setattr(Ring, "state_dict", lambda ring: copied.append(ring.size))
     monkeypatch.setattr(Ring, "rows_between", noted)
     monkeypatch.setattr(state_of_run, "ReplaySegments", partial(ReplaySegments, segment_bytes=10_000))
-    options = {"algo": "dqn", "hyperparams": {"learning_starts": 2_000}, "state_interval": 0.0}
+    options = {"algo": "dqn", "hyperparams": {"learning_starts": 1_000}, "state_interval": 0.0}
     windows = quick(tmp_path / "run", steps=1_280, n_steps=64, **options).windows
     assert windows == 10
     # With a window's rows, a write holds those that were in the newest segment already, some 100.

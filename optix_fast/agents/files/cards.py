@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -240,7 +241,8 @@ def make_space(card: Card | None) -> spaces.Space[Any] | None:
     if kind == "MultiBinary":
         return spaces.MultiBinary(card["n"])
     inner = {name: make_space(sub) for name, sub in card["spaces"].items()}
-    return spaces.Dict(inner) if kind == "Dict" else spaces.Tuple(tuple(inner.values()))  # type: ignore[arg-type]
+    # A plain dict would be sorted, and networks read the parts in order.
+    return spaces.Dict(OrderedDict(inner)) if kind == "Dict" else spaces.Tuple(tuple(inner.values()))  # type: ignore[arg-type]
 
 
 def without_bounds(card: Card | None) -> Card | None:

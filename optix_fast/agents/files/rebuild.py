@@ -99,9 +99,14 @@ def _construct(kind: type[A], arguments: dict[str, Any]) -> A:
     if known is Agent:
         raise NotImplementedError(f"{kind.__name__} cannot be built from its files")
     parameters = inspect.signature(known).parameters
-    required = [arguments[name] for name, each in parameters.items() if each.default is each.empty]
+    required = [name for name, each in parameters.items() if each.default is each.empty]
+    if any(name not in arguments for name in required):
+        raise NotImplementedError(f"{kind.__name__} cannot be built from its files")
     optional = [name for name, each in parameters.items() if each.default is not each.empty]
-    agent = kind(*required, **{name: arguments[name] for name in optional if name in arguments})
+    agent = kind(
+        *(arguments[name] for name in required),
+        **{name: arguments[name] for name in optional if name in arguments},
+    )
     if "action_space" not in parameters and arguments["action_space"] is not None:
         agent.bind_spaces(None, arguments["action_space"])
     return agent

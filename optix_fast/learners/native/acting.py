@@ -92,7 +92,7 @@ class NativeActor:
         if type(head) not in _SERVED:
             raise UnsupportedError(f"the policy head is a {type(head).__name__}")
         networks = networks_of(policy.actor, policy.critic)
-        if next(networks.parameters()).dtype != torch.float32:
+        if any(parameter.dtype != torch.float32 for parameter in networks.parameters()):
             raise UnsupportedError("the networks are not float32")
         spec = head.act_spec(networks.outputs)
         if networks.outputs != spec.outputs:

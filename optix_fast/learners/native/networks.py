@@ -7,11 +7,12 @@ at any time.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.modules import module as nn_module
 from torch.optim import optimizer as optim_module
 
@@ -121,11 +122,13 @@ def _shared_layers(one: Sequence[Layer], other: Sequence[Layer]) -> int:
         if not mine.is_the_same(theirs):
             break
         shared += 1
-    for layer in (*one[shared:], *other[shared:]):
-        # An unused `other` is the input, which a layer behind the trunk cannot read.
-        used = (layer.source, layer.other) if layer.has_other else (layer.source,)
-        shared = min(shared, min(used) + 1)
-    return shared
+    while True:
+        # What falls out of the trunk may read still earlier layers.
+        behind = (*one[shared:], *other[shared:])
+        least = min([shared, *(min(layer.sources) + 1 for layer in behind)])
+        if least == shared:
+            return shared
+        shared = least
 
 
 def _behind(trunk: Stack, layers: Sequence[Layer]) -> Stack:
@@ -162,7 +165,10 @@ class _Recognised(NamedTuple):
     stack: Stack
 
 
+# A network whose attributes lead back to itself (a bound method of its own) would stay here for good, so the
+# number is limited.
 _recognised: weakref.WeakKeyDictionary[nn.Module, _Recognised] = weakref.WeakKeyDictionary()
+_MOST_RECOGNISED = 512
 
 
 def stack_of(module: nn.Module, name: str) -> Stack:
@@ -174,18 +180,25 @@ def stack_of(module: nn.Module, name: str) -> Stack:
     """
     found = _recognised.get(module)
     if found is None or not found.guards.hold():
-        plan = Plan(name)
-        layers = plan.finished(plan(module, plan.input))
-        assert plan.features is not None
-        stack = Stack(layers, plan.features, plan.layout)
-        _check_parameters(stack, name)
-        if plan.is_declared:
-            _check_declaration(module, stack, name)
-        found = _Recognised(_core.Guards(list(sizes_of(module)), list(entries_of(module))), stack)
+        found = _recognise(module, name)
+        if len(_recognised) >= _MOST_RECOGNISED:
+            _recognised.clear()
         _recognised[module] = found
-    else:
-        _check_parameters(found.stack, name)
+    _check_parameters(found.stack, name)
     return found.stack
+
+
+def _recognise(module: nn.Module, name: str) -> _Recognised:
+    plan = Plan(name)
+    for each in module.modules():
+        plan.check_unhooked(each)
+    layers = plan.finished(plan(module, plan.input))
+    assert plan.features is not None
+    stack = Stack(layers, plan.features, plan.layout)
+    _check_parameters(stack, name)
+    if plan.is_declared:
+        _check_declaration(module, stack, name)
+    return _Recognised(_core.Guards(list(sizes_of(module)), list(entries_of(module))), stack)
 
 
 def guards_of(module: nn.Module) -> _core.Guards:
@@ -213,28 +226,50 @@ def _check_parameters(stack: Stack, name: str) -> None:
 
 
 def _check_declaration(module: nn.Module, stack: Stack, name: str) -> None:
-    """What native_plan has declared is what forward computes, of random input."""
+    """What native_plan has declared is what forward computes, of random input and random parameters."""
+    own = {id(p): key for key, p in module.named_parameters()}
+    if own.keys() != {id(p) for p in stack.parameters()}:
+        raise UnsupportedError(f"{name} holds parameters that no layer of its plan has")
+    if next(module.buffers(), None) is not None:
+        raise UnsupportedError(f"{name} holds buffers, which a plan cannot read")
     dtype = next((p.dtype for p in stack.parameters()), torch.float32)
     generator = torch.Generator().manual_seed(0)
-    given = 2.0 * torch.rand(5, stack.features, generator=generator, dtype=dtype) - 1.0
+
+    def numbers(*shape: int) -> Tensor:
+        return 2.0 * torch.rand(shape, generator=generator, dtype=dtype) - 1.0
+
+    given = numbers(5, stack.features)
+    for leaf in stack.layout.leaves if stack.layout is not None else ():
+        if leaf.is_integer:
+            columns = given[:, leaf.first : leaf.first + leaf.width]
+            columns.copy_(torch.randint(2, columns.shape, generator=generator))
     for layer in stack.layers:
         if layer.kind in ("one_hot", "embedding"):
             n = layer.out if layer.kind == "one_hot" else layer.entries
             given[:, layer.first] = layer.number + torch.randint(n, (5,), generator=generator)
+    parameters = {key: numbers(*p.shape) for key, p in module.named_parameters()}
+    declared = torch.empty(5, stack.outputs, dtype=dtype)
     try:
         with torch.no_grad():
-            expected = module(*_arguments(stack, given))
+            # A forward may write to what it is given.
+            expected = functional_call(module, parameters, _arguments(stack, given.clone()))
+        layers = [_with_parameters(layer, own, parameters) for layer in stack.layers]
+        _core.mlp(layers, False, True, given, declared, None, [], None)
     except Exception as error:
         raise UnsupportedError(f"{name}: forward failed on [5, {stack.features}]: {error}") from error
-    declared = torch.empty(5, stack.outputs, dtype=dtype)
-    _core.mlp(stack.described(), False, True, given, declared, None, [], None)
     if not isinstance(expected, Tensor) or expected.numel() != declared.numel():
-        raise UnsupportedError(
-            f"{name}: native_plan declares [B, {stack.outputs}], forward returns another shape"
-        )
+        shape = [5, stack.outputs]
+        raise UnsupportedError(f"{name}: forward returns another shape than native_plan, {shape}")
     difference = float((declared - expected.reshape(declared.shape)).abs().max())
-    if not difference <= 1e-3 * max(1.0, float(expected.abs().max())):
+    if not difference <= 1e-3 * float(expected.abs().max()):
         raise UnsupportedError(f"{name}: what native_plan declares differs from forward by {difference:.3g}")
+
+
+def _with_parameters(
+    layer: Layer, names: Mapping[int, str], parameters: Mapping[str, Tensor]
+) -> tuple[Any, ...]:
+    *parts, weight, bias = layer.described()
+    return (*parts, *(None if p is None else parameters[names[id(p)]] for p in (weight, bias)))
 
 
 def _arguments(stack: Stack, rows: Tensor) -> tuple[Any, ...]:

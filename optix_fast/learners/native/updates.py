@@ -59,7 +59,7 @@ class Recognised:
     @property
     def dtype(self) -> torch.dtype:
         """Of the networks."""
-        return self._stacks[self._first].parameters()[0].dtype
+        return next(p.dtype for p in parameters_of(*self._stacks.values()))
 
     def outputs(self, network: str) -> int:
         """Width of a network's outputs."""

@@ -118,6 +118,29 @@ void norm_weight_gradient(const Layer<T>& l, const T* gradient, int64_t rows) {
   }
 }
 
+// z = normalized∘w + b, on rows of padded(out).
+template <typename S, typename T>
+void scale_and_shift(const Layer<T>& l, const T* normalized, int64_t rows, T* z) {
+  const int64_t width = padded<T>(l.out);
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t j = 0; j < width; j += S::lanes) {
+      const auto scaled = S::load(normalized + i * width + j) * S::load(l.weight_padded + j);
+      S::store(z + i * width + j, scaled + S::load(l.bias_row + j));
+    }
+  }
+}
+
+// A norm's w and b, in place on one row, from torch's own.
+template <typename S, typename T>
+void affine_row(const Layer<T>& l, T* z) {
+  for (int64_t j = 0; j < l.out; j += S::lanes) {
+    auto v = S::load(z + j);
+    if (l.weight != nullptr) v = v * load_inside<S>(l.weight, j, l.out);
+    if (l.bias != nullptr) v = v + load_inside<S>(l.bias, j, l.out);
+    S::store(z + j, v);
+  }
+}
+
 // --- one row of Z, before the activation ------------------------------------------------------------------
 
 // Which of n entries column `first` of a row names; −1 where there is no such one.

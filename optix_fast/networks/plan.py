@@ -11,9 +11,8 @@ declare what its forward computes of them:
             return plan.add(x, plan(self.body, x))
 
 `native_plan` is asked once, and again when the module's children or plain attributes have changed. What it
-declares is compared with forward on random input and random parameters. A number that it reads from a
-parameter or a buffer would be that of the moment, so a module that holds buffers, or parameters which no
-layer of its plan has, is not served.
+declares is compared with forward on random input, parameters and buffers. So a number that it reads from a
+parameter or a buffer, which would be that of the moment, is found out: such a module is not served.
 """
 
 from __future__ import annotations

@@ -226,12 +226,9 @@ def _check_parameters(stack: Stack, name: str) -> None:
 
 
 def _check_declaration(module: nn.Module, stack: Stack, name: str) -> None:
-    """What native_plan has declared is what forward computes, of random input and random parameters."""
+    """What native_plan has declared is what forward computes, of random input, parameters and buffers: not of
+    those of the moment alone."""
     own = {id(p): key for key, p in module.named_parameters()}
-    if own.keys() != {id(p) for p in stack.parameters()}:
-        raise UnsupportedError(f"{name} holds parameters that no layer of its plan has")
-    if next(module.buffers(), None) is not None:
-        raise UnsupportedError(f"{name} holds buffers, which a plan cannot read")
     dtype = next((p.dtype for p in stack.parameters()), torch.float32)
     generator = torch.Generator().manual_seed(0)
 
@@ -248,11 +245,12 @@ def _check_declaration(module: nn.Module, stack: Stack, name: str) -> None:
             n = layer.out if layer.kind == "one_hot" else layer.entries
             given[:, layer.first] = layer.number + torch.randint(n, (5,), generator=generator)
     parameters = {key: numbers(*p.shape) for key, p in module.named_parameters()}
+    buffers = {key: numbers(*b.shape) for key, b in module.named_buffers() if b.is_floating_point()}
     declared = torch.empty(5, stack.outputs, dtype=dtype)
     try:
         with torch.no_grad():
             # A forward may write to what it is given.
-            expected = functional_call(module, parameters, _arguments(stack, given.clone()))
+            expected = functional_call(module, (parameters, buffers), _arguments(stack, given.clone()))
         layers = [_with_parameters(layer, own, parameters) for layer in stack.layers]
         _core.mlp(layers, False, True, given, declared, None, [], None)
     except Exception as error:

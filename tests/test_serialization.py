@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optix_fast.serialization import atomic_write_bytes, atomic_write_json, load_state, save_state
@@ -72,6 +72,7 @@ states = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(state=states)
 def test_any_nested_state_comes_back_identical(tmp_path_factory: Any, state: Any) -> None:
     folder = tmp_path_factory.getbasetemp() / "nested"  # one for all examples

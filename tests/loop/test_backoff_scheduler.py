@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optix_fast.loop import BackoffScheduler
@@ -378,6 +378,7 @@ steps = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(steps=steps, plateau=st.integers(1, 10), extra=st.integers(0, 30), factor=st.floats(1.0, 4.0))
 def test_any_history_keeps_the_invariants(
     steps: list[tuple[str, int]], plateau: int, extra: int, factor: float
@@ -415,6 +416,7 @@ def test_any_history_keeps_the_invariants(
         assert (scheduler.consecutive_non_improvements, scheduler.total_episodes) == (count, total)
 
 
+@settings(deadline=None)
 @given(scores=st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=80), cut=st.integers(0, 80))
 def test_restored_state_goes_on_identically(scores: list[float], cut: int) -> None:
     def feed(scheduler: BackoffScheduler, part: list[float]) -> None:

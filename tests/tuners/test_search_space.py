@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optix_fast.tuners.search_space import SearchSpace, is_same, score_spread
@@ -38,6 +38,7 @@ def test_integers_stay_integers_and_move_by_one_at_least() -> None:
     assert space.to_value("n", space.moved("n", 1.0, 0.01)) == 10
 
 
+@settings(deadline=None)
 @given(
     low=st.floats(1e-6, 1e3),
     width=st.floats(1e-3, 1e3),

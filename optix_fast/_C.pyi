@@ -95,7 +95,7 @@ def mlp(
     input: torch.Tensor,
     output: torch.Tensor,
     grad_output: torch.Tensor | None,
-    grads: list[tuple[torch.Tensor, torch.Tensor]],
+    grads: list[tuple[torch.Tensor | None, torch.Tensor | None]],
     grad_input: torch.Tensor | None,
 ) -> None: ...
 def team_members(work: int, threads: int) -> int:

@@ -83,8 +83,9 @@ def _restore(agent: Agent, state: Mapping[str, Any]) -> None:
 def _check_normalizer(agent: Agent, saved: Any) -> None:
     own = agent._policy.obs_normalizer
     if (own is None) != (saved is None):
-        has, other = ("has no", "has one") if saved is None else ("has an", "does not")
-        raise RuntimeError(f"the state {has} obs_normalizer, this agent {other}")
+        if saved is None:
+            raise RuntimeError("the agent has an obs_normalizer, the state has none")
+        raise RuntimeError("the state has an obs_normalizer, the agent has none")
     if own is not None and np.shape(saved["statistics"]["mean"]) != own.mean.shape:
         shape = list(np.shape(saved["statistics"]["mean"]))
         raise RuntimeError(f"obs_normalizer has shape {shape}, not {list(own.mean.shape)}")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from core_networks import run_core, run_torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
@@ -172,27 +173,6 @@ def input_of(name: str, rows: int, dtype: torch.dtype) -> Tensor:
     return x
 
 
-def run_core(net: nn.Module, x: Tensor, by_output: Tensor, head: bool = True) -> list[Tensor]:
-    """Output, gradient by the input, gradients by the parameters in the order of net.parameters()."""
-    stack = stack_of(net, "net")
-    output, by_input = torch.empty_like(by_output), torch.empty_like(x)
-    grads = [tuple(None if p is None else torch.empty_like(p) for p in la.tensors()) for la in stack.layers]
-    core.mlp(stack.described(), head, False, x, output, by_output, grads, by_input)
-    found = {
-        id(p): g
-        for la, pair in zip(stack.layers, grads, strict=True)
-        for p, g in zip(la.tensors(), pair, strict=True)
-    }
-    return [output, by_input, *(found[id(p)] for p in net.parameters())]
-
-
-def run_torch(net: nn.Module, x: Tensor, by_output: Tensor) -> list[Tensor]:
-    x = x.clone().requires_grad_()
-    output = net(x)
-    gradients = torch.autograd.grad(output, [x, *net.parameters()], by_output)
-    return [output.detach(), *gradients]
-
-
 def assert_equal(ours: list[Tensor], theirs: list[Tensor], tolerance: float) -> None:
     for mine, other in zip(ours, theirs, strict=True):
         # Relative to the tensor as a whole: a sum of gradients may cancel in single elements.
@@ -227,22 +207,14 @@ def test_single_rows_give_the_same_outputs(name: str) -> None:
     assert_equal([output], [expected], 1e-6)
 
 
-@pytest.mark.parametrize("path", ["portable", "avx2", "avx512"])
-def test_every_instruction_set_computes_the_same(path: str) -> None:
-    before = core.build_info()["simd"]
-    try:
-        core.select_simd(path)
-    except ValueError:
-        pytest.skip(f"{path} is not compiled or not supported here")
-    try:
-        for name, make in NETWORKS.items():
-            torch.manual_seed(2)
-            net = make()
-            x = input_of(name, 21, torch.float32)
-            by_output = torch.randn(21, stack_of(net, "net").outputs)
-            assert_equal(run_core(net, x, by_output), run_torch(net, x, by_output), 1e-5)
-    finally:
-        core.select_simd(before)
+@pytest.mark.usefixtures("every_simd_path")
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_instruction_set_computes_the_same(name: str) -> None:
+    torch.manual_seed(2)
+    net = NETWORKS[name]()
+    x = input_of(name, 21, torch.float32)
+    by_output = torch.randn(21, stack_of(net, "net").outputs)
+    assert_equal(run_core(net, x, by_output), run_torch(net, x, by_output), 1e-5)
 
 
 def test_layer_norm_by_hand() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from core_networks import run_core, run_torch
 from torch import nn
 
 from optix_fast import _native
@@ -36,22 +37,6 @@ def network(sizes: list[int], activation: nn.Module, dtype: torch.dtype = torch.
     for n_in, n_out in itertools.pairwise(sizes):
         parts += [nn.Linear(n_in, n_out), copy.deepcopy(activation)]
     return nn.Sequential(*parts[:-1]).to(dtype)
-
-
-def run_core(net: nn.Module, x: torch.Tensor, by_output: torch.Tensor, head: bool) -> list[torch.Tensor]:
-    """Output, gradient by the input, gradients by the parameters."""
-    stack = stack_of(net, "net")
-    output, by_input = torch.empty_like(by_output), torch.empty_like(x)
-    grads = [tuple(None if p is None else torch.empty_like(p) for p in la.tensors()) for la in stack.layers]
-    core.mlp(stack.described(), head, False, x, output, by_output, grads, by_input)
-    return [output, by_input, *(g for pair in grads for g in pair if g is not None)]
-
-
-def run_torch(net: nn.Module, x: torch.Tensor, by_output: torch.Tensor) -> list[torch.Tensor]:
-    x = x.clone().requires_grad_()
-    output = net(x)
-    gradients = torch.autograd.grad(output, [x, *net.parameters()], by_output)
-    return [output.detach(), *gradients]
 
 
 def relative(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -205,25 +190,15 @@ def test_layers_without_bias() -> None:
         assert relative(output, net(x).detach()) < 1e-6
 
 
-@pytest.mark.parametrize("path", ["portable", "avx2", "avx512"])
-def test_every_instruction_set_computes_the_same(path: str) -> None:
-    before = core.build_info()["simd"]
-    try:
-        core.select_simd(path)
-    except ValueError:
-        pytest.skip(f"{path} is not compiled or not supported here")
-    try:
-        for activation in ACTIVATIONS:
-            net = network([17, 40, 64, 5], activation)
-            x, by_output = torch.randn(29, 17), torch.randn(29, 5)
-            ours = run_core(net, x, by_output, head=True)
-            assert all(
-                torch.equal(a, b) for a, b in zip(ours, run_core(net, x, by_output, head=True), strict=True)
-            )
-            for mine, theirs in zip(ours, run_torch(net, x, by_output), strict=True):
-                assert relative(mine, theirs) < 1e-5
-    finally:
-        core.select_simd(before)
+@pytest.mark.usefixtures("every_simd_path")
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
+def test_every_instruction_set_computes_the_same(activation: nn.Module) -> None:
+    net = network([17, 40, 64, 5], activation)
+    x, by_output = torch.randn(29, 17), torch.randn(29, 5)
+    ours, again = run_core(net, x, by_output), run_core(net, x, by_output)
+    assert all(map(torch.equal, ours, again))
+    for mine, theirs in zip(ours, run_torch(net, x, by_output), strict=True):
+        assert relative(mine, theirs) < 1e-5
 
 
 def test_wrong_shapes_are_named() -> None:

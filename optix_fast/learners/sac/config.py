@@ -40,6 +40,19 @@ class SACConfig(ReplayConfig):
         return 0.89 * math.log(width) if discrete else -float(width)
 
 
+# rl-baselines3-zoo's for BipedalWalker, with networks of 64 in place of 400 and 300 units.
+_BOX2D: dict[str, Any] = {
+    "n_steps": 64,
+    "hidden_sizes": [64, 64],
+    "hyperparams": {
+        "learning_rate": 7.3e-4,
+        "batch_size": 256,
+        "gamma": 0.98,
+        "tau": 0.02,
+        "learning_starts": 10_000,
+        "replay_capacity": 300_000,
+    },
+}
 # As many updates as steps.
 PRESETS: dict[str, dict[str, Any]] = {
     "Pendulum": {
@@ -60,6 +73,8 @@ PRESETS: dict[str, dict[str, Any]] = {
             "replay_capacity": 50_000,
         },
     },
+    "LunarLanderContinuous": {"steps": 300_000, **_BOX2D},
+    "BipedalWalker": {"steps": 1_000_000, **_BOX2D},
     "*": {
         "steps": 300_000,
         "n_steps": 64,

@@ -33,6 +33,18 @@ class TD3Config(ReplayConfig):
     uniform_action_repeat: int = count(1)
 
 
+# rl-baselines3-zoo's, with networks of 64 in place of 400 and 300 units.
+_BOX2D: dict[str, Any] = {
+    "n_steps": 64,
+    "hidden_sizes": [64, 64],
+    "hyperparams": {
+        "learning_rate": 1e-3,
+        "batch_size": 256,
+        "gamma": 0.98,
+        "learning_starts": 10_000,
+        "replay_capacity": 200_000,
+    },
+}
 PRESETS: dict[str, dict[str, Any]] = {
     "Pendulum": {
         "steps": 20_000,
@@ -40,6 +52,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "hidden_sizes": [64, 64],
         "hyperparams": {"learning_rate": 1e-3, "batch_size": 100, "learning_starts": 1_000},
     },
+    "LunarLanderContinuous": {"steps": 300_000, **_BOX2D},
+    "BipedalWalker": {"steps": 1_000_000, **_BOX2D},
     "*": {
         "steps": 300_000,
         "n_steps": 64,

@@ -29,7 +29,7 @@ RECORDS = HERE / "results" / "learning.json"
 TABLE = HERE.parent / "docs" / "results.md"
 MARK = "<!-- written by: python benchmarks/learning.py -->"
 
-# Mean return published by rl-baselines3-zoo (its benchmark page), for comparison; LunarLander's is of -v2.
+# Mean return published by rl-baselines3-zoo (its benchmark page), for comparison; LunarLander's are of -v2.
 PUBLISHED = {
     "ppo": {
         "CartPole-v1": "500 ± 0",
@@ -45,8 +45,17 @@ PUBLISHED = {
         "MountainCar-v0": "-100.8 ± 9.9",
         "LunarLander-v3": "154.4 ± 79.2",
     },
-    "sac": {"Pendulum-v1": "-157.0 ± 88.7", "MountainCarContinuous-v0": "94.7 ± 1.1"},
-    "td3": {"Pendulum-v1": "-151.9 ± 90.2"},
+    "sac": {
+        "Pendulum-v1": "-157.0 ± 88.7",
+        "MountainCarContinuous-v0": "94.7 ± 1.1",
+        "LunarLanderContinuous-v3": "260.4 ± 65.5",
+        "BipedalWalker-v3": "297.7 ± 33.1",
+    },
+    "td3": {
+        "Pendulum-v1": "-151.9 ± 90.2",
+        "LunarLanderContinuous-v3": "207.5 ± 67.6",
+        "BipedalWalker-v3": "306.0 ± 56.9",
+    },
 }
 
 

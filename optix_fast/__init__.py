@@ -50,6 +50,8 @@ _EXPORTS = {
     "DiagnosticController": "loop",
     "LoopController": "loop",
     "FixedHyperparams": "tuners",
+    "MomentumOptimizer": "tuners",
+    "PBTOptimizer": "tuners",
     "RLOptimizer": "loop",
     "SPSAOptimizer": "tuners",
     "TorchEvaluator": "loop",
@@ -76,8 +78,10 @@ __all__ = [
     "LoopCallback",
     "LoopController",
     "LoopState",
+    "MomentumOptimizer",
     "NonFiniteError",
     "ObsNormalizer",
+    "PBTOptimizer",
     "PolicySnapshot",
     "PrioritizedReplayBuffer",
     "RLOptimizer",
@@ -127,7 +131,13 @@ if TYPE_CHECKING:
     )
     from optix_fast.pipelines import BatchPipeline, LivePipeline, VectorBatchPipeline
     from optix_fast.random import RandomStream
-    from optix_fast.tuners import BackoffOptimizer, FixedHyperparams, SPSAOptimizer
+    from optix_fast.tuners import (
+        BackoffOptimizer,
+        FixedHyperparams,
+        MomentumOptimizer,
+        PBTOptimizer,
+        SPSAOptimizer,
+    )
     from optix_fast.types import (
         BaseAgent,
         BaseEvaluator,

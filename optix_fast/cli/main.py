@@ -107,7 +107,7 @@ def train(
         Optional[float],  # noqa: UP045
         typer.Option(help="Stop at this mean return."),
     ] = None,
-    tuner: Annotated[Optional[str], typer.Option(help="none, spsa or backoff.")] = None,  # noqa: UP045
+    tuner: Annotated[Optional[str], typer.Option(help="none, spsa, backoff, momentum or pbt.")] = None,  # noqa: UP045
     resume: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="Continue an interrupted run; with --steps, the new total, a finished one too."),

@@ -55,6 +55,7 @@ _EXPORTS = {
     "RLOptimizer": "loop",
     "SPSAOptimizer": "tuners",
     "TorchEvaluator": "loop",
+    "TrialOrchestrator": "trials",
     "evaluate_policy": "loop",
     **dict.fromkeys(algorithms.__all__, "agents"),
 }
@@ -95,6 +96,7 @@ __all__ = [
     "TorchAgent",
     "TorchEvaluator",
     "TrainConfig",
+    "TrialOrchestrator",
     "VectorBatchPipeline",
     "__version__",
     "backend",
@@ -131,6 +133,7 @@ if TYPE_CHECKING:
     )
     from optix_fast.pipelines import BatchPipeline, LivePipeline, VectorBatchPipeline
     from optix_fast.random import RandomStream
+    from optix_fast.trials import TrialOrchestrator
     from optix_fast.tuners import (
         BackoffOptimizer,
         FixedHyperparams,

@@ -47,6 +47,7 @@ def test_what_exists_today_is_served(installed):
         "TorchGaussianPPOAgent", "LoopController", "CheckpointRegistry", "BackoffScheduler",
         "PrioritizedReplayBuffer", "TorchAgent", "TorchDQNAgent", "TorchSACAgent", "SPSAOptimizer",
         "BackoffOptimizer", "MomentumOptimizer", "PBTOptimizer",
+        "TrialOrchestrator",
     ):  # fmt: skip
         assert served[name] == f"optix_fast.{name}"
     assert served["TFEvaluator"] == "optix_fast.TorchEvaluator"

@@ -50,9 +50,12 @@ _EXPORTS = {
     "DiagnosticController": "loop",
     "LoopController": "loop",
     "FixedHyperparams": "tuners",
+    "MetaAction": "population",
+    "MetaController": "population",
     "MomentumOptimizer": "tuners",
     "PBTOptimizer": "tuners",
     "RLOptimizer": "loop",
+    "RegimeDetector": "population",
     "SPSAOptimizer": "tuners",
     "TorchEvaluator": "loop",
     "TrialOrchestrator": "trials",
@@ -79,6 +82,8 @@ __all__ = [
     "LoopCallback",
     "LoopController",
     "LoopState",
+    "MetaAction",
+    "MetaController",
     "MomentumOptimizer",
     "NonFiniteError",
     "ObsNormalizer",
@@ -88,6 +93,7 @@ __all__ = [
     "RLOptimizer",
     "RNDPipeline",
     "RandomStream",
+    "RegimeDetector",
     "ReplayBuffer",
     "RewardNormalizer",
     "RunningMeanStd",
@@ -132,6 +138,7 @@ if TYPE_CHECKING:
         evaluate_policy,
     )
     from optix_fast.pipelines import BatchPipeline, LivePipeline, VectorBatchPipeline
+    from optix_fast.population import MetaAction, MetaController, RegimeDetector
     from optix_fast.random import RandomStream
     from optix_fast.trials import TrialOrchestrator
     from optix_fast.tuners import (

@@ -225,25 +225,26 @@ class SACOptions:
         threads: int = 1,
     ) -> None: ...
 
-class SACResult(NamedTuple):
-    """failed: what was not finite. sums: of the updates' statistics, in the order of sac_update.h.
-    max_priority: None for uniform draws."""
+class SoftResult(NamedTuple):
+    """failed: what was not finite. sums: of the updates' statistics, in the order of squashed_policy.h; the
+    actor's and the temperature's over actor_updates alone. max_priority: None for uniform draws."""
 
     failed: str | None
     sums: list[float]
+    actor_updates: int
     max_priority: float | None
 
 def sac_update(
-    networks: tuple[list[_Layer], ...],
+    networks: tuple[list[_Layer], list[list[_Layer]], list[list[_Layer]]],
     parameters: tuple[Any, ...],
     log_alpha: torch.Tensor,
     replay: _ReplayView,
     draws: _Draws,
     noise: torch.Tensor,
     options: SACOptions,
-) -> SACResult:
-    """networks: actor, critic1, critic2, target1, target2. parameters: (the actor's, the critics', those of
-    the target critics, log_alpha's or none). noise: [K, 2, B, A]."""
+) -> SoftResult:
+    """networks: actor, critics, target critics. parameters: (the actor's, the critics', those of the target
+    critics, log_alpha's or none). noise: [K, 2, B, A]."""
 
 class TD3Options:
     """TD3Config's, under the same names. updates_before: since training began."""
@@ -272,14 +273,14 @@ class TD3Result(NamedTuple):
     max_priority: float | None
 
 def td3_update(
-    networks: tuple[list[_Layer], ...],
+    networks: tuple[list[_Layer], list[_Layer], list[list[_Layer]], list[list[_Layer]]],
     parameters: tuple[Any, ...],
     replay: _ReplayView,
     draws: _Draws,
     noise: torch.Tensor,
     options: TD3Options,
 ) -> TD3Result:
-    """networks: actor, critic1, critic2, target_actor, target1, target2. parameters: (the actor's, those of
+    """networks: actor, target actor, critics, target critics. parameters: (the actor's, those of
     its target, the critics', those of their targets). noise: ε [K, B, A]."""
 
 def act(

@@ -35,8 +35,9 @@ from optix_fast.learners.experience import Draws, Experience
 from optix_fast.learners.native.networks import UnsupportedError
 from optix_fast.learners.sac.config import SACConfig
 from optix_fast.learners.sac.native import sac_update
-from optix_fast.learners.sac.update import STATISTICS, SACModel
+from optix_fast.learners.sac.update import SACModel
 from optix_fast.learners.sac.update import sac_update as reference_update
+from optix_fast.learners.squashed_policy import STATISTICS
 from optix_fast.ops import SumTree
 from optix_fast.random import RandomStream
 from optix_fast.types import NonFiniteError

@@ -362,7 +362,7 @@ REFUSALS: dict[str, tuple[Callable[[TD3Model], Any], str]] = {
     ),
     "critics of discrete actions": (
         lambda m: [net.__setitem__(4, nn.Linear(64, 3)) for net in (m.critic1, m.target1)],
-        "a critic has more than one output",
+        "a critic has 3 outputs, not 1",
     ),
     "a frozen actor": (lambda m: freeze(m.actor), "every parameter of a network is frozen"),
     "frozen critics": (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -51,7 +51,18 @@ class Recognised:
     def __init__(self, model: Model, create: bool, names: Mapping[str, str] | None = None) -> None:
         self._model, self._create, self._names = model, create, names or {}
         check_surroundings()
-        self._stacks = {part: stack_of(net, self._name(part)) for part, net in model.modules().items()}
+        modules = dict(_single(model.modules()))
+        self._stacks = {part: stack_of(net, self._name(part)) for part, net in modules.items()}
+        # Each target network, and what it copies.
+        self._followed = {
+            target: network
+            for pair in model.TARGETS.items()
+            for target, network in zip(
+                *(_names_of(part, model.modules()[part]) for part in pair), strict=True
+            )
+        }
+        self.target_critics = [t for t, network in self._followed.items() if network.startswith("critic")]
+        self.critics = [part for part in modules if part.startswith("critic")]
         check_distinct([*parameters_of(*self._stacks.values()), *model.other_parameters().values()])
         self._first = next(iter(self._stacks))
         self._changed: list[Tensor] = []
@@ -65,15 +76,16 @@ class Recognised:
         """Width of a network's outputs."""
         return self._stacks[network].outputs
 
-    def check_critics(self, width: int, *names: str) -> None:
-        """Raise UnsupportedError unless each critic has one output and reads observation ‖ action, `width`
-        values of it."""
+    def check_critics(self, width: int, outputs: int | None = 1) -> None:
+        """Raise UnsupportedError unless each critic reads observation ‖ action, `width` values of it, and has
+        so many outputs; None: as many as the others."""
         features = self._stacks[self._first].features
-        for critic in (self._stacks[name] for name in names):
+        wanted = outputs or self.outputs(self.critics[0])
+        for critic in (self._stacks[name] for name in (*self.critics, *self.target_critics)):
             if critic.features != features + width:
                 raise UnsupportedError("a critic does not read observations and actions side by side")
-            if critic.outputs != 1:
-                raise UnsupportedError("a critic has more than one output")
+            if critic.outputs != wanted:
+                raise UnsupportedError(f"a critic has {critic.outputs} outputs, not {wanted}")
             if any(la.kind == "product" and INPUT in (la.source, la.other) for la in critic.layers):
                 raise UnsupportedError("a critic multiplies its input by something")
 
@@ -93,7 +105,7 @@ class Recognised:
     def targets(self, *names: str) -> list[nn.Parameter]:
         """The parameters of target networks, of the shapes of the networks that they follow."""
         for name in names:
-            network = self._model.TARGETS[name]
+            network = self._followed[name]
             own, followed = ([p.shape for p in parameters_of(self._stacks[each])] for each in (name, network))
             if own != followed:
                 raise UnsupportedError(f"{self._name(name)} is not like {self._name(network)}")
@@ -101,9 +113,9 @@ class Recognised:
         self._changed += parameters
         return parameters
 
-    def described(self) -> tuple[Any, ...]:
-        """The networks for the core."""
-        return tuple(stack.described() for stack in self._stacks.values())
+    def described(self, names: Iterable[str] | None = None) -> tuple[Any, ...]:
+        """Networks for the core; all of them where no names are given."""
+        return tuple(self._stacks[name].described() for name in (self._stacks if names is None else names))
 
     def view_of(self, experience: Experience) -> ReplayView:
         """The stored transitions as the core reads them."""
@@ -139,3 +151,16 @@ class Recognised:
 def parameters_of(*stacks: Stack) -> list[nn.Parameter]:
     """Weights and biases in the order of the layers."""
     return [parameter for stack in stacks for parameter in stack.parameters()]
+
+
+def _names_of(part: str, network: nn.Module) -> list[str]:
+    """The networks of a part of a model: itself, or critic1, critic2, … of a list `critics`."""
+    if not isinstance(network, nn.ModuleList):
+        return [part]
+    return [f"{part.removesuffix('s')}{i}" for i in range(1, len(network) + 1)]
+
+
+def _single(modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, nn.Module]]:
+    for part, network in modules.items():
+        each = network if isinstance(network, nn.ModuleList) else [network]
+        yield from zip(_names_of(part, network), each, strict=True)

@@ -13,6 +13,7 @@
 
 #include "draws.h"
 #include "mlp/mlp.h"
+#include "mlp/optimizers.h"
 
 namespace optix_fast {
 

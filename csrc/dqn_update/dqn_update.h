@@ -24,6 +24,7 @@
 
 #include "learners/draws.h"
 #include "mlp/mlp.h"
+#include "mlp/optimizers.h"
 
 namespace optix_fast {
 

@@ -12,6 +12,7 @@
 
 #include "draws.h"
 #include "mlp/mlp.h"
+#include "mlp/optimizers.h"
 
 namespace optix_fast {
 

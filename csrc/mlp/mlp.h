@@ -1,4 +1,4 @@
-// Networks of layers, in place on the weights of the user's own modules: forward, backward, Adam.
+// Networks of layers, in place on the weights of the user's own modules: forward, backward.
 //
 //   dense        Z = X·Wᵀ + b                     X [B, in], W [out, in], b [out]
 //   layer_norm   Z = (X − mean)/√(var + ε)∘w + b  over each row; var is the biased one
@@ -193,44 +193,5 @@ void stack_take_rows_cpu(const Stack<T>& stack, const int64_t* rows, int64_t n);
 template <SimdPath Path, typename T>
 void stack_forward_few_cpu(const Stack<T>& stack, const T* input, int64_t input_stride, int64_t rows,
                            T* lines, int64_t line_stride, T* out, int64_t out_stride);
-
-// One parameter tensor, with torch's own optimizer state. Where `step` is null the parameter is frozen: only
-// its target follows it.
-template <typename T>
-struct AdamParameter {
-  T* value;
-  T* exp_avg;
-  T* exp_avg_sq;
-  float* step;
-  T* target;  // the same parameter of the target network, or null
-  const T* grad;
-  int64_t size;
-  double lr, beta1, beta2, eps, weight_decay;
-  bool decoupled;  // AdamW's weight decay
-};
-
-constexpr int64_t kSweepWork = 32;  // multiply-adds that take as long as the step of one element
-
-// The parameters that one optimizer trains, and where a learner keeps them for the case that it fails.
-template <typename T>
-struct Trained {
-  AdamParameter<T>* parameters = nullptr;
-  int64_t n = 0;
-  T* saved = nullptr;
-  float* saved_steps = nullptr;
-};
-
-// Σ g² over all elements, in double.
-template <SimdPath Path, typename T>
-double squared_norm_cpu(const T* values, int64_t n);
-
-// torch.optim.Adam's and AdamW's step on grad·scale (Kingma & Ba 2015; Loshchilov & Hutter 2019). In the same
-// sweep, where there is a target and tau is positive, the target follows as in follow_cpu.
-template <SimdPath Path, typename T>
-void adam_step_cpu(const AdamParameter<T>& parameter, T scale, T tau);
-
-// target ← target + tau·(value − target), as torch's lerp_.
-template <SimdPath Path, typename T>
-void follow_cpu(const T* value, int64_t n, T tau, T* target);
 
 }  // namespace optix_fast

@@ -27,6 +27,7 @@
 #pragma once
 
 #include "mlp/mlp.h"
+#include "mlp/optimizers.h"
 #include "ppo_loss/ppo_loss.h"
 
 namespace optix_fast {

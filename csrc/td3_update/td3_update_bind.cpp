@@ -66,9 +66,9 @@ py::object td3_update(TensorReader& reader, const TensorView& noise, const py::t
     throw py::value_error(
         "td3_update: parameters must be the actor's, their targets, the critics', their targets");
   }
-  std::vector<AdamParameter<T>> actor =
+  std::vector<TrainedParameter<T>> actor =
       read_with_targets<T>(kOp, reader, dtype, py::list(parameters[0]), py::list(parameters[1]));
-  std::vector<AdamParameter<T>> critics =
+  std::vector<TrainedParameter<T>> critics =
       read_with_targets<T>(kOp, reader, dtype, py::list(parameters[2]), py::list(parameters[3]));
   args.trained_actor = trained_of(actor);
   args.critics.trained = trained_of(critics);

@@ -11,10 +11,10 @@ from torch import nn
 
 from optix_fast.learners.native.networks import (
     UnsupportedError,
-    adam_parameters,
     networks_of,
     trained_parameters,
 )
+from optix_fast.learners.native.optimizers import adam_parameters
 from optix_fast.networks import mlp
 
 pytestmark = pytest.mark.native

@@ -14,12 +14,11 @@ from optix_fast.learners.model import Model
 from optix_fast.learners.native.networks import (
     Stack,
     UnsupportedError,
-    adam_parameters,
     check_distinct,
     check_surroundings,
-    note_step,
     stack_of,
 )
+from optix_fast.learners.native.optimizers import adam_parameters, note_step
 from optix_fast.networks.plan import INPUT
 from optix_fast.types import NonFiniteError
 

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.nn.modules import module as nn_module
 from torch.optim.adam import adam
 
-from optix_fast.learners.native.networks import UnsupportedError, check_adam, note_step
+from optix_fast.learners.native.networks import UnsupportedError
+from optix_fast.learners.native.optimizers import check_adam, note_step
 from optix_fast.learners.ppo.batch import Batch
 from optix_fast.learners.ppo.config import KL_STOP, PPOConfig
 from optix_fast.learners.ppo.update import STATISTICS, PPOModel, Updated, updated_of

@@ -11,11 +11,10 @@ from optix_fast import _native
 from optix_fast.learners.native.networks import (
     Networks,
     UnsupportedError,
-    adam_parameters,
     networks_of,
-    note_step,
     trained_parameters,
 )
+from optix_fast.learners.native.optimizers import adam_parameters, note_step
 from optix_fast.learners.native.threads import learner_threads
 from optix_fast.learners.ppo.batch import Batch
 from optix_fast.learners.ppo.config import PPOConfig

@@ -219,10 +219,10 @@ class SACOptions:
         *,
         n_step: int,
         gamma: float,
-        tau: float,
         target_entropy: float,
         max_grad_norm: float | None = None,
         threads: int = 1,
+        tau: float,
     ) -> None: ...
 
 class SoftResult(NamedTuple):
@@ -245,6 +245,33 @@ def sac_update(
 ) -> SoftResult:
     """networks: actor, critics, target critics. parameters: (the actor's, the critics', those of the target
     critics, log_alpha's or none). noise: [K, 2, B, A]."""
+
+class TQCOptions:
+    """TQCConfig's, under the same names. n_quantiles: the critics' outputs."""
+
+    def __init__(
+        self,
+        *,
+        n_step: int,
+        gamma: float,
+        target_entropy: float,
+        max_grad_norm: float | None = None,
+        threads: int = 1,
+        tau: float,
+        n_quantiles: int,
+        top_quantiles_to_drop_per_net: int,
+    ) -> None: ...
+
+def tqc_update(
+    networks: tuple[list[_Layer], list[list[_Layer]], list[list[_Layer]]],
+    parameters: tuple[Any, ...],
+    log_alpha: torch.Tensor,
+    replay: _ReplayView,
+    draws: _Draws,
+    noise: torch.Tensor,
+    options: TQCOptions,
+) -> SoftResult:
+    """As sac_update."""
 
 class TD3Options:
     """TD3Config's, under the same names. updates_before: since training began."""

@@ -28,6 +28,13 @@ BoundStruct<Options> bind_soft_options(py::module_& m, const char* name) {
   return bound;
 }
 
+// One type for all of them, made by whoever is bound first.
+inline const NamedTuple& soft_result_type(py::module_& m) {
+  static const NamedTuple result(m, "optix_fast._C.SoftResult",
+                                 {"failed", "sums", "actor_updates", "max_priority"});
+  return result;
+}
+
 template <typename T>
 void allocate_soft(SoftArgs<T>& a, bool joint, Arena& arena) {
   const Critics<T>& c = a.critics;
@@ -128,12 +135,10 @@ py::object run_soft_update(TensorReader& reader, const SoftCall& call, const Ten
 // Binds an update: Args<T> are its arguments; set(args, options), and the rest as in run_soft_update.
 template <template <typename> class Args, typename Options, typename Set, typename Place, typename Run>
 void bind_soft_update(py::module_& m, const char* op, const Set& set, const Place& place, const Run& run) {
-  // One type for all of them.
-  static const NamedTuple result(m, "optix_fast._C.SoftResult",
-                                 {"failed", "sums", "actor_updates", "max_priority"});
-  const auto update = [=](const py::tuple& networks, const py::tuple& parameters, py::handle log_alpha,
-                          py::handle replay, py::handle draws, py::handle given_noise,
-                          const Options& options) {
+  const auto update = [=, &result = soft_result_type(m)](const py::tuple& networks,
+                                                         const py::tuple& parameters, py::handle log_alpha,
+                                                         py::handle replay, py::handle draws,
+                                                         py::handle given_noise, const Options& options) {
     TensorReader reader(op);
     const TensorView noise =
         reader.first(given_noise, "noise", {DType::f32, DType::f64}, "[K, 2, B, A]", {4});

@@ -11,7 +11,7 @@ from torch import nn
 
 from optix_fast.agents.building import Algorithm, Options, Parts, adam, is_bounded_box, outputs_of
 from optix_fast.agents.hyperparams import read_config
-from optix_fast.agents.soft_actor_critic import SoftActorCritic, Updates
+from optix_fast.agents.soft_actor_critic import SoftActorCritic, Updates, temperature_optimizer
 from optix_fast.learners.model import target_of
 from optix_fast.learners.sac import native
 from optix_fast.learners.sac.config import PRESETS, SACConfig
@@ -89,9 +89,9 @@ def _build(parts: Parts, options: Options) -> TorchSACAgent:
     discrete, width = isinstance(space, spaces.Discrete), outputs_of(space)
     actor = parts.network(width if discrete else 2 * width, None)
     one, other = (parts.network(width, None) if discrete else parts.critic(width) for _ in range(2))
-    temperature = torch.optim.Adam([nn.Parameter(torch.zeros(()))], lr=config.learning_rate)
     return TorchSACAgent(
-        actor, one, other, width, adam(config, actor), adam(config, one, other), temperature,
+        actor, one, other, width, adam(config, actor), adam(config, one, other),
+        temperature_optimizer(config),
         **parts.common(config),
     )  # fmt: skip
 

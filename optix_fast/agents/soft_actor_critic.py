@@ -233,3 +233,8 @@ class SoftActorCritic(Agent):
             return {_ALPHA: torch.as_tensor(value, dtype=torch.float32).reshape(())}
         except Exception as error:
             raise ValueError(f"{older} cannot be read: {error}") from error
+
+
+def temperature_optimizer(config: SoftConfig) -> torch.optim.Optimizer:
+    """Adam, as a SoftActorCritic's alpha_optimizer."""
+    return torch.optim.Adam([nn.Parameter(torch.zeros(()))], lr=config.learning_rate)

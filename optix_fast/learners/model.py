@@ -6,13 +6,15 @@ import copy
 import operator
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import nn
 
 from optix_fast.learners.optimizers import check_optimizer_state, load_optimizer_state, optimizer_state
 from optix_fast.learners.tensors import check_matches, module_state, unique_parameters
+
+N = TypeVar("N", bound=nn.Module)
 
 
 class Model:
@@ -135,7 +137,7 @@ class Model:
             raise
 
 
-def target_of(network: nn.Module) -> nn.Module:
+def target_of(network: N) -> N:
     """A copy that nothing trains."""
     return copy.deepcopy(network).requires_grad_(False)
 

@@ -53,6 +53,7 @@ LAYERS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
 # Modules that are their children, and the attributes that they have besides.
 CONTAINERS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "Sequential": (nn.Sequential, ()),
+    "ModuleList": (nn.ModuleList, ()),
     "DuelingQNetwork": (DuelingQNetwork, ()),
     "EncodedCritic": (EncodedCritic, ("action_dim",)),
     "Residual": (Residual, ()),

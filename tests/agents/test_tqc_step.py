@@ -41,9 +41,9 @@ def test_one_update_of_the_smallest_networks() -> None:
     # ∂ρ/∂Z = −⅛·Σ |…|·clip(u): −⅛·(−0.12971625 + 0.25), −⅛·(0.62028375 + 0.75), −⅛·(−0.75 + 0.15676125),
     # −⅛·1.5. By s, and half of it by a; Adam's moment is a tenth.
     slopes = [-0.01503547, -0.17128547, 0.07415484, -0.1875]
-    expected = [[0.1 * g, 0.05 * g] for g in slopes]
+    expected = [size * g for g in slopes for size in (0.1, 0.05)]
     moments = [model.critic_optimizer.state[net.weight]["exp_avg"] for net in model.critics]  # type: ignore[index]
-    assert torch.cat(moments).flatten().tolist() == pytest.approx(sum(expected, []), rel=1e-5)
+    assert torch.cat(moments).flatten().tolist() == pytest.approx(expected, rel=1e-5)
     # Each weight by 0.1 against its slope: Z_1 = (1.1·s + 2.1·a, 1.1·s + 0.1·a), Z_2 = (2.9·s − 0.1·a, …).
     weights = torch.cat([net.weight for net in model.critics])  # type: ignore[list-item]
     assert weights.flatten().tolist() == pytest.approx([1.1, 2.1, 1.1, 0.1, 2.9, -0.1, 0.1, 0.1])

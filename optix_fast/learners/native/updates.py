@@ -24,6 +24,7 @@ from optix_fast.types import NonFiniteError
 
 # Each parameter with its optimizer state, as adam_parameters gives them.
 Trained = list[tuple[Any, ...]]
+_MOST_CRITICS = 16
 
 
 class Result(Protocol):
@@ -78,6 +79,8 @@ class Recognised:
     def check_critics(self, width: int, outputs: int | None = 1) -> None:
         """Raise UnsupportedError unless each critic reads observation ‖ action, `width` values of it, and has
         so many outputs; None: as many as the others."""
+        if len(self.critics) > _MOST_CRITICS:
+            raise UnsupportedError(f"there are more than {_MOST_CRITICS} critics")
         features = self._stacks[self._first].features
         wanted = outputs or self.outputs(self.critics[0])
         for critic in (self._stacks[name] for name in (*self.critics, *self.target_critics)):

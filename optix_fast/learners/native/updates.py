@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from optix_fast.buffers.ring import ReplayView
 from optix_fast.learners.experience import Experience
@@ -15,6 +15,7 @@ from optix_fast.learners.native.networks import (
     Stack,
     UnsupportedError,
     adam_parameters,
+    check_batch_layers,
     check_distinct,
     check_surroundings,
     note_step,
@@ -43,18 +44,28 @@ class Recognised:
         model: of an off-policy agent.
         create: whether the state of an optimizer is made where it is missing.
         names: of networks, in messages; the attributes where nothing is given.
+        serves_batches: whether the update serves batch norms and Dropout in training.
 
     Raises:
         UnsupportedError: here and in the methods: the core does not serve the model; with the reason.
     """
 
-    def __init__(self, model: Model, create: bool, names: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        create: bool,
+        names: Mapping[str, str] | None = None,
+        serves_batches: bool = False,
+    ) -> None:
         self._model, self._create, self._names = model, create, names or {}
         check_surroundings()
         self._stacks = {part: stack_of(net, self._name(part)) for part, net in model.modules().items()}
         check_distinct([*parameters_of(*self._stacks.values()), *model.other_parameters().values()])
         self._first = next(iter(self._stacks))
-        self._changed: list[Tensor] = []
+        check_batch_layers(*self._stacks.values())
+        if not serves_batches and any(la.training for stack in self._stacks.values() for la in stack.layers):
+            raise UnsupportedError("the networks hold a batch norm or Dropout (PPO and DQN serve them)")
+        self._changed = [tensor for stack in self._stacks.values() for tensor in stack.statistics()]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -94,7 +105,8 @@ class Recognised:
         """The parameters of target networks, of the shapes of the networks that they follow."""
         for name in names:
             network = self._model.TARGETS[name]
-            own, followed = ([p.shape for p in parameters_of(self._stacks[each])] for each in (name, network))
+            stacks = (self._stacks[each] for each in (name, network))
+            own, followed = ([t.shape for t in (*s.parameters(), *s.statistics())] for s in stacks)
             if own != followed:
                 raise UnsupportedError(f"{self._name(name)} is not like {self._name(network)}")
         parameters = parameters_of(*(self._stacks[name] for name in names))
@@ -103,7 +115,7 @@ class Recognised:
 
     def described(self) -> tuple[Any, ...]:
         """The networks for the core."""
-        return tuple(stack.described() for stack in self._stacks.values())
+        return tuple(stack.described(self._model.masks) for stack in self._stacks.values())
 
     def view_of(self, experience: Experience) -> ReplayView:
         """The stored transitions as the core reads them."""

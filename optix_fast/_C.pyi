@@ -62,6 +62,9 @@ LayerKind = Literal[
     "one_hot",
     "embedding",
     "dueling",
+    "batch_norm",
+    "batch_renorm",
+    "dropout",
 ]
 
 # The LayerParts of csrc/mlp/mlp_bind.h, see optix_fast/networks/plan.py.

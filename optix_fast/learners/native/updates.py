@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from optix_fast.buffers.ring import ReplayView
 from optix_fast.learners.experience import Experience
@@ -14,6 +14,7 @@ from optix_fast.learners.model import Model
 from optix_fast.learners.native.networks import (
     Stack,
     UnsupportedError,
+    check_batch_layers,
     check_distinct,
     check_surroundings,
     stack_of,
@@ -43,12 +44,19 @@ class Recognised:
         model: of an off-policy agent.
         create: whether the state of an optimizer is made where it is missing.
         names: of networks, in messages; the attributes where nothing is given.
+        serves_batches: whether the update serves batch norms and Dropout in training.
 
     Raises:
         UnsupportedError: here and in the methods: the core does not serve the model; with the reason.
     """
 
-    def __init__(self, model: Model, create: bool, names: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        create: bool,
+        names: Mapping[str, str] | None = None,
+        serves_batches: bool = False,
+    ) -> None:
         self._model, self._create, self._names = model, create, names or {}
         check_surroundings()
         modules = dict(_single(model.modules()))
@@ -65,7 +73,10 @@ class Recognised:
         self.critics = [part for part in modules if part.startswith("critic")]
         check_distinct([*parameters_of(*self._stacks.values()), *model.other_parameters().values()])
         self._first = next(iter(self._stacks))
-        self._changed: list[Tensor] = []
+        check_batch_layers(*self._stacks.values())
+        if not serves_batches and any(la.training for stack in self._stacks.values() for la in stack.layers):
+            raise UnsupportedError("the networks hold a batch norm or Dropout (PPO and DQN serve them)")
+        self._changed = [tensor for stack in self._stacks.values() for tensor in stack.statistics()]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -108,7 +119,8 @@ class Recognised:
         """The parameters of target networks, of the shapes of the networks that they follow."""
         for name in names:
             network = self._followed[name]
-            own, followed = ([p.shape for p in parameters_of(self._stacks[each])] for each in (name, network))
+            stacks = (self._stacks[each] for each in (name, network))
+            own, followed = ([t.shape for t in (*s.parameters(), *s.statistics())] for s in stacks)
             if own != followed:
                 raise UnsupportedError(f"{self._name(name)} is not like {self._name(network)}")
         parameters = parameters_of(*(self._stacks[name] for name in names))
@@ -117,7 +129,10 @@ class Recognised:
 
     def described(self, names: Iterable[str] | None = None) -> tuple[Any, ...]:
         """Networks for the core; all of them where no names are given."""
-        return tuple(self._stacks[name].described() for name in (self._stacks if names is None else names))
+        masks = self._model.masks
+        return tuple(
+            self._stacks[name].described(masks) for name in (self._stacks if names is None else names)
+        )
 
     def view_of(self, experience: Experience) -> ReplayView:
         """The stored transitions as the core reads them."""

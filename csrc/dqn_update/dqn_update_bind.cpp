@@ -69,7 +69,7 @@ py::object dqn_update(TensorReader& reader, DType dtype, const py::tuple& networ
   }
   args.online = stack_of(layers[0], true);
   args.target = stack_of(layers[1], true);
-  std::vector<AdamParameter<T>> adam = read_with_targets<T>(kOp, reader, dtype, parameters, targets);
+  std::vector<TrainedParameter<T>> adam = read_with_targets<T>(kOp, reader, dtype, parameters, targets);
   args.trained = trained_of(adam);
 
   GivenDraws draws(kOp, given_draws);

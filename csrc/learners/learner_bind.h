@@ -6,7 +6,7 @@
 #include <optional>
 
 #include "bound_struct.h"
-#include "mlp/mlp_bind.h"
+#include "mlp/optimizers_bind.h"
 #include "threads.h"
 
 namespace optix_fast {

@@ -49,9 +49,22 @@ inline Activation read_activation(const char* op, py::handle name) {
   return static_cast<Activation>(read_name(op, "activation", name, kActivationNames));
 }
 
-// What a described layer (optix_fast/networks/plan.py) is but for its parameters, which the callers find in
-// their own way. Its sources must be earlier layers or the input, of `in` columns, with fitting widths.
-enum LayerPart { kKind, kSource, kOther, kOut, kActivation, kConstants, kNumber, kFirst, kWeight, kBias };
+// What a described layer (optix_fast/networks/plan.py) is but for its parameters and state, which the callers
+// find in their own way. Its sources must be earlier layers or the input, of `in` columns, with fitting widths.
+enum LayerPart {
+  kKind,
+  kSource,
+  kOther,
+  kOut,
+  kActivation,
+  kConstants,
+  kNumber,
+  kFirst,
+  kWeight,
+  kBias,
+  kState,
+  kLayerParts
+};
 
 template <typename T>
 Layer<T> read_layer(const char* op, const py::tuple& parts, int64_t in,
@@ -82,6 +95,9 @@ Layer<T> read_layer(const char* op, const py::tuple& parts, int64_t in,
         return l.out > 0 && l.in > 0;
       case LayerKind::layer_norm:
       case LayerKind::rms_norm:
+      case LayerKind::batch_norm:
+      case LayerKind::batch_renorm:
+      case LayerKind::dropout:
         return l.out == l.in;
       case LayerKind::sum:
       case LayerKind::product:
@@ -121,6 +137,25 @@ int64_t weight_size(const Layer<T>& l) {
   return shape.empty() ? 0 : size;
 }
 
+// What a layer that works on batches has beside its parameters: (training, key) of a dropout; of a batch norm
+// (training, momentum, r_max, d_max, warmup_steps, running_mean, running_var, num_batches_tracked).
+template <typename T>
+void read_state(TensorReader& reader, DType dtype, const py::tuple& state, Layer<T>& l) {
+  l.training = py::cast<bool>(state[0]);
+  if (l.kind == LayerKind::dropout) {
+    l.key = py::cast<uint64_t>(state[1]);
+    return;
+  }
+  RunningStatistics<T>& r = l.running;
+  r.momentum = static_cast<T>(py::cast<double>(state[1]));
+  r.r_max = static_cast<T>(py::cast<double>(state[2]));
+  r.d_max = static_cast<T>(py::cast<double>(state[3]));
+  r.warmup_steps = py::cast<int64_t>(state[4]);
+  r.mean = reader.read(state[5], "running_mean", dtype, "[out]", {l.out}).template as<T>();
+  r.var = reader.read(state[6], "running_var", dtype, "[out]", {l.out}).template as<T>();
+  r.batches = reader.read(state[7], "num_batches_tracked", DType::i64, "[]", {}).template as<int64_t>();
+}
+
 // Reads the layers of a network with `in` inputs; the width of its output is returned.
 template <typename T>
 int64_t read_layers(TensorReader& reader, DType dtype, const py::list& described, int64_t in,
@@ -141,6 +176,9 @@ int64_t read_layers(TensorReader& reader, DType dtype, const py::list& described
     }
     if (!bias.is_none()) {
       layer.bias = reader.read(bias, "bias", dtype, "[out]", {layer.out}).template as<T>();
+    }
+    if (is_batch_norm(layer.kind) || layer.kind == LayerKind::dropout) {
+      read_state(reader, dtype, py::cast<py::tuple>(parts[kState]), layer);
     }
     layers.push_back(layer);
   }
@@ -215,7 +253,16 @@ void stack_place(const Stack<T>& stack, int64_t rows, Arena& arena) {
     if (is_norm(l.kind)) {
       l.weight_padded = arena.take<T>(padded<T>(l.out));
       l.normalized = arena.take<T>(whole_rows(rows) * l.stride);
-      l.row_scale = arena.take<T>(whole_rows(rows));
+    }
+    if (is_row_norm(l.kind)) l.row_scale = arena.take<T>(whole_rows(rows));
+    if (is_batch_norm(l.kind)) {
+      RunningStatistics<T>& r = l.running;
+      for (T** column : {&r.centre, &r.scale, &r.shift, &r.ratio}) *column = arena.take<T>(padded<T>(l.out));
+      r.saved = arena.take<T>(2 * l.out);
+    }
+    if (l.kind == LayerKind::dropout && l.training) {
+      l.normalized = arena.take<T>(whole_rows(rows) * l.stride);
+      l.uniform = arena.take<float>(rows * l.out);
     }
     if (is_dense || is_norm(l.kind)) l.bias_row = arena.take<T>(padded<T>(l.out));
     l.output = arena.take<T>(whole_rows(rows) * l.stride);
@@ -233,87 +280,6 @@ void scratch_place(Scratch<T>& scratch, int64_t rows, int64_t width, Arena& aren
   for (T*& delta : scratch.delta) delta = arena.take<T>(whole_rows(rows) * padded<T>(width));
   scratch.wide_grad = arena.take<T>(padded<T>(width) * padded<T>(width));
   scratch.input_grad = arena.take<T>(whole_rows(rows) * padded<T>(width));
-}
-
-// Every parameter with its optimizer state: (tensor, step, exp_avg, exp_avg_sq, lr, beta1, beta2, eps,
-// weight_decay, decoupled), see adam_parameters in optix_fast/learners/native/networks.py. With `targets` (the same
-// parameters of the target network, in the same order) a frozen one is listed too: (tensor,).
-template <typename T>
-std::vector<AdamParameter<T>> read_parameters(TensorReader& reader, DType dtype, const py::list& described,
-                                              const py::list& targets = py::list()) {
-  std::vector<AdamParameter<T>> parameters;
-  for (py::handle item : described) {
-    const auto parts = py::cast<py::tuple>(item);
-    const auto value = py::reinterpret_borrow<py::object>(parts[0]);
-    const auto shape = py::cast<std::vector<int64_t>>(py::list(value.attr("shape")));
-    const auto ndim = static_cast<int32_t>(shape.size());
-    const auto like = [&](py::handle tensor, const char* name) {
-      return reader.read(tensor, name, dtype, "like its parameter", shape.data(), ndim).template as<T>();
-    };
-    AdamParameter<T> p{};
-    p.value = like(value, "parameter");
-    if (!targets.empty()) p.target = like(targets[parameters.size()], "target");
-    p.size = 1;
-    for (int64_t n : shape) p.size *= n;
-    if (parts.size() > 1) {
-      p.step = reader.read(parts[1], "step", DType::f32, "[]", {}).template as<float>();
-      p.exp_avg = like(parts[2], "exp_avg");
-      p.exp_avg_sq = like(parts[3], "exp_avg_sq");
-      p.lr = py::cast<double>(parts[4]);
-      p.beta1 = py::cast<double>(parts[5]);
-      p.beta2 = py::cast<double>(parts[6]);
-      p.eps = py::cast<double>(parts[7]);
-      p.weight_decay = py::cast<double>(parts[8]);
-      p.decoupled = py::cast<bool>(parts[9]);
-    }
-    parameters.push_back(p);
-  }
-  return parameters;
-}
-
-// Parameters of a network that has a target, frozen ones too, each with the target's parameter.
-template <typename T>
-std::vector<AdamParameter<T>> read_with_targets(const char* op, TensorReader& reader, DType dtype,
-                                                const py::list& described, const py::list& targets) {
-  if (described.empty() || described.size() != targets.size()) {
-    throw py::value_error(std::string(op) + ": each parameter needs its target");
-  }
-  return read_parameters<T>(reader, dtype, described, targets);
-}
-
-template <typename T>
-Trained<T> trained_of(std::vector<AdamParameter<T>>& parameters) {
-  return {parameters.data(), static_cast<int64_t>(parameters.size()), nullptr, nullptr};
-}
-
-// Takes the memory in which exchange_saved keeps everything.
-template <typename T>
-void trained_place(Trained<T>& trained, Arena& arena) {
-  int64_t elements = 0;
-  for (int64_t i = 0; i < trained.n; ++i) {
-    const AdamParameter<T>& p = trained.parameters[i];
-    elements += p.size * (1 + 2 * int64_t(p.step != nullptr) + int64_t(p.target != nullptr));
-  }
-  trained.saved = arena.take<T>(elements);
-  trained.saved_steps = arena.take<float>(trained.n);
-}
-
-// The gradient of each parameter is the one of the layer that has its memory as weight or bias. What has a
-// gradient already keeps it.
-template <typename T>
-void find_gradients(const char* op, const Trained<T>& trained,
-                    std::initializer_list<const Stack<T>*> stacks) {
-  for (int64_t i = 0; i < trained.n; ++i) {
-    AdamParameter<T>& p = trained.parameters[i];
-    for (const Stack<T>* stack : stacks) {
-      for (int64_t l = 0; l < stack->n; ++l) {
-        const Layer<T>& layer = stack->layers[l];
-        if (p.value == layer.weight) p.grad = layer.grad_weight;
-        if (p.value == layer.bias) p.grad = layer.grad_bias;
-      }
-    }
-    if (p.grad == nullptr) throw py::value_error(std::string(op) + ": a parameter belongs to no layer");
-  }
 }
 
 }  // namespace optix_fast

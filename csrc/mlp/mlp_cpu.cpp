@@ -1,6 +1,8 @@
 #include "mlp.h"
 
+#include "batch_norm.h"
 #include "dense.h"
+#include "dropout.h"
 
 namespace optix_fast {
 namespace {
@@ -20,18 +22,27 @@ Operand<T> operand(const Stack<T>& stack, int source, const T* input, int64_t in
 }
 
 template <typename S, typename T>
-void forward(const Stack<T>& stack, const Layer<T>& l, const T* input, int64_t input_stride, int64_t rows) {
+void forward(const Stack<T>& stack, Layer<T>& l, const T* input, int64_t input_stride, int64_t rows) {
   const Operand<T> x = operand(stack, l.source, input, input_stride);
   if (l.kind == LayerKind::dense) return forward_dense<S>(l, x.data, x.stride, rows);
   constexpr int64_t lanes = S::lanes;
   const Operand<T> other = operand(stack, l.other, input, input_stride);
+  if (is_batch_norm(l.kind)) batch_statistics<S>(l, x.data, x.stride, rows);
+  if (drops(l)) draw_mask(l, rows);
   for (int64_t first = 0; first < rows; first += lanes) {
     const int64_t here = rows - first < lanes ? rows - first : lanes;
     T* z = l.output + first * l.stride;
     if (is_norm(l.kind)) {
       T* normalized = l.normalized + first * l.stride;
-      normalize_rows<S>(l, x.data + first * x.stride, x.stride, here, normalized, l.row_scale + first);
+      const T* from = x.data + first * x.stride;
+      if (is_row_norm(l.kind)) {
+        normalize_rows<S>(l, from, x.stride, here, normalized, l.row_scale + first);
+      } else {
+        standardize_rows<S>(l, from, x.stride, here, normalized);
+      }
       scale_and_shift<S>(l, normalized, here, z);
+    } else if (drops(l)) {
+      apply_mask<S>(l, x.data + first * x.stride, x.stride, first, here, z);
     } else {
       for (int64_t i = 0; i < here; ++i) {
         const int64_t row = first + i;
@@ -91,8 +102,12 @@ void operand_gradients(const Backward<T>& b, const Layer<T>& l, const T* delta) 
     }
     multiply<S, T>(b.rows, stride, l.out, {delta, l.stride, 1}, {l.weight_rows, padded<T>(l.in)},
                    {l.writes ? nullptr : target, stride}, {target, stride}, kNothing);
-  } else if (is_norm(l.kind)) {
+  } else if (is_row_norm(l.kind)) {
     norm_backward<S>(l, delta, b.rows, l.writes, target, stride);
+  } else if (is_batch_norm(l.kind)) {
+    batch_norm_backward<S>(l, delta, b.rows, target, stride);
+  } else if (l.kind == LayerKind::dropout) {
+    dropout_backward<S>(l, delta, b.rows, target, stride);
   } else if (l.kind == LayerKind::columns) {
     columns_gradient(l, delta, b.rows, target, stride, stride);
   } else {
@@ -120,39 +135,9 @@ void backward(const Backward<T>& b) {
     const Layer<T>& l = b.stack.layers[i];
     T* delta = b.delta(i);
     if (!l.is_differentiated) differentiate_output<S>(l, b.rows, delta);
-    if (b.input != nullptr) parameter_gradients<S>(b, l, delta);
+    // (A batch norm's gradient by its input needs its gradients by w and b.)
+    if (b.input != nullptr || is_batch_norm(l.kind)) parameter_gradients<S>(b, l, delta);
     operand_gradients<S>(b, l, delta);
-  }
-}
-
-// update(g, m, v, x) for every vector of elements `first` to `end` of a parameter and its Adam state; the
-// target, if it follows, moves by tau towards the new x.
-template <typename S, bool Follow, typename T, typename Update>
-void sweep(const AdamParameter<T>& p, int64_t first, int64_t end, T tau, Update update) {
-  constexpr int64_t lanes = S::lanes;
-  int64_t i = first;
-  for (; i + lanes <= end; i += lanes) {
-    auto m = S::load(p.exp_avg + i), v = S::load(p.exp_avg_sq + i), x = S::load(p.value + i);
-    update(S::load(p.grad + i), m, v, x);
-    S::store(p.exp_avg + i, m);
-    S::store(p.exp_avg_sq + i, v);
-    S::store(p.value + i, x);
-    if constexpr (Follow) {
-      const auto target = S::load(p.target + i);
-      S::store(p.target + i, target + tau * (x - target));
-    }
-  }
-  if (i >= end) return;
-  const size_t left = end - i;
-  auto m = load_part<S>(p.exp_avg + i, left), v = load_part<S>(p.exp_avg_sq + i, left);
-  auto x = load_part<S>(p.value + i, left);
-  update(load_part<S>(p.grad + i, left), m, v, x);
-  S::store_first(p.exp_avg + i, m, left);
-  S::store_first(p.exp_avg_sq + i, v, left);
-  S::store_first(p.value + i, x, left);
-  if constexpr (Follow) {
-    const auto target = load_part<S>(p.target + i, left);
-    S::store_first(p.target + i, target + tau * (x - target), left);
   }
 }
 
@@ -188,6 +173,16 @@ void stack_forward_cpu(const Stack<T>& stack, const T* input, int64_t input_stri
   for (int64_t i = 0; i < stack.n; ++i) {
     forward<Simd<T>>(stack, stack.layers[i], input, input_stride, rows);
   }
+}
+
+template <SimdPath Path, typename T>
+void stack_forward_halves_cpu(const Stack<T>& stack, const T* input, int64_t input_stride, int64_t n,
+                              T* kept) {
+  const int64_t size = n * stack.last().stride;
+  stack_forward_cpu<Path, T>(stack, input + n * input_stride, input_stride, n);
+  __builtin_memcpy(kept, stack.last().output, size * sizeof(T));
+  stack_forward_cpu<Path, T>(stack, input, input_stride, n);
+  __builtin_memcpy(stack.last().output + size, kept, size * sizeof(T));
 }
 
 template <SimdPath Path, typename T>
@@ -244,7 +239,11 @@ void stack_forward_few_cpu(const Stack<T>& stack, const T* input, int64_t input_
       }
       if (is_norm(l.kind)) {
         T row_scale[S::lanes];
-        normalize_rows<S>(l, line(l.source), 0, 1, y, row_scale);
+        if (is_row_norm(l.kind)) {
+          normalize_rows<S>(l, line(l.source), 0, 1, y, row_scale);
+        } else {
+          standardize_row<S>(l, line(l.source), y);
+        }
         affine_row<S>(l, y);
       } else {
         combine_row<S>(l, line(l.source), line(l.other), y);
@@ -257,78 +256,17 @@ void stack_forward_few_cpu(const Stack<T>& stack, const T* input, int64_t input_
   }
 }
 
-template <SimdPath Path, typename T>
-double squared_norm_cpu(const T* values, int64_t n) {
-  using S = Simd<T>;
-  constexpr int64_t lanes = S::lanes;
-  double total = 0.0;
-  for (int64_t from = 0; from < n;) {
-    // Sums of T stay short: 64 vectors, then double.
-    const int64_t to = n - from < 64 * lanes ? n : from + 64 * lanes;
-    typename S::Vec sum{};
-    for (; from < to; from += lanes) {
-      const auto v = to - from < lanes ? load_part<S>(values + from, to - from) : S::load(values + from);
-      sum = sum + v * v;
-    }
-    for (int64_t j = 0; j < lanes; ++j) total += sum[j];
-    from = to;
-  }
-  return total;
-}
-
-template <SimdPath Path, typename T>
-void adam_step_cpu(const AdamParameter<T>& p, T scale, T tau) {
-  using S = Simd<T>;
-  *p.step += 1.0f;
-  const double step = *p.step;
-  const double correction1 = 1.0 - __builtin_pow(p.beta1, step);
-  const double correction2 = 1.0 - __builtin_pow(p.beta2, step);
-  const T step_size = static_cast<T>(p.lr / correction1);
-  const T inverse_root2 = static_cast<T>(1.0 / __builtin_sqrt(correction2));
-  const T beta2 = static_cast<T>(p.beta2), eps = static_cast<T>(p.eps);
-  const T rest1 = static_cast<T>(1.0 - p.beta1), rest2 = static_cast<T>(1.0 - p.beta2);
-  const T decay = static_cast<T>(p.decoupled ? 0.0 : p.weight_decay);
-  const T keep = static_cast<T>(p.decoupled ? 1.0 - p.lr * p.weight_decay : 1.0);
-  const auto update = [=](auto g, auto& m, auto& v, auto& x) {
-    x = x * keep;
-    g = g * scale + decay * x;
-    m = m + rest1 * (g - m);
-    v = v * beta2 + rest2 * g * g;
-    x = x - step_size * divide<S>(m, square_root<S>(v) * inverse_root2 + eps);
-  };
-  const bool follow = p.target != nullptr && tau > T(0);
-  const int members = members_for(p.size * kSweepWork, team_size());
-  const int64_t line = padded<T>(1), lines = (p.size + line - 1) / line;
-  in_team(members, [&](int member) {
-    const int64_t first = lines * member / members * line, end = lines * (member + 1) / members * line;
-    const int64_t last = end < p.size ? end : p.size;
-    follow ? sweep<S, true>(p, first, last, tau, update) : sweep<S, false>(p, first, last, tau, update);
-  });
-}
-
-template <SimdPath Path, typename T>
-void follow_cpu(const T* value, int64_t n, T tau, T* target) {
-  using S = Simd<T>;
-  for (int64_t i = 0; i < n; i += S::lanes) {
-    const size_t here = n - i < int64_t(S::lanes) ? n - i : S::lanes;
-    const auto x = S::load_first(value + i, here), old = S::load_first(target + i, here);
-    S::store_first(target + i, old + tau * (x - old), here);
-  }
-}
-
 #define INSTANTIATE(T)                                                                                       \
   template void stack_refresh_cpu<kPath, T>(const Stack<T>&);                                                \
   template void stack_forward_cpu<kPath, T>(const Stack<T>&, const T*, int64_t, int64_t);                    \
+  template void stack_forward_halves_cpu<kPath, T>(const Stack<T>&, const T*, int64_t, int64_t, T*);         \
   template void stack_backward_cpu<kPath, T>(const Stack<T>&, const Scratch<T>&, const T*, int64_t, int64_t, \
                                              T*, T*);                                                        \
   template void stack_input_gradient_cpu<kPath, T>(const Stack<T>&, const Scratch<T>&, int64_t, T*, int64_t, \
                                                    T*);                                                      \
   template void stack_take_rows_cpu<kPath, T>(const Stack<T>&, const int64_t*, int64_t);                     \
   template void stack_forward_few_cpu<kPath, T>(const Stack<T>&, const T*, int64_t, int64_t, T*, int64_t,    \
-                                                T*, int64_t);                                                \
-  template double squared_norm_cpu<kPath, T>(const T*, int64_t);                                             \
-  template void adam_step_cpu<kPath, T>(const AdamParameter<T>&, T, T);                                      \
-  template void follow_cpu<kPath, T>(const T*, int64_t, T, T*);
+                                                T*, int64_t);
 INSTANTIATE(float)
 INSTANTIATE(double)
 #undef INSTANTIATE

@@ -1,7 +1,8 @@
-// What every learner does with the parameters it trains, around mlp.h: remember them and put them back, clip
+// What every learner does with the parameters it trains, around optimizers.h: remember them and put them back, clip
 // the gradient, step. For the kernel files only (simd.h says why everything is unnamed).
 #pragma once
 
+#include "optimizers.h"
 #include "side_by_side.h"
 #include "simd.h"
 
@@ -22,7 +23,7 @@ template <typename T>
 void exchange_saved(const Trained<T>& trained, bool restore) {
   T* saved = trained.saved;
   for (int64_t i = 0; i < trained.n; ++i) {
-    const AdamParameter<T>& p = trained.parameters[i];
+    const TrainedParameter<T>& p = trained.parameters[i];
     T* const tensors[] = {p.value, p.exp_avg, p.exp_avg_sq, p.target};
     for (T* live : tensors) {
       if (live == nullptr) continue;
@@ -40,7 +41,7 @@ template <SimdPath Path, typename T>
 double gradient_norm(const Trained<T>& trained) {
   double squares = 0.0;
   for (int64_t i = 0; i < trained.n; ++i) {
-    const AdamParameter<T>& p = trained.parameters[i];
+    const TrainedParameter<T>& p = trained.parameters[i];
     if (p.step != nullptr) squares += squared_norm_cpu<Path, T>(p.grad, p.size);
   }
   return __builtin_sqrt(squares);
@@ -50,7 +51,7 @@ double gradient_norm(const Trained<T>& trained) {
 template <typename T>
 void copy_targets(const Trained<T>& trained) {
   for (int64_t i = 0; i < trained.n; ++i) {
-    const AdamParameter<T>& p = trained.parameters[i];
+    const TrainedParameter<T>& p = trained.parameters[i];
     copy<T>(p.value, p.size, p.target);
   }
 }
@@ -59,7 +60,7 @@ void copy_targets(const Trained<T>& trained) {
 template <SimdPath Path, typename T>
 void step_on(const Trained<T>& trained, int64_t first, int64_t end, T scale, T tau) {
   for (int64_t i = first; i < end; ++i) {
-    const AdamParameter<T>& p = trained.parameters[i];
+    const TrainedParameter<T>& p = trained.parameters[i];
     if (p.step != nullptr) {
       adam_step_cpu<Path, T>(p, scale, tau);
     } else if (p.target != nullptr && tau > T(0)) {

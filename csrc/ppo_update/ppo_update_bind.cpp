@@ -48,7 +48,7 @@ struct Networks {
 template <typename T>
 void find_gradients(const PpoUpdateArgs<T>& args) {
   for (int64_t i = 0; i < args.trained.n; ++i) {
-    AdamParameter<T>& p = args.trained.parameters[i];
+    TrainedParameter<T>& p = args.trained.parameters[i];
     if (p.value == args.log_std) p.grad = args.grad_log_std;
   }
   find_gradients(kOp, args.trained, {&args.trunk, &args.actor, &args.critic});
@@ -183,7 +183,7 @@ py::object ppo_update(TensorReader& reader, const TensorView& observations, cons
   args.loss.entropy_coef = entropy_coef.data();
   args.loss.normalize_advantages = options.normalize_advantages;
 
-  std::vector<AdamParameter<T>> adam = read_parameters<T>(reader, dtype, parameters);
+  std::vector<TrainedParameter<T>> adam = read_parameters<T>(reader, dtype, parameters);
   args.trained = trained_of(adam);
 
   const PpoUpdateResult result = run_learner(

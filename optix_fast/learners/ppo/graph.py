@@ -19,10 +19,12 @@ from torch import Tensor, nn
 from torch.nn.modules import module as nn_module
 from torch.optim.adam import adam
 
-from optix_fast.learners.native.networks import UnsupportedError, check_adam, note_step
+from optix_fast.learners.native.networks import UnsupportedError
+from optix_fast.learners.native.optimizers import check_adam, note_step
 from optix_fast.learners.ppo.batch import Batch
 from optix_fast.learners.ppo.config import KL_STOP, PPOConfig
 from optix_fast.learners.ppo.update import STATISTICS, PPOModel, Updated, updated_of
+from optix_fast.networks.modes import works_on_batches
 from optix_fast.types import NonFiniteError
 
 Record = Callable[[Callable[[], None]], Callable[[], Any]]
@@ -95,6 +97,8 @@ class GraphPPO:
             raise UnsupportedError("the clip ratio is annealed")
         if not isinstance(batch.observations, Tensor):
             raise UnsupportedError("the observations are not one array")
+        if works_on_batches(model.actor) or works_on_batches(model.critic):
+            raise UnsupportedError("a batch norm or Dropout is in training mode")
         check_adam(model.optimizer, parameters)
         requested = (
             replace(config, learning_rate=0.0),

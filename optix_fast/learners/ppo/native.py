@@ -11,15 +11,14 @@ from optix_fast import _native
 from optix_fast.learners.native.networks import (
     Networks,
     UnsupportedError,
-    adam_parameters,
     networks_of,
-    note_step,
     trained_parameters,
 )
+from optix_fast.learners.native.optimizers import adam_parameters, note_step
 from optix_fast.learners.native.threads import learner_threads
 from optix_fast.learners.ppo.batch import Batch
 from optix_fast.learners.ppo.config import PPOConfig
-from optix_fast.learners.ppo.update import PPOModel, Updated, updated_of
+from optix_fast.learners.ppo.update import PPOModel, Updated, check_minibatches, updated_of
 from optix_fast.networks.flat_layout import FlatLayout
 from optix_fast.types import NonFiniteError, Tree
 
@@ -42,9 +41,11 @@ def ppo_update(model: PPOModel, batch: Batch, permutations: Tensor, config: PPOC
     Raises:
         UnsupportedError: the core does not serve this model, or these observations; with the reason.
         NonFiniteError: a loss or gradient norm is NaN or infinite; parameters and optimizer are as before.
-        ValueError: rows that do not fit the networks, or actions that were impossible.
+        ValueError: rows that do not fit the networks, actions that were impossible, or a minibatch of one row
+            for a batch norm.
     """
     networks, adam = recognise(model, create=True)
+    check_minibatches(model, batch, config)
     observations = batch.observations
     if networks.layout is not None:
         observations = _flat(networks.layout, observations)
@@ -53,10 +54,11 @@ def ppo_update(model: PPOModel, batch: Batch, permutations: Tensor, config: PPOC
         raise UnsupportedError("the observations are not one float array [R, D]")
     rows = _core.PPORows(*(None if part is None else part.contiguous() for part in batch))  # type: ignore[arg-type]
     result = _core.ppo_update(
-        networks.described(), adam, rows, permutations, _options(config, model), model.log_std
+        networks.described(model.masks), adam, rows, permutations, _options(config, model), model.log_std
     )
     # Written behind autograd's back, also when all was put back.
-    torch.autograd.graph.increment_version([tensor for entry in adam for tensor in entry[:4]])
+    changed = [*(tensor for entry in adam for tensor in entry[:4]), *networks.statistics()]
+    torch.autograd.graph.increment_version(changed)
     if result.failed is not None:
         raise NonFiniteError(result.failed)
     note_step(model.optimizer)

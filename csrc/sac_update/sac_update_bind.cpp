@@ -106,10 +106,11 @@ py::object sac_update(TensorReader& reader, const TensorView& noise, const py::t
   args.max_grad_norm = norm_bound(options.max_grad_norm);
   args.target_entropy = options.target_entropy;
   args.log_alpha = reader.read(log_alpha, "log_alpha", dtype, "[]", {}).template as<T>();
-  std::vector<TrainedParameter<T>> actor = read_parameters<T>(reader, dtype, py::list(parameters[0]));
+  std::vector<TrainedParameter<T>> actor = read_parameters<T>(kOp, reader, dtype, py::list(parameters[0]));
   std::vector<TrainedParameter<T>> critics =
       read_with_targets<T>(kOp, reader, dtype, py::list(parameters[1]), py::list(parameters[2]));
-  std::vector<TrainedParameter<T>> temperature = read_parameters<T>(reader, dtype, py::list(parameters[3]));
+  std::vector<TrainedParameter<T>> temperature =
+      read_parameters<T>(kOp, reader, dtype, py::list(parameters[3]));
   args.trained_actor = trained_of(actor);
   args.critics.trained = trained_of(critics);
   args.temperature = trained_of(temperature);

@@ -35,6 +35,7 @@ class Parts(NamedTuple):
     activation: str
     norm: str | None
     residual: bool
+    dropout: float
     generator: torch.Generator
     params: dict[str, Any]
     device: str
@@ -57,8 +58,9 @@ class Parts(NamedTuple):
 
     def _layers(self, sizes: Sequence[int], output_gain: float | None) -> nn.Sequential:
         return mlp(
-            sizes, self.activation, output_gain, self.generator, norm=self.norm, residual=self.residual
-        )
+            sizes, self.activation, output_gain, self.generator, norm=self.norm, residual=self.residual,
+            dropout=self.dropout,
+        )  # fmt: skip
 
     def common(self, config: Any) -> dict[str, Any]:
         """Arguments that every agent's constructor has."""

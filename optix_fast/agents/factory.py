@@ -35,7 +35,7 @@ def make_agent(
     algo: Literal["ppo", "auto"], env: Any, hidden_sizes: Sequence[int] = ..., hyperparams: Params = ...,
     seed: int | None = ..., device: str = ..., backend: str = ..., *, activation: str | None = ...,
     normalize_observations: bool = ..., normalize_rewards: bool = ..., squash: bool = ..., log_std: str = ...,
-    dueling: bool = ..., norm: str | None = ..., residual: bool = ...,
+    dueling: bool = ..., norm: str | None = ..., residual: bool = ..., dropout: float = ...,
 ) -> PPOAgent: ...  # fmt: skip
 
 
@@ -44,7 +44,7 @@ def make_agent(
     algo: Literal["dqn"], env: Any, hidden_sizes: Sequence[int] = ..., hyperparams: Params = ...,
     seed: int | None = ..., device: str = ..., backend: str = ..., *, activation: str | None = ...,
     normalize_observations: bool = ..., normalize_rewards: bool = ..., squash: bool = ..., log_std: str = ...,
-    dueling: bool = ..., norm: str | None = ..., residual: bool = ...,
+    dueling: bool = ..., norm: str | None = ..., residual: bool = ..., dropout: float = ...,
 ) -> TorchDQNAgent: ...  # fmt: skip
 
 
@@ -53,7 +53,7 @@ def make_agent(
     algo: Literal["sac"], env: Any, hidden_sizes: Sequence[int] = ..., hyperparams: Params = ...,
     seed: int | None = ..., device: str = ..., backend: str = ..., *, activation: str | None = ...,
     normalize_observations: bool = ..., normalize_rewards: bool = ..., squash: bool = ..., log_std: str = ...,
-    dueling: bool = ..., norm: str | None = ..., residual: bool = ...,
+    dueling: bool = ..., norm: str | None = ..., residual: bool = ..., dropout: float = ...,
 ) -> TorchSACAgent: ...  # fmt: skip
 
 
@@ -62,7 +62,7 @@ def make_agent(
     algo: Literal["td3"], env: Any, hidden_sizes: Sequence[int] = ..., hyperparams: Params = ...,
     seed: int | None = ..., device: str = ..., backend: str = ..., *, activation: str | None = ...,
     normalize_observations: bool = ..., normalize_rewards: bool = ..., squash: bool = ..., log_std: str = ...,
-    dueling: bool = ..., norm: str | None = ..., residual: bool = ...,
+    dueling: bool = ..., norm: str | None = ..., residual: bool = ..., dropout: float = ...,
 ) -> TorchTD3Agent: ...  # fmt: skip
 
 
@@ -71,7 +71,7 @@ def make_agent(
     algo: str, env: Any, hidden_sizes: Sequence[int] = ..., hyperparams: Params = ...,
     seed: int | None = ..., device: str = ..., backend: str = ..., *, activation: str | None = ...,
     normalize_observations: bool = ..., normalize_rewards: bool = ..., squash: bool = ..., log_std: str = ...,
-    dueling: bool = ..., norm: str | None = ..., residual: bool = ...,
+    dueling: bool = ..., norm: str | None = ..., residual: bool = ..., dropout: float = ...,
 ) -> Agent: ...  # fmt: skip
 
 
@@ -92,6 +92,7 @@ def make_agent(
     dueling: bool = False,
     norm: str | None = None,
     residual: bool = False,
+    dropout: float = 0.0,
 ) -> Agent:
     """Networks, optimizer and agent for an environment.
 
@@ -115,8 +116,9 @@ def make_agent(
         normalize_rewards: give it a RewardNormalizer with the agent's gamma.
         squash, log_std: of a Gaussian policy; see TorchGaussianPPOAgent. Only for Box actions.
         dueling: give a DQN agent a DuelingQNetwork.
-        norm: in each hidden layer, before its activation: "layer", "rms" or None.
+        norm: in each hidden layer, before its activation: "layer", "rms", "batch", "batch_renorm" or None.
         residual: add what a hidden layer reads to what it returns, where both are equally wide.
+        dropout: share of each hidden layer's activations that updates set to zero; below 1.
 
     Raises:
         ValueError: unknown algorithm, an unknown hyperparameter (the one that is meant is named), a
@@ -133,7 +135,7 @@ def make_agent(
     stream = RandomStream(seed)
     parts = Parts(
         observation_space, action_space, tuple(hidden_sizes),
-        activation or ALGORITHMS[algo].activation, norm, residual,
+        activation or ALGORITHMS[algo].activation, norm, residual, dropout,
         torch.Generator().manual_seed(int(stream.spawn("weights").integers(0, 2**62, (1,))[0])),
         params, choose_device(device, hidden_sizes),
         int(stream.spawn("agent").integers(0, 2**62, (1,))[0]), backend,

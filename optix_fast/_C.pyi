@@ -69,8 +69,8 @@ LayerKind = Literal[
 
 # The LayerParts of csrc/mlp/mlp_bind.h, see optix_fast/networks/plan.py.
 _Layer = tuple[Any, ...]
-# (tensor, step, exp_avg, exp_avg_sq, lr, beta1, beta2, eps, weight_decay, decoupled), or of a frozen one
-# (tensor,)
+# (tensor, kind, step or None, state tensors, begins, numbers), or of a frozen one (tensor,); see Trained in
+# optix_fast/learners/native/optimizers.py.
 _Parameter = tuple[Any, ...]
 
 class _ReplayView(Protocol):

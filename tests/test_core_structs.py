@@ -132,7 +132,9 @@ def _dqn_update(weight: torch.nn.Parameter, draws: Any) -> Any:
     buffer.push(np.zeros(3, np.float32), 0, 0.0, np.zeros(3, np.float32), False)
     layers = [dense(weight)]
     view = buffer.view()
-    state = (torch.tensor(0.0), torch.zeros(2, 3), torch.zeros(2, 3), 1e-3, 0.9, 0.999, 1e-8, 0.0, False)
+    moments = torch.zeros(2, 3), torch.zeros(2, 3)
+    numbers = (1e-3, 0.0, 1e-8, 0.0, 0.0, 0.0, 0.9, 0.999, False, False)
+    state = ("adam", torch.tensor(0.0), moments, False, numbers)
     return core.dqn_update(
         (layers, layers), [(weight, *state)], [weight], view, draws, core.DQNOptions(**DQN)
     )

@@ -29,7 +29,7 @@ LAYERS = [
     {"_native", "reference"},
     {"config", "presets"},
     {"serialization"},
-    {"types", "names", "locks", "leftovers", "algorithms", "fields"},
+    {"types", "names", "locks", "leftovers", "algorithms", "fields", "optimizers"},
     {"_C", "_build_mode"},
 ]
 RANK = {part: len(LAYERS) - i for i, layer in enumerate(LAYERS) for part in layer}

@@ -108,11 +108,11 @@ py::object run_soft_update(TensorReader& reader, const SoftCall& call, const Ten
   a.max_grad_norm = norm_bound(options.max_grad_norm);
   a.target_entropy = options.target_entropy;
   a.log_alpha = reader.read(call.log_alpha, "log_alpha", dtype, "[]", {}).template as<T>();
-  std::vector<TrainedParameter<T>> actor = read_parameters<T>(reader, dtype, call.parameters[0]);
+  std::vector<TrainedParameter<T>> actor = read_parameters<T>(op, reader, dtype, call.parameters[0]);
   std::vector<TrainedParameter<T>> critics =
-      targets.empty() ? read_parameters<T>(reader, dtype, call.parameters[1])
+      targets.empty() ? read_parameters<T>(op, reader, dtype, call.parameters[1])
                       : read_with_targets<T>(op, reader, dtype, call.parameters[1], call.parameters[2]);
-  std::vector<TrainedParameter<T>> temperature = read_parameters<T>(reader, dtype, call.parameters[3]);
+  std::vector<TrainedParameter<T>> temperature = read_parameters<T>(op, reader, dtype, call.parameters[3]);
   a.trained_actor = trained_of(actor);
   c.trained = trained_of(critics);
   a.temperature = trained_of(temperature);

@@ -2,6 +2,7 @@
 // learners.
 #pragma once
 
+#include <iterator>
 #include <string>
 #include <vector>
 
@@ -10,11 +11,50 @@
 
 namespace optix_fast {
 
-// Every parameter with its optimizer state: (tensor, step, exp_avg, exp_avg_sq, lr, beta1, beta2, eps,
-// weight_decay, decoupled), see adam_parameters in optix_fast/learners/native/optimizers.py. With `targets` (the same
-// parameters of the target network, in the same order) a frozen one is listed too: (tensor,).
+// How many state tensors a parameter's step changes.
 template <typename T>
-std::vector<TrainedParameter<T>> read_parameters(TensorReader& reader, DType dtype, const py::list& described,
+int states_of(const TrainedParameter<T>& p) {
+  switch (p.kind) {
+    case OptimizerKind::adam:
+    case OptimizerKind::adamw:
+      return 2;
+    case OptimizerKind::sgd:
+      return p.momentum != 0.0 ? 1 : 0;
+    default:
+      return 1 + int(p.momentum > 0.0) + int(p.centered);
+  }
+}
+
+// The state of a parameter and the numbers of its group; like(tensor, name): its memory.
+template <typename T, typename Like>
+void read_optimizer(const char* op, TensorReader& reader, const py::tuple& parts, Like like,
+                    TrainedParameter<T>& p) {
+  p.kind = static_cast<OptimizerKind>(read_name(op, "optimizer", parts[1], kOptimizerNames));
+  const auto numbers = py::cast<py::tuple>(parts[5]);
+  double* const read[] = {&p.lr,       &p.weight_decay, &p.eps,   &p.alpha,
+                          &p.momentum, &p.dampening,    &p.beta1, &p.beta2};
+  for (size_t i = 0; i < std::size(read); ++i) *read[i] = py::cast<double>(numbers[i]);
+  p.nesterov = py::cast<bool>(numbers[8]);
+  p.centered = py::cast<bool>(numbers[9]);
+  if (p.kind != OptimizerKind::sgd) {
+    p.step = reader.read(parts[2], "step", DType::f32, "[]", {}).template as<float>();
+  }
+  const auto states = py::cast<py::tuple>(parts[3]);
+  const int n = states_of(p);
+  if (static_cast<int>(states.size()) != n) {
+    throw py::value_error(std::string(op) + ": " + kOptimizerNames[static_cast<int>(p.kind)] + " needs " +
+                          std::to_string(n) + " state tensors for a parameter");
+  }
+  for (int i = 0; i < n; ++i) p.state[i] = like(states[i], "optimizer state");
+  p.begins = py::cast<bool>(parts[4]);
+}
+
+// Every parameter with its optimizer state: (tensor, kind, step or None, state tensors, begins, numbers), see
+// Trained in optix_fast/learners/native/optimizers.py. With `targets` (the same parameters of the target
+// network, in the same order) a frozen one is listed too: (tensor,).
+template <typename T>
+std::vector<TrainedParameter<T>> read_parameters(const char* op, TensorReader& reader, DType dtype,
+                                                 const py::list& described,
                                                  const py::list& targets = py::list()) {
   std::vector<TrainedParameter<T>> parameters;
   for (py::handle item : described) {
@@ -30,17 +70,8 @@ std::vector<TrainedParameter<T>> read_parameters(TensorReader& reader, DType dty
     if (!targets.empty()) p.target = like(targets[parameters.size()], "target");
     p.size = 1;
     for (int64_t n : shape) p.size *= n;
-    if (parts.size() > 1) {
-      p.step = reader.read(parts[1], "step", DType::f32, "[]", {}).template as<float>();
-      p.exp_avg = like(parts[2], "exp_avg");
-      p.exp_avg_sq = like(parts[3], "exp_avg_sq");
-      p.lr = py::cast<double>(parts[4]);
-      p.beta1 = py::cast<double>(parts[5]);
-      p.beta2 = py::cast<double>(parts[6]);
-      p.eps = py::cast<double>(parts[7]);
-      p.weight_decay = py::cast<double>(parts[8]);
-      p.decoupled = py::cast<bool>(parts[9]);
-    }
+    p.frozen = parts.size() == 1;
+    if (!p.frozen) read_optimizer(op, reader, parts, like, p);
     parameters.push_back(p);
   }
   return parameters;
@@ -53,7 +84,7 @@ std::vector<TrainedParameter<T>> read_with_targets(const char* op, TensorReader&
   if (described.empty() || described.size() != targets.size()) {
     throw py::value_error(std::string(op) + ": each parameter needs its target");
   }
-  return read_parameters<T>(reader, dtype, described, targets);
+  return read_parameters<T>(op, reader, dtype, described, targets);
 }
 
 template <typename T>
@@ -67,7 +98,7 @@ void trained_place(Trained<T>& trained, Arena& arena) {
   int64_t elements = 0;
   for (int64_t i = 0; i < trained.n; ++i) {
     const TrainedParameter<T>& p = trained.parameters[i];
-    elements += p.size * (1 + 2 * int64_t(p.step != nullptr) + int64_t(p.target != nullptr));
+    elements += p.size * (1 + int64_t(p.target != nullptr) + (p.frozen ? 0 : states_of(p)));
   }
   trained.saved = arena.take<T>(elements);
   trained.saved_steps = arena.take<float>(trained.n);

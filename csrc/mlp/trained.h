@@ -24,7 +24,7 @@ void exchange_saved(const Trained<T>& trained, bool restore) {
   T* saved = trained.saved;
   for (int64_t i = 0; i < trained.n; ++i) {
     const TrainedParameter<T>& p = trained.parameters[i];
-    T* const tensors[] = {p.value, p.exp_avg, p.exp_avg_sq, p.target};
+    T* const tensors[] = {p.value, p.target, p.state[0], p.state[1], p.state[2]};
     for (T* live : tensors) {
       if (live == nullptr) continue;
       restore ? copy<T>(saved, p.size, live) : copy<T>(live, p.size, saved);
@@ -42,7 +42,7 @@ double gradient_norm(const Trained<T>& trained) {
   double squares = 0.0;
   for (int64_t i = 0; i < trained.n; ++i) {
     const TrainedParameter<T>& p = trained.parameters[i];
-    if (p.step != nullptr) squares += squared_norm_cpu<Path, T>(p.grad, p.size);
+    if (!p.frozen) squares += squared_norm_cpu<Path, T>(p.grad, p.size);
   }
   return __builtin_sqrt(squares);
 }
@@ -56,13 +56,13 @@ void copy_targets(const Trained<T>& trained) {
   }
 }
 
-// Adam's step on parameters first to end, and where tau is positive the targets after it.
+// The optimizer's step on parameters first to end, and where tau is positive the targets after it.
 template <SimdPath Path, typename T>
 void step_on(const Trained<T>& trained, int64_t first, int64_t end, T scale, T tau) {
   for (int64_t i = first; i < end; ++i) {
-    const TrainedParameter<T>& p = trained.parameters[i];
-    if (p.step != nullptr) {
-      adam_step_cpu<Path, T>(p, scale, tau);
+    TrainedParameter<T>& p = trained.parameters[i];
+    if (!p.frozen) {
+      optimizer_step_cpu<Path, T>(p, scale, tau);
     } else if (p.target != nullptr && tau > T(0)) {
       follow_cpu<Path, T>(p.value, p.size, tau, p.target);
     }
@@ -85,8 +85,8 @@ int64_t half_of(const Trained<T>& trained) {
   return n;
 }
 
-// g ← g·min(1, max_grad_norm / (‖g‖ + 1e-6)) as torch's clip_grad_norm_, Adam, and where tau is positive the
-// targets after it. False, and nothing changed, where the norm is not finite.
+// g ← g·min(1, max_grad_norm / (‖g‖ + 1e-6)) as torch's clip_grad_norm_, the optimizer's step, and
+// where tau is positive the targets after it. False, and nothing changed, where the norm is not finite.
 template <SimdPath Path, typename T>
 bool clipped_step(const Trained<T>& trained, double max_grad_norm, double tau) {
   const double norm = gradient_norm<Path>(trained);

@@ -183,7 +183,7 @@ py::object ppo_update(TensorReader& reader, const TensorView& observations, cons
   args.loss.entropy_coef = entropy_coef.data();
   args.loss.normalize_advantages = options.normalize_advantages;
 
-  std::vector<TrainedParameter<T>> adam = read_parameters<T>(reader, dtype, parameters);
+  std::vector<TrainedParameter<T>> adam = read_parameters<T>(kOp, reader, dtype, parameters);
   args.trained = trained_of(adam);
 
   const PpoUpdateResult result = run_learner(

@@ -14,7 +14,7 @@ from optix_fast.learners.native.networks import (
     networks_of,
     trained_parameters,
 )
-from optix_fast.learners.native.optimizers import adam_parameters
+from optix_fast.learners.native.optimizers import Trained
 from optix_fast.networks import mlp
 
 pytestmark = pytest.mark.native
@@ -31,7 +31,7 @@ def unsupported_reason(
     trainable = {id(p): p for net in (actor, critic) for p in net.parameters() if p.requires_grad}
     optimizer = make(list(trainable.values()))
     with pytest.raises(UnsupportedError) as caught:
-        adam_parameters(optimizer, list(networks_of(actor, critic).parameters()), create=False)
+        Trained(optimizer, list(networks_of(actor, critic).parameters()), create=False)
     return str(caught.value)
 
 
@@ -176,7 +176,6 @@ class MyAdam(torch.optim.Adam):
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (lambda p: torch.optim.SGD(p, lr=0.1), "the optimizer is SGD"),
         (lambda p: torch.optim.RAdam(p), "the optimizer is RAdam"),
         (lambda p: MyAdam(p), "the optimizer is MyAdam"),
         (lambda p: torch.optim.Adam(p, amsgrad=True), "set to amsgrad"),
@@ -197,12 +196,12 @@ def test_state_of_another_kind() -> None:
     actor, critic = pair()
     parameters = [*actor.parameters(), *critic.parameters()]
     optimizer = torch.optim.Adam(parameters)
-    adam_parameters(optimizer, parameters, create=True)
+    Trained(optimizer, parameters, create=True).conclude()
     assert set(optimizer.state[parameters[0]]) == {"step", "exp_avg", "exp_avg_sq"}
     optimizer.state[parameters[0]]["step"] = 3.0
     with pytest.raises(UnsupportedError, match="step counter"):
-        adam_parameters(optimizer, parameters, create=True)
+        Trained(optimizer, parameters, create=True)
     optimizer.state[parameters[0]]["step"] = torch.tensor(3.0)
     optimizer.state[parameters[1]]["exp_avg"] = torch.zeros(3, dtype=torch.float64)
     with pytest.raises(UnsupportedError, match="exp_avg is not like its parameter"):
-        adam_parameters(optimizer, parameters, create=True)
+        Trained(optimizer, parameters, create=True)

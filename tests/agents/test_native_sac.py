@@ -292,8 +292,8 @@ REFUSALS: dict[str, tuple[Callable[[SACModel], Any], str]] = {
     "a hook": (lambda m: m.critics[0][0].register_forward_hook(lambda *_: None), "has a hook"),
     "another layer": (lambda m: m.actor.append(nn.AlphaDropout(0.1)), "AlphaDropout is not served"),
     "another optimizer": (
-        lambda m: setattr(m, "actor_optimizer", torch.optim.SGD(m.actor.parameters(), lr=0.1)),
-        "the optimizer is SGD",
+        lambda m: setattr(m, "actor_optimizer", torch.optim.Adagrad(m.actor.parameters(), lr=0.1)),
+        "the optimizer is Adagrad",
     ),
     "a shared layer": (lambda m: m.critics[1].__setitem__(0, m.critics[0][0]), "more than one place"),
     "another target": (

@@ -345,8 +345,8 @@ REFUSALS: dict[str, tuple[Callable[[TD3Model], Any], str]] = {
     ),
     "another layer": (lambda m: m.actor.append(nn.AlphaDropout(0.1)), "AlphaDropout is not served"),
     "another optimizer": (
-        lambda m: setattr(m, "actor_optimizer", torch.optim.SGD(m.actor.parameters(), lr=0.1)),
-        "the optimizer is SGD",
+        lambda m: setattr(m, "actor_optimizer", torch.optim.Adagrad(m.actor.parameters(), lr=0.1)),
+        "the optimizer is Adagrad",
     ),
     "a shared layer": (lambda m: m.critic2.__setitem__(0, m.critic1[0]), "more than one place"),
     "a target that is the network": (lambda m: setattr(m, "target_actor", m.actor), "more than one place"),

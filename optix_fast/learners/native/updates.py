@@ -19,11 +19,11 @@ from optix_fast.learners.native.networks import (
     check_surroundings,
     stack_of,
 )
-from optix_fast.learners.native.optimizers import adam_parameters, note_step
+from optix_fast.learners.native.optimizers import Trained as TrainedParameters
 from optix_fast.networks.plan import INPUT
 from optix_fast.types import NonFiniteError
 
-# Each parameter with its optimizer state, as adam_parameters gives them.
+# Each parameter with its optimizer state, for the core.
 Trained = list[tuple[Any, ...]]
 _MOST_CRITICS = 16
 
@@ -68,6 +68,7 @@ class Recognised:
         self._first = next(iter(self._stacks))
         check_batch_layers(*self._stacks.values())
         self._changed = [tensor for stack in self._stacks.values() for tensor in stack.statistics()]
+        self._stepped: list[TrainedParameters] = []
 
     @property
     def dtype(self) -> torch.dtype:
@@ -102,9 +103,10 @@ class Recognised:
 
     def adam(self, optimizer: str, parameters: list[nn.Parameter]) -> Trained:
         """Parameters with their state in the optimizer of this name."""
-        found = adam_parameters(self._model.optimizers()[optimizer], parameters, self._create)
-        self._changed += [tensor for entry in found for tensor in entry[:4]]
-        return found
+        found = TrainedParameters(self._model.optimizers()[optimizer], parameters, self._create)
+        self._changed += found.tensors
+        self._stepped.append(found)
+        return found.described
 
     def targets(self, *names: str) -> list[nn.Parameter]:
         """The parameters of target networks, of the shapes of the networks that they follow."""
@@ -149,8 +151,8 @@ class Recognised:
             raise NonFiniteError(result.failed)
         if result.max_priority is not None:
             experience.buffer.max_priority = result.max_priority
-        for optimizer in self._model.optimizers().values():
-            note_step(optimizer)
+        for stepped in self._stepped:
+            stepped.conclude()
 
     def _name(self, network: str) -> str:
         return self._names.get(network, network)

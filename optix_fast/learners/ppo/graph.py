@@ -20,7 +20,7 @@ from torch.nn.modules import module as nn_module
 from torch.optim.adam import adam
 
 from optix_fast.learners.native.networks import UnsupportedError
-from optix_fast.learners.native.optimizers import check_adam, note_step
+from optix_fast.learners.native.optimizers import check_optimizer, note_step
 from optix_fast.learners.ppo.batch import Batch
 from optix_fast.learners.ppo.config import KL_STOP, PPOConfig
 from optix_fast.learners.ppo.update import STATISTICS, PPOModel, Updated, updated_of
@@ -99,7 +99,10 @@ class GraphPPO:
             raise UnsupportedError("the observations are not one array")
         if works_on_batches(model.actor) or works_on_batches(model.critic):
             raise UnsupportedError("a batch norm or Dropout is in training mode")
-        check_adam(model.optimizer, parameters)
+        kind = type(model.optimizer)
+        if kind not in (torch.optim.Adam, torch.optim.AdamW):
+            raise UnsupportedError(f"the optimizer is {kind.__name__} (a CUDA graph steps Adam and AdamW)")
+        check_optimizer(model.optimizer, parameters)
         requested = (
             replace(config, learning_rate=0.0),
             [None if t is None else (t.shape, t.dtype) for t in batch],

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -14,7 +12,7 @@ from optix_fast.learners.native.networks import (
     networks_of,
     trained_parameters,
 )
-from optix_fast.learners.native.optimizers import adam_parameters, note_step
+from optix_fast.learners.native.optimizers import Trained
 from optix_fast.learners.native.threads import learner_threads
 from optix_fast.learners.ppo.batch import Batch
 from optix_fast.learners.ppo.config import PPOConfig
@@ -25,14 +23,14 @@ from optix_fast.types import NonFiniteError, Tree
 _core = _native.core
 
 
-def recognise(model: PPOModel, create: bool = False) -> tuple[Networks, list[tuple[Any, ...]]]:
+def recognise(model: PPOModel, create: bool = False) -> tuple[Networks, Trained]:
     """The networks as the core sees them, and the parameters with their optimizer state.
 
     Raises:
         UnsupportedError: the core does not serve the model; with the reason.
     """
     networks = networks_of(model.actor, model.critic)
-    return networks, adam_parameters(model.optimizer, trained_parameters(networks, model.log_std), create)
+    return networks, Trained(model.optimizer, trained_parameters(networks, model.log_std), create)
 
 
 def ppo_update(model: PPOModel, batch: Batch, permutations: Tensor, config: PPOConfig) -> Updated:
@@ -44,7 +42,7 @@ def ppo_update(model: PPOModel, batch: Batch, permutations: Tensor, config: PPOC
         ValueError: rows that do not fit the networks, actions that were impossible, or a minibatch of one row
             for a batch norm.
     """
-    networks, adam = recognise(model, create=True)
+    networks, trained = recognise(model, create=True)
     check_minibatches(model, batch, config)
     observations = batch.observations
     if networks.layout is not None:
@@ -53,15 +51,15 @@ def ppo_update(model: PPOModel, batch: Batch, permutations: Tensor, config: PPOC
     if type(observations) is not Tensor or observations.ndim != 2 or not observations.is_floating_point():
         raise UnsupportedError("the observations are not one float array [R, D]")
     rows = _core.PPORows(*(None if part is None else part.contiguous() for part in batch))  # type: ignore[arg-type]
+    described = networks.described(model.masks)
     result = _core.ppo_update(
-        networks.described(model.masks), adam, rows, permutations, _options(config, model), model.log_std
+        described, trained.described, rows, permutations, _options(config, model), model.log_std
     )
     # Written behind autograd's back, also when all was put back.
-    changed = [*(tensor for entry in adam for tensor in entry[:4]), *networks.statistics()]
-    torch.autograd.graph.increment_version(changed)
+    torch.autograd.graph.increment_version([*trained.tensors, *networks.statistics()])
     if result.failed is not None:
         raise NonFiniteError(result.failed)
-    note_step(model.optimizer)
+    trained.conclude()
     return updated_of([total / result.updates for total in result.sums], result.updates)
 
 

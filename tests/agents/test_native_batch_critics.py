@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import crossq_cases
 import pytest
 import sac_cases
 import td3_cases
@@ -16,6 +17,8 @@ from actor_critic_cases import FEATURES, WIDTH, adam, distance
 from sac_cases import random_experience
 from torch import nn
 
+from optix_fast.learners.crossq import native as crossq_native
+from optix_fast.learners.crossq.update import crossq_update
 from optix_fast.learners.model import Model
 from optix_fast.learners.sac import native as sac_native
 from optix_fast.learners.sac.update import sac_update
@@ -60,14 +63,18 @@ class Case(NamedTuple):
     actor_outputs: int
     critic_outputs: int
     draws: Callable[..., Any]
-    last: float  # the last argument of an update
+    last: tuple[int, ...] = (-WIDTH,)  # the last arguments of an update
 
 
 CASES = {
-    "sac": Case(sac_native.sac_update, sac_update, sac_cases, 2 * WIDTH, 1, sac_cases.random_draws, -WIDTH),
-    "td3": Case(td3_native.td3_update, td3_update, td3_cases, WIDTH, 1, td3_cases.random_draws, 0),
-    "tqc": Case(tqc_native.tqc_update, tqc_update, tqc_cases, 2 * WIDTH, 7, sac_cases.random_draws, -WIDTH),
-}
+    "sac": Case(sac_native.sac_update, sac_update, sac_cases, 2 * WIDTH, 1, sac_cases.random_draws),
+    "td3": Case(td3_native.td3_update, td3_update, td3_cases, WIDTH, 1, td3_cases.random_draws, (0,)),
+    "tqc": Case(tqc_native.tqc_update, tqc_update, tqc_cases, 2 * WIDTH, 7, sac_cases.random_draws),
+    "crossq": Case(
+        crossq_native.crossq_update, crossq_update, crossq_cases, 2 * WIDTH, 1, sac_cases.random_draws,
+        (-WIDTH, 1),
+    ),
+}  # fmt: skip
 
 
 def model_of(case: Case, kind: str, actor_kind: str | None = None) -> Any:
@@ -102,8 +109,8 @@ def test_ten_updates(algo: str, kind: str) -> None:
     theirs, config = copy.deepcopy(ours), case.cases.config_of()
     experience = random_experience(config)
     draws = case.draws(10, config, experience)
-    mine = run(case.native, ours, experience, *draws, config, case.last)
-    other = run(case.reference, theirs, experience, *draws, config, case.last)
+    mine = run(case.native, ours, experience, *draws, config, *case.last)
+    other = run(case.reference, theirs, experience, *draws, config, *case.last)
     assert distance(ours, theirs) < 1e-9
     assert mine.means == pytest.approx(other.means, rel=1e-8, abs=1e-9)
     expected = buffers_of(theirs)
@@ -116,14 +123,16 @@ def test_running_statistics_count_each_pass_and_targets_copy_them(algo: str) -> 
     case = CASES[algo]
     model, config = model_of(case, "batch norm"), case.cases.config_of()
     experience = random_experience(config)
-    run(case.native, model, experience, *case.draws(4, config, experience), config, case.last)
+    run(case.native, model, experience, *case.draws(4, config, experience), config, *case.last)
     passes = {
         name: int(b) for name, b in buffers_of(model).items() if name.endswith(".1.num_batches_tracked")
     }
     # Each update: of the actor s' and s, of each critic (s, a) and (s, â); TD3's actor and first critic see
-    # those of every second update, its second critic only what was taken.
+    # those of every second update, its second critic only what was taken. CrossQ's critics see one batch in
+    # each update, its actor that of every third.
     own = {"sac": {"actor": 8, "critic1": 8, "critic2": 8, "target1": 8, "target2": 8},
            "td3": {"actor": 2, "critic1": 6, "critic2": 4, "target_actor": 2, "target1": 6, "target2": 4},
+           "crossq": {"actor": 1, "critics.0": 4, "critics.1": 4},
            "tqc": {"actor": 8, "critics.0": 8, "critics.1": 8, "targets.0": 8, "targets.1": 8}}  # fmt: skip
     assert passes == {f"{name}.1.num_batches_tracked": n for name, n in own[algo].items()}
 
@@ -137,7 +146,7 @@ def test_a_failed_update_puts_the_statistics_back(algo: str) -> None:
     noise[4].fill_(math.nan)
     before = buffers_of(model)
     with pytest.raises(NonFiniteError):
-        run(case.native, model, experience, draws, noise, config, case.last)
+        run(case.native, model, experience, draws, noise, config, *case.last)
     after = buffers_of(model)
     assert all(torch.equal(buffer, after[name]) for name, buffer in before.items())
 
@@ -149,4 +158,4 @@ def test_a_batch_of_one_row_is_named(algo: str, backend: str) -> None:
     model, config = model_of(case, "batch norm", "DroQ"), case.cases.config_of(batch_size=1)
     experience = random_experience(config)
     with pytest.raises(ValueError, match=r"critic.*\(BatchNorm1d\) is in training mode and needs at least 2"):
-        run(getattr(case, backend), model, experience, *case.draws(1, config, experience), config, case.last)
+        run(getattr(case, backend), model, experience, *case.draws(1, config, experience), config, *case.last)

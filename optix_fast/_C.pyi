@@ -67,7 +67,7 @@ LayerKind = Literal[
     "dropout",
 ]
 
-# The LayerParts of csrc/mlp/mlp_bind.h, see optix_fast/networks/plan.py.
+# The LayerParts of csrc/mlp/mlp_bind.h, see optix_fast/networks/layer.py.
 _Layer = tuple[Any, ...]
 # (tensor, step, exp_avg, exp_avg_sq, lr, beta1, beta2, eps, weight_decay, decoupled), or of a frozen one
 # (tensor,)

@@ -21,7 +21,7 @@ from optix_fast.learners.native.networks import (
     note_step,
     stack_of,
 )
-from optix_fast.networks.plan import INPUT
+from optix_fast.networks.layer import INPUT
 from optix_fast.types import NonFiniteError
 
 # Each parameter with its optimizer state, as adam_parameters gives them.

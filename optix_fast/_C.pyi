@@ -67,7 +67,7 @@ LayerKind = Literal[
     "dropout",
 ]
 
-# The LayerParts of csrc/mlp/mlp_bind.h, see optix_fast/networks/plan.py.
+# The LayerParts of csrc/mlp/mlp_bind.h, see optix_fast/networks/layer.py.
 _Layer = tuple[Any, ...]
 # (tensor, kind, step or None, state tensors, begins, numbers), or of a frozen one (tensor,); see Trained in
 # optix_fast/learners/native/optimizers.py.

@@ -1,6 +1,6 @@
 // From Python's description of networks to Stacks: for the bindings of everything that runs on mlp.h.
 //
-// A layer is a tuple of LayerParts, see Layer.described in optix_fast/networks/plan.py. The tensors are the
+// A layer is a tuple of LayerParts, see Layer.described in optix_fast/networks/layer.py. The tensors are the
 // user's own; the views borrow (tensor.h).
 #pragma once
 
@@ -49,7 +49,7 @@ inline Activation read_activation(const char* op, py::handle name) {
   return static_cast<Activation>(read_name(op, "activation", name, kActivationNames));
 }
 
-// What a described layer (optix_fast/networks/plan.py) is but for its parameters and state, which the callers
+// What a described layer (optix_fast/networks/layer.py) is but for its parameters and state, which the callers
 // find in their own way. Its sources must be earlier layers or the input, of `in` columns, with fitting widths.
 enum LayerPart {
   kKind,

@@ -279,6 +279,8 @@ def test_what_cannot_be_replayed_is_left_to_torch() -> None:
         (Graph(it), batch, PPOConfig(anneal_steps=1000), "the clip ratio is annealed"),
         (Graph(it), tree, CONFIG, "the observations are not one array"),
         (Graph(sgd), batch, CONFIG, "the optimizer is SGD"),
+        (Graph(learner(norm="batch")), batch, CONFIG, "a batch norm or Dropout is in training mode"),
+        (Graph(learner(dropout=0.1)), batch, CONFIG, "a batch norm or Dropout is in training mode"),
         (refusing, batch, CONFIG, "the update cannot be captured"),
         (refusing, batch, CONFIG, "the update cannot be captured"),
     ):

@@ -66,7 +66,8 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     ),
     "dropout first and last": lambda: nn.Sequential(Dropped(7, 0.5), nn.Linear(7, 11), nn.Dropout(0.1)),
     "dropout of what others read": lambda: nn.Sequential(
-        nn.Linear(7, 24), nn.Dropout(DROPPED), Residual(nn.Linear(24, 24)), nn.Linear(24, 2)
+        nn.Linear(7, 24), nn.Dropout(DROPPED), Residual(nn.Sequential(nn.Dropout(0.1), nn.Linear(24, 24))),
+        nn.Linear(24, 2),
     ),
     "residual blocks": lambda: nn.Sequential(
         nn.Linear(7, 24),

@@ -17,8 +17,9 @@ from torch.nn.modules import module as nn_module
 from optix_fast import _native
 from optix_fast.networks.dropout import Masks
 from optix_fast.networks.flat_layout import FlatLayout
+from optix_fast.networks.layer import STATISTICS, Layer
 from optix_fast.networks.modes import evaluating
-from optix_fast.networks.plan import STATISTICS, Layer, Plan, entries_of, sizes_of
+from optix_fast.networks.plan import Plan, entries_of, sizes_of
 from optix_fast.networks.plan import UnsupportedError as UnsupportedError
 
 _core = _native.core

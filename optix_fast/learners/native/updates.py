@@ -20,7 +20,7 @@ from optix_fast.learners.native.networks import (
     stack_of,
 )
 from optix_fast.learners.native.optimizers import Trained as TrainedParameters
-from optix_fast.networks.plan import INPUT
+from optix_fast.networks.layer import INPUT
 from optix_fast.types import NonFiniteError
 
 # Each parameter with its optimizer state, for the core.

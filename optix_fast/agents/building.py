@@ -73,9 +73,10 @@ class Parts(NamedTuple):
         }
 
 
-def adam(config: Any, *networks: nn.Module) -> torch.optim.Optimizer:
+def adam(config: Any, *networks: nn.Module, beta1: float = 0.9) -> torch.optim.Optimizer:
     """Adam over the networks' parameters."""
-    return torch.optim.Adam([p for net in networks for p in net.parameters()], lr=config.learning_rate)
+    parameters = [p for net in networks for p in net.parameters()]
+    return torch.optim.Adam(parameters, lr=config.learning_rate, betas=(beta1, 0.999))
 
 
 class Algorithm(NamedTuple):
@@ -86,6 +87,7 @@ class Algorithm(NamedTuple):
     serves: whether it acts in an action space; `needs` says in words in which.
     activation: of its networks, unless another one is asked for.
     presets: settings for environments, see presets.preset_for.
+    norm: of its networks, likewise.
     """
 
     config: type[Any]
@@ -94,6 +96,7 @@ class Algorithm(NamedTuple):
     serves: Callable[[Any], bool]
     activation: str = "relu"
     presets: Mapping[str, dict[str, Any]] | None = None
+    norm: str | None = None
 
 
 def is_bounded_box(space: Any) -> bool:

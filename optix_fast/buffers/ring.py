@@ -236,6 +236,7 @@ class Ring:
         whole = layout.actions.dtype == np.int64
         width = 0 if whole else layout.actions.row_bytes // 4
         actions = self._actions if whole else flat(self._actions)
+        offsets, _ = layout.record()
         return ReplayView(
             flat(self._rows[0]),
             flat(self._extra[0]),
@@ -246,10 +247,10 @@ class Ring:
             torch.from_numpy(self._truncated),
             self.size,
             torch.from_numpy(self._records),
-            (column.row_bytes // 4, width, layout.record()[0][0]),
+            (column.row_bytes // 4, width, offsets[0]),
             torch.from_numpy(self._successor),
             None if layout.masks is None else torch.from_numpy(self._extra[-1]),
-            layout.record()[0][-1],
+            offsets[-1],
         )
 
     # --- state ----------------------------------------------------------------------------------

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import math
 import warnings
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -371,3 +373,96 @@ def test_a_buffer_of_another_shape() -> None:
     optimizer.state[parameters[0]]["momentum_buffer"] = torch.zeros(2)
     with pytest.raises(UnsupportedError, match="momentum_buffer is not like its parameter"):
         Trained(optimizer, parameters, create=True)
+
+
+# --- a description that is kept between calls ----------------------------------------------------
+
+
+def change_rate(model: Model) -> None:
+    model.optimizers()["optimizer"].param_groups[0]["lr"] = 0.05
+
+
+def change_group(model: Model) -> None:
+    group = model.optimizers()["optimizer"].param_groups[0]
+    model.optimizers()["optimizer"].param_groups[0] = {**group, "lr": 0.05}
+
+
+def load_state(model: Model) -> None:
+    optimizer = model.optimizers()["optimizer"]
+    state = copy.deepcopy(optimizer.state_dict())
+    for entry in state["state"].values():
+        entry["momentum_buffer"].mul_(2.0)
+    optimizer.load_state_dict(state)
+
+
+def replace_buffer(model: Model) -> None:
+    state = model.optimizers()["optimizer"].state[model.parameters()[0]]
+    state["momentum_buffer"] = 2.0 * state["momentum_buffer"]
+
+
+def forget_buffer(model: Model) -> None:
+    del model.optimizers()["optimizer"].state[model.parameters()[0]]
+
+
+def forget_everything(model: Model) -> None:
+    model.optimizers()["optimizer"].state.clear()
+
+
+def freeze(model: Model) -> None:
+    model.parameters()[1].requires_grad_(False)
+
+
+def split_groups(model: Model) -> None:
+    optimizer = model.optimizers()["optimizer"]
+    moved = optimizer.param_groups[0]["params"].pop()
+    optimizer.add_param_group({"params": [moved], "lr": 0.05})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        change_rate, change_group, load_state, replace_buffer, forget_buffer, forget_everything, freeze,
+        split_groups,
+    ],
+    ids=lambda change: change.__name__,
+)  # fmt: skip
+def test_what_changes_between_calls_is_seen(change: Callable[[Model], None]) -> None:
+    ours = dqn_model(OPTIMIZERS["sgd with dampening"], torch.float64)
+    theirs = copy.deepcopy(ours)
+    for model, update in ((ours, dqn_update), (theirs, torch_dqn_update)):
+        for _ in range(3):
+            dqn_updates(model, update, 2)
+        change(model)
+        for _ in range(2):
+            dqn_updates(model, update, 2)
+    assert_close(ours.state_dict(), theirs.state_dict(), 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda o: o.param_groups[0].update(maximize=True), "set to maximize"),
+        (lambda o: o.register_step_pre_hook(lambda *_: None), "step hook"),
+        (lambda o: o.param_groups[0]["params"].pop(), "does not hold every parameter"),
+        (lambda o: o.param_groups[0]["params"].append(nn.Parameter(torch.ones(1))), "not the policy's"),
+    ],
+    ids=["maximize", "hook", "fewer", "more"],
+)
+def test_what_is_no_longer_served_is_seen(change: Callable[[Any], None], reason: str) -> None:
+    model = dqn_model(OPTIMIZERS["sgd with momentum"])
+    for _ in range(3):
+        dqn_updates(model, dqn_update, 1)
+    change(model.optimizers()["optimizer"])
+    with pytest.raises(UnsupportedError, match=reason):
+        dqn_updates(model, dqn_update, 1)
+
+
+def test_an_optimizer_that_nobody_holds_any_more_is_gone() -> None:
+    model = dqn_model(OPTIMIZERS["sgd with momentum"])
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(model.optimizers()["optimizer"], 0.5)
+    for _ in range(3):
+        dqn_updates(model, dqn_update, 1)
+    gone = weakref.ref(model.optimizers()["optimizer"])
+    del model, scheduler
+    gc.collect()
+    assert gone() is None

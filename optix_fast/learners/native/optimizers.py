@@ -5,6 +5,8 @@ Checked before each update: the optimizer stays the user's, who may change it at
 
 from __future__ import annotations
 
+import operator
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -12,9 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import optimizer as optim_module
 
+from optix_fast import _native
 from optix_fast.networks.plan import UnsupportedError
 from optix_fast.optimizers import RMSpropTF
 
+_core = _native.core
 _OPTIMIZER_HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
 _GLOBAL_OPTIMIZER_HOOKS = ("_global_optimizer_pre_hooks", "_global_optimizer_post_hooks")
 _OPTIMIZER_FLAGS = ("amsgrad", "maximize", "capturable", "differentiable")
@@ -79,15 +83,19 @@ class Trained:
     def __init__(
         self, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], create: bool
     ) -> None:
-        groups = check_optimizer(optimizer, parameters)
-        self._optimizer, self._create, self._kind = optimizer, create, _KINDS[type(optimizer)]
-        self._begun: list[tuple[nn.Parameter, dict[str, Tensor]]] = []
+        _check_surroundings(optimizer)
+        self._optimizer = optimizer
+        found = _described.get(optimizer)
+        if found is None or not found.holds(optimizer, parameters):
+            found = _Description(optimizer, parameters, create)
+            _described.pop(optimizer, None)
+            if create and not found.begun:
+                _described[optimizer] = found
+        self._begun = found.begun
         # What the core writes to.
-        self.tensors: list[Tensor] = list(parameters)
+        self.tensors = found.tensors
         # For the core: a parameter with its state and its group's numbers, or a frozen one alone.
-        self.described = [
-            (p, *self._describe(p, groups[id(p)])) if p.requires_grad else (p,) for p in parameters
-        ]
+        self.described = found.described
 
     def conclude(self) -> None:
         """Tell torch of steps that succeeded: the optimizer gets the state that began with them, and a
@@ -95,6 +103,40 @@ class Trained:
         for parameter, state in self._begun:
             self._optimizer.state[parameter].update(state)
         note_step(self._optimizer)
+
+
+class _Description:
+    """What Trained hands to the core, and whether it still holds at the next call."""
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], create: bool
+    ) -> None:
+        groups = _check_groups(optimizer, parameters)
+        self._state_of, self._create, self._kind = optimizer.state, create, _KINDS[type(optimizer)]
+        self.begun: list[tuple[nn.Parameter, dict[str, Tensor]]] = []
+        self.tensors: list[Tensor] = list(parameters)
+        self.described = [
+            (p, *self._describe(p, groups[id(p)])) if p.requires_grad else (p,) for p in parameters
+        ]
+        states = [optimizer.state.get(p, ...) for p in parameters]
+        dicts = [*optimizer.param_groups, *(state for state in states if state is not ...)]
+        self._guards = _core.Guards(
+            [(each, len(each)) for each in dicts],
+            [(each, key, value) for each in dicts for key, value in each.items()]
+            + [(optimizer.state, p, state) for p, state in zip(parameters, states, strict=True)],
+        )
+        self._objects = _objects_of(optimizer, parameters)
+        self._facts = _facts_of(parameters)
+
+    def holds(self, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> bool:
+        """Whether a new one would be the same. The core itself checks the memory of the state."""
+        objects = _objects_of(optimizer, parameters)
+        return (
+            len(objects) == len(self._objects)
+            and all(map(operator.is_, objects, self._objects))
+            and _facts_of(parameters) == self._facts
+            and self._guards.hold()
+        )
 
     def _describe(self, parameter: nn.Parameter, group: dict[str, Any]) -> tuple[Any, ...]:
         step, state, begins = self._state(parameter, group)
@@ -109,7 +151,7 @@ class Trained:
     ) -> tuple[Tensor | None, tuple[Tensor, ...], bool]:
         """The step counter, the tensors like the parameter, and whether they begin with this call."""
         starts, counts = self._kind.state(group), self._kind.counts
-        state = self._optimizer.state.get(parameter) or {}
+        state = self._state_of.get(parameter) or {}
         # SGD has no buffer before its first step with momentum; the others have all of their state or none.
         begins = state.get("momentum_buffer") is None if not counts else not state
         if begins and starts:
@@ -123,7 +165,7 @@ class Trained:
             }
             if counts:
                 state["step"] = torch.tensor(0.0)
-            self._begun.append((parameter, state))
+            self.begun.append((parameter, state))
         if not starts.keys() <= state.keys() or (counts and "step" not in state):
             raise UnsupportedError(f"the optimizer's state holds {', '.join(sorted(state))}")
         for name in starts:
@@ -139,14 +181,30 @@ class Trained:
         return step, tuple(state[name] for name in starts), begins
 
 
-def check_optimizer(
-    optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]
-) -> dict[int, dict[str, Any]]:
-    """The group of each parameter, by id, of an optimizer that the core knows, over just these parameters.
+# By what describes an optimizer nothing leads back to it, so that it goes when its user lets it go.
+_described: weakref.WeakKeyDictionary[torch.optim.Optimizer, _Description] = weakref.WeakKeyDictionary()
+
+
+def _objects_of(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> list[Any]:
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    return [optimizer.state, *optimizer.param_groups, *parameters, *(p for p in held if p.requires_grad)]
+
+
+def _facts_of(parameters: list[nn.Parameter]) -> list[Any]:
+    return [(p.requires_grad, p.dtype, p.shape) for p in parameters]
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:
+    """The optimizer is one that the core knows, over just these parameters.
 
     Raises:
         UnsupportedError: with the reason.
     """
+    _check_surroundings(optimizer)
+    _check_groups(optimizer, parameters)
+
+
+def _check_surroundings(optimizer: torch.optim.Optimizer) -> None:
     if type(optimizer) not in _KINDS:
         served = ", ".join(kind.__name__ for kind in _KINDS)
         raise UnsupportedError(f"the optimizer is {type(optimizer).__name__} (served: {served})")
@@ -158,6 +216,11 @@ def check_optimizer(
     step = optimizer.__dict__.get("step")
     if step is not None and not getattr(step, "_wrapped_by_lr_sched", False):
         raise UnsupportedError("the optimizer has a step() of its own")
+
+
+def _check_groups(
+    optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]
+) -> dict[int, dict[str, Any]]:
     groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     if any(p.requires_grad and id(p) not in groups for p in parameters):
         raise UnsupportedError("the optimizer does not hold every parameter of the networks")

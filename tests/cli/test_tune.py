@@ -102,16 +102,9 @@ def test_two_workers_share_the_trials(tmp_path: Path) -> None:
         assert len(study.trials) == 4 and len(workers) == int(jobs)
 
 
-@pytest.mark.parametrize(
-    ("number", "jobs"),
-    [
-        (signal.SIGTERM, "1"),
-        *(
-            pytest.param(number, jobs, marks=pytest.mark.slow)
-            for number, jobs in ((signal.SIGINT, "1"), (signal.SIGINT, "2"), (signal.SIGTERM, "2"))
-        ),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("jobs", ["1", "2"])
 def test_an_interrupted_search_goes_on(number: signal.Signals, jobs: str, tmp_path: Path) -> None:
     def trials() -> list[Any]:
         with contextlib.suppress(Exception):  # the file may be half made

@@ -102,8 +102,9 @@ def test_two_workers_share_the_trials(tmp_path: Path) -> None:
         assert len(study.trials) == 4 and len(workers) == int(jobs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("jobs", ["1", pytest.param("2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("jobs", ["1", "2"])
 def test_an_interrupted_search_goes_on(number: signal.Signals, jobs: str, tmp_path: Path) -> None:
     def trials() -> list[Any]:
         with contextlib.suppress(Exception):  # the file may be half made

@@ -47,10 +47,11 @@ def native(n_in, width, n_actions, batch):
     critics = [mlp([n_in + n_actions, width, width, 1], "relu") for _ in range(2)]
     log_alpha = nn.Parameter(torch.zeros(()))
     model = SACModel(
-        actor, *critics, target_of(critics[0]), target_of(critics[1]), log_alpha,
-        torch.optim.Adam(actor.parameters(), lr=3e-4),
-        torch.optim.Adam([p for net in critics for p in net.parameters()], lr=3e-4),
-        torch.optim.Adam([log_alpha], lr=3e-4),
+        actor=actor, critic1=critics[0], critic2=critics[1],
+        target1=target_of(critics[0]), target2=target_of(critics[1]), log_alpha=log_alpha,
+        actor_optimizer=torch.optim.Adam(actor.parameters(), lr=3e-4),
+        critic_optimizer=torch.optim.Adam([p for net in critics for p in net.parameters()], lr=3e-4),
+        alpha_optimizer=torch.optim.Adam([log_alpha], lr=3e-4),
     )  # fmt: skip
     config = SACConfig(batch_size=batch, replay_capacity=ROWS, max_grad_norm=None)
     stream, data = RandomStream(0), eager_sac.random_data(ROWS, n_in, n_actions)

@@ -56,6 +56,12 @@ PUBLISHED = {
         "LunarLanderContinuous-v3": "207.5 ± 67.6",
         "BipedalWalker-v3": "306.0 ± 56.9",
     },
+    # Of 500 000 steps each. Pendulum is not among the zoo's.
+    "tqc": {
+        "Pendulum-v1": "",
+        "LunarLanderContinuous-v3": "278.0 ± 25.5",
+        "BipedalWalker-v3": "329.8 ± 45.1",
+    },
 }
 
 

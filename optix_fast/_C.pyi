@@ -62,6 +62,9 @@ LayerKind = Literal[
     "one_hot",
     "embedding",
     "dueling",
+    "batch_norm",
+    "batch_renorm",
+    "dropout",
 ]
 
 # The LayerParts of csrc/mlp/mlp_bind.h, see optix_fast/networks/plan.py.
@@ -219,31 +222,59 @@ class SACOptions:
         *,
         n_step: int,
         gamma: float,
-        tau: float,
         target_entropy: float,
         max_grad_norm: float | None = None,
         threads: int = 1,
+        tau: float,
     ) -> None: ...
 
-class SACResult(NamedTuple):
-    """failed: what was not finite. sums: of the updates' statistics, in the order of sac_update.h.
-    max_priority: None for uniform draws."""
+class SoftResult(NamedTuple):
+    """failed: what was not finite. sums: of the updates' statistics, in the order of squashed_policy.h; the
+    actor's and the temperature's over actor_updates alone. max_priority: None for uniform draws."""
 
     failed: str | None
     sums: list[float]
+    actor_updates: int
     max_priority: float | None
 
 def sac_update(
-    networks: tuple[list[_Layer], ...],
+    networks: tuple[list[_Layer], list[list[_Layer]], list[list[_Layer]]],
     parameters: tuple[Any, ...],
     log_alpha: torch.Tensor,
     replay: _ReplayView,
     draws: _Draws,
     noise: torch.Tensor,
     options: SACOptions,
-) -> SACResult:
-    """networks: actor, critic1, critic2, target1, target2. parameters: (the actor's, the critics', those of
-    the target critics, log_alpha's or none). noise: [K, 2, B, A]."""
+) -> SoftResult:
+    """networks: actor, critics, target critics. parameters: (the actor's, the critics', those of the target
+    critics, log_alpha's or none). noise: [K, 2, B, A]."""
+
+class TQCOptions:
+    """TQCConfig's, under the same names. n_quantiles: the critics' outputs."""
+
+    def __init__(
+        self,
+        *,
+        n_step: int,
+        gamma: float,
+        target_entropy: float,
+        max_grad_norm: float | None = None,
+        threads: int = 1,
+        tau: float,
+        n_quantiles: int,
+        top_quantiles_to_drop_per_net: int,
+    ) -> None: ...
+
+def tqc_update(
+    networks: tuple[list[_Layer], list[list[_Layer]], list[list[_Layer]]],
+    parameters: tuple[Any, ...],
+    log_alpha: torch.Tensor,
+    replay: _ReplayView,
+    draws: _Draws,
+    noise: torch.Tensor,
+    options: TQCOptions,
+) -> SoftResult:
+    """As sac_update."""
 
 class TD3Options:
     """TD3Config's, under the same names. updates_before: since training began."""
@@ -272,14 +303,14 @@ class TD3Result(NamedTuple):
     max_priority: float | None
 
 def td3_update(
-    networks: tuple[list[_Layer], ...],
+    networks: tuple[list[_Layer], list[_Layer], list[list[_Layer]], list[list[_Layer]]],
     parameters: tuple[Any, ...],
     replay: _ReplayView,
     draws: _Draws,
     noise: torch.Tensor,
     options: TD3Options,
 ) -> TD3Result:
-    """networks: actor, critic1, critic2, target_actor, target1, target2. parameters: (the actor's, those of
+    """networks: actor, target actor, critics, target critics. parameters: (the actor's, those of
     its target, the critics', those of their targets). noise: ε [K, B, A]."""
 
 def act(

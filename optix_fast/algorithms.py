@@ -13,11 +13,13 @@ __all__ = [
     "PPOConfig",
     "SACConfig",
     "TD3Config",
+    "TQCConfig",
     "TorchDQNAgent",
     "TorchGaussianPPOAgent",
     "TorchPPOAgent",
     "TorchSACAgent",
     "TorchTD3Agent",
+    "TorchTQCAgent",
 ]
 
 if TYPE_CHECKING:
@@ -25,11 +27,13 @@ if TYPE_CHECKING:
     from optix_fast.agents.ppo import TorchGaussianPPOAgent, TorchPPOAgent
     from optix_fast.agents.sac import TorchSACAgent
     from optix_fast.agents.td3 import TorchTD3Agent
+    from optix_fast.agents.tqc import TorchTQCAgent
     from optix_fast.learners.dqn.config import DQNConfig
     from optix_fast.learners.ppo.config import PPOConfig
     from optix_fast.learners.sac.config import SACConfig
     from optix_fast.learners.td3.config import TD3Config
+    from optix_fast.learners.tqc.config import TQCConfig
 
 # Each is a module of optix_fast.agents, which holds its row of the registry, and a folder of learners.
-Algorithm = Literal["ppo", "dqn", "sac", "td3"]
+Algorithm = Literal["ppo", "dqn", "sac", "td3", "tqc"]
 NAMES: tuple[str, ...] = get_args(Algorithm)

@@ -48,7 +48,7 @@ def test_the_stub_has_the_same_options(name: str, given: dict[str, Any]) -> None
     assert {option for option, default in defaults.items() if default is None} == set(given)
 
 
-@pytest.mark.parametrize("name", ["DQNResult", "SACResult", "TD3Result", "PPOResult"])
+@pytest.mark.parametrize("name", ["DQNResult", "SoftResult", "TD3Result", "PPOResult"])
 def test_the_stub_has_the_same_results(name: str) -> None:
     declared = [ast.unparse(node.target) for node in STUB[name].body if isinstance(node, ast.AnnAssign)]
     assert list(getattr(core, name).__match_args__) == declared

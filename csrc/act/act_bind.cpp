@@ -199,19 +199,22 @@ class ActPlan {
 
  private:
   struct Source {
-    py::dict parameters;
+    py::dict parameters, buffers;
     bool has_weight, has_bias;
-    py::object weight, bias;  // as they were when they were last checked in full
+    py::object weight, bias, mean, var;  // as they were when they were last checked in full
   };
 
-  // The parts of mlp_bind.h, where a weight and a bias are True if the layer has them; then the dict of its
-  // parameters; then the rows of an embedding.
+  // The parts of mlp_bind.h, where a weight and a bias are True if the layer has them, and the state is the dict
+  // of its buffers; then the dict of its parameters; then the rows of an embedding.
   void add_layer(const py::tuple& item, int64_t in, std::vector<Layer<float>>& layers) {
     Layer<float> layer = read_layer<float>(kOp, item, in, layers);
-    layer.entries = py::cast<int64_t>(item[kBias + 2]);
-    sources_.push_back({py::cast<py::dict>(item[kBias + 1]),
+    layer.entries = py::cast<int64_t>(item[kLayerParts + 1]);
+    sources_.push_back({py::cast<py::dict>(item[kLayerParts]),
+                        py::cast<py::dict>(item[kState]),
                         item[kWeight].ptr() == Py_True,
                         item[kBias].ptr() == Py_True,
+                        {},
+                        {},
                         {},
                         {}});
     if (layer.kind == LayerKind::dense && !sources_.back().has_weight) {
@@ -223,7 +226,8 @@ class ActPlan {
 
   // The parameters' memory as it is now; false where a parameter is not what it was.
   bool read_pointers() {
-    static const py::str weight_key("weight"), bias_key("bias");
+    static const py::str weight_key("weight"), bias_key("bias"), mean_key("running_mean"),
+        var_key("running_var");
     size_t at = 0;
     for (auto& layers : layers_) {
       for (Layer<float>& l : layers) {
@@ -241,6 +245,11 @@ class ActPlan {
         if (source.has_bias) {
           l.bias = find(source.parameters, bias_key, source.bias, &l.out, 1);
           if (l.bias == nullptr) return false;
+        }
+        if (is_batch_norm(l.kind)) {
+          l.running.mean = find(source.buffers, mean_key, source.mean, &l.out, 1);
+          l.running.var = find(source.buffers, var_key, source.var, &l.out, 1);
+          if (l.running.mean == nullptr || l.running.var == nullptr) return false;
         }
         if (l.kind == LayerKind::dense)
           l.weight_rows = l.weight_padded == nullptr ? l.weight : l.weight_padded;
@@ -262,8 +271,8 @@ class ActPlan {
 
   // The memory of a module's parameter; null where it is not a float32 tensor of that shape. `known` is the
   // object that was there last: another one is checked in full.
-  static const float* find(const py::dict& parameters, const py::str& key, py::object& known,
-                           const int64_t* shape, int32_t ndim) {
+  static float* find(const py::dict& parameters, const py::str& key, py::object& known, const int64_t* shape,
+                     int32_t ndim) {
     PyObject* found = PyDict_GetItemWithError(parameters.ptr(), key.ptr());
     if (found == nullptr || found == Py_None) {
       if (PyErr_Occurred()) throw py::error_already_set();
@@ -277,7 +286,7 @@ class ActPlan {
       }
       known = py::reinterpret_borrow<py::object>(found);
     }
-    return static_cast<const float*>(memory_of(known, DType::f32, shape, ndim));
+    return static_cast<float*>(memory_of(known, DType::f32, shape, ndim));
   }
 
   // Work memory for so many rows; the layers' own only where the matrix kernel will run.

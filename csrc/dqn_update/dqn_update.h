@@ -10,9 +10,10 @@
 //   loss      mean w·l(Q(o, a) − y);  l(x) = x²  or Huber: x²/2 where |x| < 1, else |x| − 1/2
 //   step      backward, ‖g‖ clipped as in mlp/trained.h, Adam
 //   after     priorities (|Q(o, a) − y| + eps)^α into the tree;  Q̄ ← Q̄ + τ·(Q − Q̄) in Adam's sweep, or
-//             Q̄ ← Q after every target_update_freq-th update since training began
+//             Q̄ ← Q after every target_update_freq-th update since training began; wherever Q̄ moves, it takes
+//             over the running statistics of Q's batch norms
 //
-// Parameters, optimizer state, target network and tree are changed where they are. A target, loss or norm
+// Parameters, optimizer state, running statistics, target network and tree are changed where they are. A target, loss or norm
 // that is not finite ends the call; everything is then put back as it was before the first update.
 //
 // Memory: one arena, about 6 elements per parameter, 3·B per unit of every layer, and 12 bytes per draw.

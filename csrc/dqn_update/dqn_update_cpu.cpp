@@ -125,7 +125,10 @@ DqnUpdateResult::Failure one_update(const DqnUpdateArgs<T>& a, int64_t k, DqnUpd
     copy_targets(a.trained);
     ++result.copies;
   }
-  if (copies || a.tau > 0.0) stack_refresh_cpu<Path, T>(a.target);
+  if (copies || a.tau > 0.0) {
+    copy_statistics(a.online, a.target);
+    stack_refresh_cpu<Path, T>(a.target);
+  }
   return DqnUpdateResult::none;
 }
 
@@ -135,11 +138,13 @@ template <SimdPath Path, typename T>
 DqnUpdateResult dqn_update_cpu(const DqnUpdateArgs<T>& a) {
   DqnUpdateResult result;
   exchange_saved(a.trained, false);
+  for (const Stack<T>* stack : {&a.online, &a.target}) exchange_statistics(*stack, false);
   stack_refresh_cpu<Path, T>(a.target);
   for (int64_t k = 0; k < a.draws.updates; ++k) {
     result.failure = one_update<Path>(a, k, result);
     if (result.failure == DqnUpdateResult::none) continue;
     exchange_saved(a.trained, true);
+    for (const Stack<T>* stack : {&a.online, &a.target}) exchange_statistics(*stack, true);
     take_back_errors<Path>(a.draws, k);
     return result;
   }

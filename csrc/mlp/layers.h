@@ -167,6 +167,9 @@ void combine_row(const Layer<T>& l, const T* x, const T* other, T* z) {
     case LayerKind::product:
       for (int64_t j = 0; j < width; j += lanes) S::store(z + j, S::load(x + j) * S::load(other + j));
       return;
+    case LayerKind::dropout:  // evaluated
+      __builtin_memcpy(z, x, width * sizeof(T));
+      return;
     case LayerKind::concat:
       for (int64_t j = l.out; j < width; ++j) z[j] = T(0);
       __builtin_memcpy(z, x, l.in * sizeof(T));

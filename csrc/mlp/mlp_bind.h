@@ -49,9 +49,22 @@ inline Activation read_activation(const char* op, py::handle name) {
   return static_cast<Activation>(read_name(op, "activation", name, kActivationNames));
 }
 
-// What a described layer (optix_fast/networks/plan.py) is but for its parameters, which the callers find in
-// their own way. Its sources must be earlier layers or the input, of `in` columns, with fitting widths.
-enum LayerPart { kKind, kSource, kOther, kOut, kActivation, kConstants, kNumber, kFirst, kWeight, kBias };
+// What a described layer (optix_fast/networks/plan.py) is but for its parameters and state, which the callers
+// find in their own way. Its sources must be earlier layers or the input, of `in` columns, with fitting widths.
+enum LayerPart {
+  kKind,
+  kSource,
+  kOther,
+  kOut,
+  kActivation,
+  kConstants,
+  kNumber,
+  kFirst,
+  kWeight,
+  kBias,
+  kState,
+  kLayerParts
+};
 
 template <typename T>
 Layer<T> read_layer(const char* op, const py::tuple& parts, int64_t in,
@@ -82,6 +95,9 @@ Layer<T> read_layer(const char* op, const py::tuple& parts, int64_t in,
         return l.out > 0 && l.in > 0;
       case LayerKind::layer_norm:
       case LayerKind::rms_norm:
+      case LayerKind::batch_norm:
+      case LayerKind::batch_renorm:
+      case LayerKind::dropout:
         return l.out == l.in;
       case LayerKind::sum:
       case LayerKind::product:
@@ -121,6 +137,25 @@ int64_t weight_size(const Layer<T>& l) {
   return shape.empty() ? 0 : size;
 }
 
+// What a layer that works on batches has beside its parameters: (training, key) of a dropout; of a batch norm
+// (training, momentum, r_max, d_max, warmup_steps, running_mean, running_var, num_batches_tracked).
+template <typename T>
+void read_state(TensorReader& reader, DType dtype, const py::tuple& state, Layer<T>& l) {
+  l.training = py::cast<bool>(state[0]);
+  if (l.kind == LayerKind::dropout) {
+    l.key = py::cast<uint64_t>(state[1]);
+    return;
+  }
+  RunningStatistics<T>& r = l.running;
+  r.momentum = static_cast<T>(py::cast<double>(state[1]));
+  r.r_max = static_cast<T>(py::cast<double>(state[2]));
+  r.d_max = static_cast<T>(py::cast<double>(state[3]));
+  r.warmup_steps = py::cast<int64_t>(state[4]);
+  r.mean = reader.read(state[5], "running_mean", dtype, "[out]", {l.out}).template as<T>();
+  r.var = reader.read(state[6], "running_var", dtype, "[out]", {l.out}).template as<T>();
+  r.batches = reader.read(state[7], "num_batches_tracked", DType::i64, "[]", {}).template as<int64_t>();
+}
+
 // Reads the layers of a network with `in` inputs; the width of its output is returned.
 template <typename T>
 int64_t read_layers(TensorReader& reader, DType dtype, const py::list& described, int64_t in,
@@ -141,6 +176,9 @@ int64_t read_layers(TensorReader& reader, DType dtype, const py::list& described
     }
     if (!bias.is_none()) {
       layer.bias = reader.read(bias, "bias", dtype, "[out]", {layer.out}).template as<T>();
+    }
+    if (is_batch_norm(layer.kind) || layer.kind == LayerKind::dropout) {
+      read_state(reader, dtype, py::cast<py::tuple>(parts[kState]), layer);
     }
     layers.push_back(layer);
   }
@@ -215,7 +253,16 @@ void stack_place(const Stack<T>& stack, int64_t rows, Arena& arena) {
     if (is_norm(l.kind)) {
       l.weight_padded = arena.take<T>(padded<T>(l.out));
       l.normalized = arena.take<T>(whole_rows(rows) * l.stride);
-      l.row_scale = arena.take<T>(whole_rows(rows));
+    }
+    if (is_row_norm(l.kind)) l.row_scale = arena.take<T>(whole_rows(rows));
+    if (is_batch_norm(l.kind)) {
+      RunningStatistics<T>& r = l.running;
+      for (T** column : {&r.centre, &r.scale, &r.shift, &r.ratio}) *column = arena.take<T>(padded<T>(l.out));
+      r.saved = arena.take<T>(2 * l.out);
+    }
+    if (l.kind == LayerKind::dropout && l.training) {
+      l.normalized = arena.take<T>(whole_rows(rows) * l.stride);
+      l.uniform = arena.take<float>(rows * l.out);
     }
     if (is_dense || is_norm(l.kind)) l.bias_row = arena.take<T>(padded<T>(l.out));
     l.output = arena.take<T>(whole_rows(rows) * l.stride);

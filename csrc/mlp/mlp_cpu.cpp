@@ -1,6 +1,8 @@
 #include "mlp.h"
 
+#include "batch_norm.h"
 #include "dense.h"
+#include "dropout.h"
 
 namespace optix_fast {
 namespace {
@@ -20,18 +22,27 @@ Operand<T> operand(const Stack<T>& stack, int source, const T* input, int64_t in
 }
 
 template <typename S, typename T>
-void forward(const Stack<T>& stack, const Layer<T>& l, const T* input, int64_t input_stride, int64_t rows) {
+void forward(const Stack<T>& stack, Layer<T>& l, const T* input, int64_t input_stride, int64_t rows) {
   const Operand<T> x = operand(stack, l.source, input, input_stride);
   if (l.kind == LayerKind::dense) return forward_dense<S>(l, x.data, x.stride, rows);
   constexpr int64_t lanes = S::lanes;
   const Operand<T> other = operand(stack, l.other, input, input_stride);
+  if (is_batch_norm(l.kind)) batch_statistics<S>(l, x.data, x.stride, rows);
+  if (drops(l)) draw_mask(l, rows);
   for (int64_t first = 0; first < rows; first += lanes) {
     const int64_t here = rows - first < lanes ? rows - first : lanes;
     T* z = l.output + first * l.stride;
     if (is_norm(l.kind)) {
       T* normalized = l.normalized + first * l.stride;
-      normalize_rows<S>(l, x.data + first * x.stride, x.stride, here, normalized, l.row_scale + first);
+      const T* from = x.data + first * x.stride;
+      if (is_row_norm(l.kind)) {
+        normalize_rows<S>(l, from, x.stride, here, normalized, l.row_scale + first);
+      } else {
+        standardize_rows<S>(l, from, x.stride, here, normalized);
+      }
       scale_and_shift<S>(l, normalized, here, z);
+    } else if (drops(l)) {
+      apply_mask<S>(l, x.data + first * x.stride, x.stride, first, here, z);
     } else {
       for (int64_t i = 0; i < here; ++i) {
         const int64_t row = first + i;
@@ -91,8 +102,12 @@ void operand_gradients(const Backward<T>& b, const Layer<T>& l, const T* delta) 
     }
     multiply<S, T>(b.rows, stride, l.out, {delta, l.stride, 1}, {l.weight_rows, padded<T>(l.in)},
                    {l.writes ? nullptr : target, stride}, {target, stride}, kNothing);
-  } else if (is_norm(l.kind)) {
+  } else if (is_row_norm(l.kind)) {
     norm_backward<S>(l, delta, b.rows, l.writes, target, stride);
+  } else if (is_batch_norm(l.kind)) {
+    batch_norm_backward<S>(l, delta, b.rows, target, stride);
+  } else if (l.kind == LayerKind::dropout) {
+    dropout_backward<S>(l, delta, b.rows, target, stride);
   } else if (l.kind == LayerKind::columns) {
     columns_gradient(l, delta, b.rows, target, stride, stride);
   } else {
@@ -120,7 +135,8 @@ void backward(const Backward<T>& b) {
     const Layer<T>& l = b.stack.layers[i];
     T* delta = b.delta(i);
     if (!l.is_differentiated) differentiate_output<S>(l, b.rows, delta);
-    if (b.input != nullptr) parameter_gradients<S>(b, l, delta);
+    // (A batch norm's gradient by its input needs its gradients by w and b.)
+    if (b.input != nullptr || is_batch_norm(l.kind)) parameter_gradients<S>(b, l, delta);
     operand_gradients<S>(b, l, delta);
   }
 }
@@ -157,6 +173,16 @@ void stack_forward_cpu(const Stack<T>& stack, const T* input, int64_t input_stri
   for (int64_t i = 0; i < stack.n; ++i) {
     forward<Simd<T>>(stack, stack.layers[i], input, input_stride, rows);
   }
+}
+
+template <SimdPath Path, typename T>
+void stack_forward_halves_cpu(const Stack<T>& stack, const T* input, int64_t input_stride, int64_t n,
+                              T* kept) {
+  const int64_t size = n * stack.last().stride;
+  stack_forward_cpu<Path, T>(stack, input + n * input_stride, input_stride, n);
+  __builtin_memcpy(kept, stack.last().output, size * sizeof(T));
+  stack_forward_cpu<Path, T>(stack, input, input_stride, n);
+  __builtin_memcpy(stack.last().output + size, kept, size * sizeof(T));
 }
 
 template <SimdPath Path, typename T>
@@ -213,7 +239,11 @@ void stack_forward_few_cpu(const Stack<T>& stack, const T* input, int64_t input_
       }
       if (is_norm(l.kind)) {
         T row_scale[S::lanes];
-        normalize_rows<S>(l, line(l.source), 0, 1, y, row_scale);
+        if (is_row_norm(l.kind)) {
+          normalize_rows<S>(l, line(l.source), 0, 1, y, row_scale);
+        } else {
+          standardize_row<S>(l, line(l.source), y);
+        }
         affine_row<S>(l, y);
       } else {
         combine_row<S>(l, line(l.source), line(l.other), y);
@@ -229,6 +259,7 @@ void stack_forward_few_cpu(const Stack<T>& stack, const T* input, int64_t input_
 #define INSTANTIATE(T)                                                                                       \
   template void stack_refresh_cpu<kPath, T>(const Stack<T>&);                                                \
   template void stack_forward_cpu<kPath, T>(const Stack<T>&, const T*, int64_t, int64_t);                    \
+  template void stack_forward_halves_cpu<kPath, T>(const Stack<T>&, const T*, int64_t, int64_t, T*);         \
   template void stack_backward_cpu<kPath, T>(const Stack<T>&, const Scratch<T>&, const T*, int64_t, int64_t, \
                                              T*, T*);                                                        \
   template void stack_input_gradient_cpu<kPath, T>(const Stack<T>&, const Scratch<T>&, int64_t, T*, int64_t, \

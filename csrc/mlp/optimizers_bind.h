@@ -106,9 +106,8 @@ void trained_place(Trained<T>& trained, Arena& arena) {
 
 // The gradient of each parameter is the one of the layer that has its memory as weight or bias. What has a
 // gradient already keeps it.
-template <typename T>
-void find_gradients(const char* op, const Trained<T>& trained,
-                    std::initializer_list<const Stack<T>*> stacks) {
+template <typename T, typename Stacks = std::initializer_list<const Stack<T>*>>
+void find_gradients(const char* op, const Trained<T>& trained, const Stacks& stacks) {
   for (int64_t i = 0; i < trained.n; ++i) {
     TrainedParameter<T>& p = trained.parameters[i];
     for (const Stack<T>* stack : stacks) {

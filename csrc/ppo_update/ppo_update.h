@@ -16,7 +16,7 @@
 //   the call ends after the minibatch whose approx_kl exceeds kKlStop·target_kl
 //   parameters that are not listed are frozen: they neither move nor count in ‖g‖
 //
-// Parameters and optimizer state are changed where torch keeps them. A loss or norm that is not finite, or
+// Parameters, optimizer state and running statistics are changed where torch keeps them. A loss or norm that is not finite, or
 // data that no loss can be computed from, ends the call; everything is then put back as it was before the
 // first minibatch.
 //

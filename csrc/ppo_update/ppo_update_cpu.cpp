@@ -177,13 +177,17 @@ bool minibatch_step(const PpoUpdateArgs<T>& a, const int64_t* order, int64_t n, 
 template <SimdPath Path, typename T>
 PpoUpdateResult ppo_update_cpu(const PpoUpdateArgs<T>& a) {
   PpoUpdateResult result;
-  exchange_saved(a.trained, false);
+  const auto exchange = [&](bool restore) {
+    exchange_saved(a.trained, restore);
+    for (const Stack<T>* stack : {&a.trunk, &a.actor, &a.critic}) exchange_statistics(*stack, restore);
+  };
+  exchange(false);
   for (int64_t epoch = 0; epoch < a.epochs; ++epoch) {
     const int64_t* order = a.permutations + epoch * a.rows;
     for (int64_t at = 0; at < a.rows; at += a.minibatch_size) {
       const int64_t n = a.rows - at < a.minibatch_size ? a.rows - at : a.minibatch_size;
       if (minibatch_step<Path>(a, order + at, n, result)) continue;
-      if (result.failure != PpoUpdateResult::none) exchange_saved(a.trained, true);
+      if (result.failure != PpoUpdateResult::none) exchange(true);
       return result;
     }
   }

@@ -21,11 +21,11 @@
 // Memory: from one arena, about 8 elements per parameter, and B per unit of every layer.
 //
 // CPU: one thread, and the worker team (threads.h) for large products; the order of every sum is fixed
-// (mlp.h), so the same call gives the same bits. The critics' part is in learners/twin_critics.h. Updates
+// (mlp.h), so the same call gives the same bits. The critics' part is in learners/critics.h. Updates
 // without an actor's step leave out the actor's forward pass, too.
 #pragma once
 
-#include "learners/twin_critics.h"
+#include "learners/critics.h"
 
 namespace optix_fast {
 
@@ -35,14 +35,13 @@ template <typename T>
 struct Td3Work {
   T* observations;    // [2B, padded(D)]: s, then s'
   T *action, *slope;  // [B, A]: tanh(π) and 1 − tanh²(π)
-  T* by_value;        // [B]: of the actor's loss by Q_1
   T* grad_policy;     // [B, actor.last().stride]
 };
 
 template <typename T>
 struct Td3UpdateArgs {
   Stack<T> actor, target_actor;
-  TwinCritics<T> critics;
+  Critics<T> critics;
   Draws<T> draws;
   const T* noise;  // [K, B, A]: ε
 

@@ -4,7 +4,7 @@
 
 #include <string>
 
-#include "learners/twin_critics_bind.h"
+#include "learners/critics_bind.h"
 
 namespace optix_fast {
 namespace {
@@ -17,49 +17,18 @@ struct Td3Options {
   std::optional<double> max_grad_norm;
 };
 
-// The networks, from (actor, critic1, critic2, target_actor, target1, target2), each a list of layers.
-template <typename T>
-struct Networks {
-  std::vector<Layer<T>> layers[6];
-};
-
-template <typename T>
-Networks<T> read_networks(TensorReader& reader, DType dtype, const py::tuple& described,
-                          Td3UpdateArgs<T>& args) {
-  Networks<T> nets;
-  TwinCritics<T>& c = args.critics;
-  if (described.size() != 6) throw py::value_error("td3_update: networks must be three and their targets");
-  for (int i = 0; i < 6; ++i) {
-    const bool actor = i % 3 == 0;
-    const int64_t in = c.features + (actor ? 0 : c.width), wanted = actor ? c.width : 1;
-    const int64_t out = read_layers<T>(reader, dtype, py::list(described[i]), in, nets.layers[i]);
-    if (nets.layers[i].empty() || out != wanted) {
-      throw py::value_error("td3_update: the actor must have A = " + std::to_string(c.width) +
-                            " outputs and each critic one");
-    }
-  }
-  args.actor = stack_of(nets.layers[0], true);
-  args.target_actor = stack_of(nets.layers[3], true);
-  for (int i = 0; i < 2; ++i) {
-    c.nets[i] = stack_of(nets.layers[1 + i], true);
-    c.targets[i] = stack_of(nets.layers[4 + i], true);
-  }
-  return nets;
-}
-
 template <typename T>
 void allocate(Td3UpdateArgs<T>& args, Arena& arena) {
-  const TwinCritics<T>& c = args.critics;
+  const Critics<T>& c = args.critics;
   const int64_t rows = args.draws.batch, elements = padded<T>(rows * c.width);
   for (const Stack<T>* net : {&args.actor, &args.target_actor}) stack_place(*net, rows, arena);
   scratch_place(args.scratch, rows, widest(args.actor), arena);
   Td3Work<T>& w = args.work;
   w.observations = arena.take<T>((rows + whole_rows(rows)) * padded<T>(c.features));
   for (T** array : {&w.action, &w.slope}) *array = arena.take<T>(elements);
-  w.by_value = arena.take<T>(rows);
   w.grad_policy = arena.take<T>(whole_rows(rows) * args.actor.last().stride);
   allocate_draws(args.draws, arena);
-  allocate_twins(args.critics, rows, arena);
+  allocate_critics(args.critics, rows, false, arena);
   trained_place(args.trained_actor, arena);
 }
 
@@ -80,7 +49,10 @@ py::object td3_update(TensorReader& reader, const TensorView& noise, const py::t
   }
   args.draws.replay = read_continuous_replay(kOp, view, args.critics.width);
   args.critics.features = args.draws.replay.features;
-  Networks<T> nets = read_networks<T>(reader, dtype, networks, args);
+  Networks<T> nets(kOp, reader, dtype);
+  args.actor = nets.read(networks[0], args.critics.features, args.critics.width, "the actor");
+  args.target_actor = nets.read(networks[1], args.critics.features, args.critics.width, "the target actor");
+  nets.read_critics(networks[2], networks[3], args.critics);
   GivenDraws draws(kOp, given_draws);
   draws.read(reader, options.n_step, options.gamma, args.draws);
   args.tau = options.tau;

@@ -1,6 +1,6 @@
 #include "td3_update.h"
 
-#include "learners/twin_critics_cpu.h"
+#include "learners/critics_cpu.h"
 #include "simd_math.h"
 
 namespace optix_fast {
@@ -31,7 +31,7 @@ void squash(const Td3UpdateArgs<T>& a, const Layer<T>& policy) {
 template <SimdPath Path, typename T>
 void set_targets(const Td3UpdateArgs<T>& a, const T* noise) {
   const Draws<T>& d = a.draws;
-  const TwinCritics<T>& c = a.critics;
+  const Critics<T>& c = a.critics;
   const int64_t stride = padded<T>(c.features);
   stack_forward_cpu<Path, T>(a.target_actor, a.work.observations + d.batch * stride, stride, d.batch);
   squash(a, a.target_actor.last());
@@ -42,7 +42,7 @@ void set_targets(const Td3UpdateArgs<T>& a, const T* noise) {
   put_actions(c, d.batch, action, c.next);
   forward_critics<Path>(c, d.batch);
   for (int64_t i = 0; i < d.batch; ++i) {
-    const T value = least_of(c.targets, i).value;
+    const T value = least_of(c.targets, c.n, i);
     c.y[i] = d.rewards[i] + (d.discounts[i] > T(0) ? d.discounts[i] * value : T(0));
   }
 }
@@ -51,7 +51,7 @@ void set_targets(const Td3UpdateArgs<T>& a, const T* noise) {
 template <SimdPath Path, typename T>
 Td3UpdateResult::Failure actor_step(const Td3UpdateArgs<T>& a, Td3UpdateResult& result) {
   const Td3Work<T>& w = a.work;
-  const TwinCritics<T>& c = a.critics;
+  const Critics<T>& c = a.critics;
   const int64_t batch = a.draws.batch, stride = padded<T>(c.features), width = c.width;
   stack_forward_cpu<Path, T>(a.actor, w.observations, stride, batch);
   squash(a, a.actor.last());
@@ -60,12 +60,12 @@ Td3UpdateResult::Failure actor_step(const Td3UpdateArgs<T>& a, Td3UpdateResult& 
   double loss = 0.0;
   for (int64_t row = 0; row < batch; ++row) {
     loss -= static_cast<double>(q_of(c.nets[0], row));
-    w.by_value[row] = T(-1) / static_cast<T>(batch);
+    c.by_value[0][row] = T(-1) / static_cast<T>(batch);
   }
   loss /= static_cast<double>(batch);
   if (!finite(loss)) return Td3UpdateResult::actor_loss;
   __builtin_memset(c.grad_action, 0, batch * width * sizeof(T));
-  add_action_gradient(c, 0, action_gradient<Path>(c, batch, 0, w.by_value));
+  add_action_gradient(c, 0, action_gradient<Path>(c, batch, 0));
   const int64_t by_row = a.actor.last().stride;
   for (int64_t i = 0; i < batch; ++i) {
     for (int64_t j = 0; j < width; ++j) {
@@ -82,21 +82,22 @@ Td3UpdateResult::Failure actor_step(const Td3UpdateArgs<T>& a, Td3UpdateResult& 
 // The transposed weights are those of the parameters, before and after.
 template <SimdPath Path, typename T>
 Td3UpdateResult::Failure one_update(const Td3UpdateArgs<T>& a, int64_t k, Td3UpdateResult& result) {
-  const TwinCritics<T>& c = a.critics;
+  const Critics<T>& c = a.critics;
   const bool delayed = (a.updates_before + k + 1) % a.policy_delay == 0;
   const int64_t* rows;
   result.draw_fault = draw_rows<Path>(a.draws, k, rows);
   if (result.draw_fault != DrawFault::none) return Td3UpdateResult::draw;
   gather_transitions<Path>(c, a.draws, rows, a.work.observations);
   set_targets<Path>(a, a.noise + k * a.draws.batch * c.width);
-  const CriticStep step = critic_step<Path>(c, a.draws, 2.0, a.max_grad_norm, delayed ? a.tau : 0.0);
+  const CriticStep step = descend_critics<Path>(c, a.draws.batch, squared_errors(c, a.draws, 2.0),
+                                                a.max_grad_norm, delayed ? a.tau : 0.0);
   if (step.failure == CriticStep::loss_not_finite) return Td3UpdateResult::critic_loss;
   if (step.failure == CriticStep::gradient_not_finite) return Td3UpdateResult::critic_gradient;
-  refresh<Path>(c.nets);
+  refresh<Path>(c, c.nets);
   if (delayed) {
     const Td3UpdateResult::Failure failure = actor_step<Path>(a, result);
     if (failure != Td3UpdateResult::none) return failure;
-    refresh<Path>(c.targets);
+    refresh<Path>(c, c.targets);
     for (const Stack<T>* net : {&a.actor, &a.target_actor}) stack_refresh_cpu<Path, T>(*net);
   }
   note_errors<Path>(a.draws, k, c.td);
@@ -112,8 +113,8 @@ Td3UpdateResult td3_update_cpu(const Td3UpdateArgs<T>& a) {
   Td3UpdateResult result;
   for (const Trained<T>* trained : {&a.trained_actor, &a.critics.trained}) exchange_saved(*trained, false);
   for (const Stack<T>* net : {&a.actor, &a.target_actor}) stack_refresh_cpu<Path, T>(*net);
-  refresh<Path>(a.critics.nets);
-  refresh<Path>(a.critics.targets);
+  refresh<Path>(a.critics, a.critics.nets);
+  refresh<Path>(a.critics, a.critics.targets);
   for (int64_t k = 0; k < a.draws.updates; ++k) {
     result.failure = one_update<Path>(a, k, result);
     if (result.failure == Td3UpdateResult::none) continue;

@@ -74,14 +74,14 @@ def check_disjoint(
     Layers that actor and critics share are allowed if critic_optimizer alone trains them.
     """
     names = {id(p): f"{part}.{name}" for part, net in modules.items() for name, p in net.named_parameters()}
-    critics = {id(p) for part in ("critic1", "critic2") for p in modules[part].parameters()}
+    critics = {id(p) for part, net in modules.items() if part != "actor" for p in net.parameters()}
     actor = {id(p) for p in modules["actor"].parameters()}
     by_actor, by_critic = (
         {id(p): p for group in optimizer.param_groups for p in group["params"]}
         for optimizer in (actor_optimizer, critic_optimizer)
     )
     advice = (
-        "give each its own optimizer, over actor.parameters() and over those of critic1 and critic2; layers "
+        "give each its own optimizer, over actor.parameters() and over those of the critics; layers "
         "that actor and critics share belong to critic_optimizer alone, or each needs a copy of its own"
     )
     wrong = [p for p in by_actor if p in critics or p in by_critic]

@@ -48,10 +48,10 @@ class Parts(NamedTuple):
         layers = self._layers(sizes, output_gain)
         return nn.Sequential(encoder, *layers) if needs_encoder(self.observation_space) else layers
 
-    def critic(self, action_dim: int) -> nn.Module:
+    def critic(self, action_dim: int, outputs: int = 1) -> nn.Module:
         """Of an observation and an action."""
         encoder = ObservationEncoder(self.observation_space)
-        sizes = [encoder.features + action_dim, *self.hidden_sizes, 1]
+        sizes = [encoder.features + action_dim, *self.hidden_sizes, outputs]
         layers = self._layers(sizes, None)
         return EncodedCritic(encoder, layers, action_dim) if needs_encoder(self.observation_space) else layers
 

@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from gymnasium import spaces
 from torch import nn
 
-from optix_fast.agents.arguments import check_disjoint, require, require_count, resolve_device
-from optix_fast.agents.base import Agent
 from optix_fast.agents.building import Algorithm, Options, Parts, adam, is_bounded_box, outputs_of
-from optix_fast.agents.guards import as_in_training
 from optix_fast.agents.hyperparams import read_config
-from optix_fast.learners.acting import Acting
-from optix_fast.learners.actions import raw_actions
-from optix_fast.learners.experience import Experience, Means
-from optix_fast.learners.learner import Learner
+from optix_fast.agents.soft_actor_critic import SoftActorCritic, Updates, temperature_optimizer
 from optix_fast.learners.model import target_of
-from optix_fast.learners.optimizers import optimizer_like
-from optix_fast.learners.policy import Policy
 from optix_fast.learners.sac import native
 from optix_fast.learners.sac.config import PRESETS, SACConfig
-from optix_fast.learners.sac.update import STATISTICS, SACModel, Updated, sac_update
-from optix_fast.learners.tensors import unique_parameters
-from optix_fast.learners.uniform_start import UniformStart
-from optix_fast.networks.heads import LOG_STD_MAX, LOG_STD_MIN, CategoricalHead, SquashedHead
-from optix_fast.types import EpisodeData, HyperparamSet
-
-_ALPHA = "log_alpha"
+from optix_fast.learners.sac.update import SACModel, sac_update
+from optix_fast.networks.heads import CategoricalHead, SquashedHead
+from optix_fast.types import HyperparamSet
 
 
-class TorchSACAgent(Agent):
+class TorchSACAgent(SoftActorCritic):
     """SAC with twin critics, a squashed Gaussian within the environment's bounds and a learned temperature
     (seed 003); for Discrete action spaces with a categorical policy.
 
@@ -47,40 +34,18 @@ class TorchSACAgent(Agent):
         critic1, critic2: observation ‖ action, [B, D + A] → [B, 1] or [B]; where observations are no flat
             Box, critic(observations, actions). Discrete: observations → [B, K].
         action_dim: A, values of an action; K of a Discrete space.
-        actor_optimizer, critic_optimizer: over the parameters of the actor, and of both critics.
-        alpha_optimizer: of the kind and with the settings wanted for the temperature; the agent makes
-            another one like it around its own parameter, log_alpha.
-        hyperparams: see SACConfig; unknown keys are warned about once. learning_rate is written to all three
-            optimizers.
-        device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:N".
-        action_space: binds the environment's space at once; otherwise the pipeline's set_agent does.
         discrete: whether the policy is categorical; a Discrete action_space says so too.
-        seed: of the agent's random streams; None draws one from the operating system.
-        backend: "auto" acts and updates in the compiled core where it serves these networks, these optimizers
-            and these observations, else in torch; "native" raises with the reason instead of falling back;
-            "torch" uses the reference. See `backend`.
+        actor_optimizer, critic_optimizer, alpha_optimizer, hyperparams, device, action_space, seed, backend:
+            see SoftActorCritic; the hyperparameters are those of SACConfig.
 
     Raises:
-        TypeError, ValueError: an argument of another kind or outside its range; an optimizer that trains
-            parameters of the other side, see arguments.check_disjoint.
-        RuntimeError: backend="native", and the core does not serve this agent.
+        TypeError, ValueError, RuntimeError: see SoftActorCritic.
     """
 
-    LOG_STD_MIN, LOG_STD_MAX = LOG_STD_MIN, LOG_STD_MAX
-    default_param_bounds = {  # noqa: RUF012 (the documented class attribute)
-        "learning_rate": (1e-4, 1e-3),
-        "gamma": (0.97, 0.999),
-        "tau": (1e-3, 1e-1),
-    }
-    default_log_params = ["learning_rate", "tau"]  # noqa: RUF012
-    streams_replay = True
-    default_min_episodes_before_dormant = 30
     algorithm = "sac"
     config_type = SACConfig
+    _updates_of = Updates(native.recognise, native.sac_update, sac_update)
     _model: SACModel
-    _experience: Experience
-    _uniform: UniformStart
-    _learner: Learner[SACModel, ..., Updated]
 
     def __init__(
         self,
@@ -99,121 +64,24 @@ class TorchSACAgent(Agent):
         seed: int | None = None,
         backend: str = "auto",
     ) -> None:
-        modules = {"actor": actor, "critic1": critic1, "critic2": critic2}
-        require(nn.Module, **modules)
-        require(
-            torch.optim.Optimizer, actor_optimizer=actor_optimizer, critic_optimizer=critic_optimizer,
-            alpha_optimizer=alpha_optimizer,
+        self._discrete = discrete or isinstance(action_space, spaces.Discrete)
+        super().__init__(
+            actor, (critic1, critic2), action_dim, actor_optimizer, critic_optimizer, alpha_optimizer,
+            hyperparams, device, action_space=action_space, seed=seed, backend=backend,
         )  # fmt: skip
-        require_count("action_dim", action_dim)
-        check_disjoint(modules, actor_optimizer, critic_optimizer)
-        super().__init__(hyperparams, seed, backend)
-        config: SACConfig = self._hyperparams.config()
-        where = resolve_device(device)
-        discrete = discrete or isinstance(action_space, spaces.Discrete)
-        self._head = CategoricalHead(action_dim) if discrete else SquashedHead(action_dim)
-        self._width = int(action_dim)
-        self._policy = Policy(actor, self._head, where)
-        if action_space is not None:
-            self._head.bind(action_space)
-        critic1.to(where), critic2.to(where)
-        first = next(actor.parameters(), None)
-        log_alpha = nn.Parameter(
-            torch.tensor(
-                float(config.log_alpha_init), device=where, dtype=None if first is None else first.dtype
-            )
-        )
-        self._model = SACModel(
-            actor, critic1, critic2, target_of(critic1), target_of(critic2), log_alpha,
-            actor_optimizer, critic_optimizer, optimizer_like(alpha_optimizer, log_alpha), discrete,
+
+    def _make_head(self, width: int) -> SquashedHead | CategoricalHead:
+        return CategoricalHead(width) if self._discrete else super()._make_head(width)
+
+    def _make_model(self, critics: Sequence[nn.Module], **parts: Any) -> SACModel:
+        one, other = critics
+        return SACModel(
+            critic1=one, critic2=other, target1=target_of(one), target2=target_of(other),
+            discrete=self._discrete, **parts,
         )  # fmt: skip
-        self._experience = Experience(config, self._root)
-        self._uniform = UniformStart(self._head, config.first_update_at, self._hyperparams.config)
-        self._acting = Acting(self._policy, self._streams, backend, self._uniform)
-        self._learner = Learner(self._acting, self._model, native.recognise, native.sac_update, sac_update)
-        self._apply(config, self._hyperparams.params)
 
     def _arguments(self) -> dict[str, Any]:
-        return {"action_dim": self._width, "discrete": self._model.discrete}
-
-    @property
-    def actor(self) -> nn.Module:
-        """The network of the policy."""
-        return self._model.actor
-
-    @property
-    def critics(self) -> tuple[nn.Module, nn.Module]:
-        """The two networks of the action values."""
-        return self._model.critics
-
-    @property
-    def _actor(self) -> nn.Module:
-        """The actor, under the name that subclasses of the documented agents read."""
-        return self._model.actor
-
-    @property
-    def alpha(self) -> float:
-        """The temperature now."""
-        return float(self._model.log_alpha.detach().exp())
-
-    # --- learning -------------------------------------------------------------------------------
-
-    @as_in_training
-    def learn(self, episode_data: EpisodeData) -> dict[str, Any]:
-        """Store a window and do the updates that its transitions have earned.
-
-        Returns:
-            Means over the updates of critic_loss, actor_loss, alpha_loss, q_value and entropy (of the
-            policy, estimated from its samples), zero where no update was due; alpha, n_updates,
-            buffer_size, episode_reward (the sum of the window's rewards), learning_rate.
-
-        Raises:
-            NonFiniteError: a reward, action or observation is NaN or infinite (nothing is stored), or a loss
-                or gradient (networks, optimizers, temperature and priorities are as before the updates, which
-                are lost).
-            ValueError: the window is empty, does not fit what was stored before, or has other actions than
-                the policy.
-        """
-        config: SACConfig = self._hyperparams.config()
-        due = self._experience.add(episode_data, config, raw_actions(self._head, episode_data))
-        self.env_steps += episode_data.length
-        self._renew_targets()
-        discrete = self._model.discrete
-        target_entropy = config.target_entropy_of(self._width, discrete)
-        width, means = 0 if discrete else self._width, Means(STATISTICS)
-        for draws in self._experience.draws(due, config, 8 * width):
-            noise = self._streams["update"].normal((draws.updates, 2, config.batch_size, width))
-            done = self._learner.update(
-                self._experience, draws, torch.from_numpy(noise), config, target_entropy
-            )
-            self.updates += done.n_updates
-            means.add(done.n_updates, **done.means)
-        return {
-            **means.all(),
-            "alpha": self.alpha,
-            "n_updates": due,
-            "buffer_size": len(self._experience),
-            "episode_reward": episode_data.total_reward,
-            "learning_rate": float(self._model.actor_optimizer.param_groups[0]["lr"]),
-        }
-
-    # --- weights ------------------------------------------------------------------------------
-
-    def _networks(self) -> dict[str, nn.Module]:
-        return {**super()._networks(), _ALPHA: nn.ParameterDict({_ALPHA: self._model.log_alpha})}
-
-    def _perturbed(self) -> list[nn.Parameter]:
-        return unique_parameters([self._model.actor, *self._model.critics])
-
-    def _read_network(self, path: str, name: str) -> dict[str, torch.Tensor]:
-        older = Path(path) / "log_alpha.npy"
-        if name != _ALPHA or not older.exists() or older.with_suffix(".safetensors").exists():
-            return super()._read_network(path, name)
-        try:
-            value = np.load(older, allow_pickle=False)
-            return {_ALPHA: torch.as_tensor(value, dtype=torch.float32).reshape(())}
-        except Exception as error:
-            raise ValueError(f"{older} cannot be read: {error}") from error
+        return {**super()._arguments(), "discrete": self._discrete}
 
 
 def _build(parts: Parts, options: Options) -> TorchSACAgent:
@@ -221,9 +89,9 @@ def _build(parts: Parts, options: Options) -> TorchSACAgent:
     discrete, width = isinstance(space, spaces.Discrete), outputs_of(space)
     actor = parts.network(width if discrete else 2 * width, None)
     one, other = (parts.network(width, None) if discrete else parts.critic(width) for _ in range(2))
-    temperature = torch.optim.Adam([nn.Parameter(torch.zeros(()))], lr=config.learning_rate)
     return TorchSACAgent(
-        actor, one, other, width, adam(config, actor), adam(config, one, other), temperature,
+        actor, one, other, width, adam(config, actor), adam(config, one, other),
+        temperature_optimizer(config),
         **parts.common(config),
     )  # fmt: skip
 

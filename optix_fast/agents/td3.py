@@ -14,13 +14,14 @@ from optix_fast.agents.guards import as_in_training
 from optix_fast.agents.hyperparams import read_config
 from optix_fast.learners.acting import Acting
 from optix_fast.learners.actions import raw_actions
+from optix_fast.learners.critics import Updated
 from optix_fast.learners.experience import Experience, Means
 from optix_fast.learners.learner import Learner
 from optix_fast.learners.model import target_of
 from optix_fast.learners.policy import Policy
 from optix_fast.learners.td3 import native
 from optix_fast.learners.td3.config import PRESETS, TD3Config
-from optix_fast.learners.td3.update import STATISTICS, TD3Model, Updated, td3_update
+from optix_fast.learners.td3.update import STATISTICS, TD3Model, td3_update
 from optix_fast.learners.uniform_start import UniformStart
 from optix_fast.networks.heads import DeterministicHead
 from optix_fast.random import RandomStream
@@ -151,9 +152,7 @@ class TorchTD3Agent(Agent):
                 self._experience, draws, torch.from_numpy(noise), config, self.updates
             )
             self.updates += done.n_updates
-            actor_loss = done.means.pop("actor_loss")
-            means.add(done.n_updates, **done.means)
-            means.add(done.actor_updates, actor_loss=actor_loss)
+            done.add_to(means)
         return {
             **means.all(),
             "n_updates": due,

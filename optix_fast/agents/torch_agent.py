@@ -172,7 +172,8 @@ class TorchAgent(Agent):
         """
         config: TorchAgentConfig = self._hyperparams.config()
         made = make_targets(episode_data, config.gamma, self.device)
-        with restored_on_error(self):
+        drawing_masks = self._model.drawing_masks(self._streams["update"])
+        with restored_on_error(self), drawing_masks, self._model.masked_in_torch():
             loss = self._loss(episode_data, made.targets)
             if not bool(torch.isfinite(loss)):
                 raise NonFiniteError("loss")

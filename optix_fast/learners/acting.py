@@ -15,6 +15,7 @@ from optix_fast.learners.ppo.act_queue import ActQueue
 from optix_fast.learners.tensors import to_numpy
 from optix_fast.learners.uniform_start import UniformStart
 from optix_fast.networks.heads import CategoricalHead, Draw
+from optix_fast.networks.modes import evaluating
 from optix_fast.pipelines.masks import mask_of
 from optix_fast.random import RandomStream
 from optix_fast.types import Array, Tree, is_recording, tree_map
@@ -30,7 +31,8 @@ class Acting:
 
     Args:
         policy: what it acts by.
-        streams: random numbers by name; "rollout" is read in training, "evaluation" otherwise.
+        streams: random numbers by name; "rollout" is read in training, "evaluation" otherwise; "update" is
+            what updates draw from.
         requested: "auto"; "native": what the core does not serve is an error (RuntimeError); "torch": the
             core is not asked.
         uniform: acts in its place in training, until its steps are over.
@@ -66,6 +68,11 @@ class Acting:
         """Raise where the agent was told to be native and there is a reason why not."""
         if self.requested == "native" and reason:
             raise RuntimeError(f"backend='native', but {reason}")
+
+    @property
+    def update_stream(self) -> RandomStream:
+        """What updates draw from."""
+        return self._streams["update"]
 
     # --- actions ----------------------------------------------------------------------------------
 
@@ -123,7 +130,7 @@ class Acting:
             got = "" if head.space is None else f", got {head.space}"
             raise ValueError(f"action_probs needs a Discrete action space{got}")
         prepared = self.prepare(_batch_of_one(tree_map(to_numpy, observation)))
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(self.policy.actor):
             probs: Array = head.probabilities(self.policy.params(prepared))[0]
         return probs
 

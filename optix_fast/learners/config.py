@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
-from optix_fast.fields import check_field, count, number
+from optix_fast.fields import check_field, count, flag, number
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class ReplayConfig(Config):
         per_beta: exponent of the importance weights.
         per_beta_steps: stored transitions over which per_beta rises linearly to 1; None keeps it.
         per_eps: added to the absolute TD error, so that every priority is positive; must be above 0.
-        max_grad_norm: bound of the gradient's norm (of the actor's, and of both critics' together); 0 or
+        max_grad_norm: bound of the gradient's norm (of the actor's, and of all critics' together); 0 or
             None for none.
     """
 
@@ -70,3 +71,31 @@ class ReplayConfig(Config):
     def first_update_at(self) -> int:
         """Transitions that must be stored before updates are earned."""
         return self.batch_size if self.learning_starts is None else self.learning_starts
+
+
+@dataclass(frozen=True)
+class SoftConfig(ReplayConfig):
+    """The hyperparameters of soft actor-critics: those of ReplayConfig, and
+
+    Args:
+        learning_starts: transitions stored before the first update; until then actions are uniform in
+            the action space. None: batch_size.
+        uniform_action_repeat: steps for which each of those uniform actions is repeated. Where a reward lies
+            far away, a push that lasts gets farther than one that changes at every step (Dabney et al. 2021,
+            temporally extended exploration).
+        log_alpha_init: logarithm of the temperature at the start; read by the constructor only.
+        learn_alpha: False keeps the temperature where it is.
+        target_entropy: the entropy that the temperature is driven to. None: −A of a Gaussian policy (A
+            values in an action), 0.89·ln K of a categorical one with K actions.
+    """
+
+    uniform_action_repeat: int = count(1)
+    log_alpha_init: float = number(0.0)
+    learn_alpha: bool = flag(True)
+    target_entropy: float | None = number(None)
+
+    def target_entropy_of(self, width: int, discrete: bool) -> float:
+        """target_entropy, or its default for actions of A = `width` values, or one of K = `width`."""
+        if self.target_entropy is not None:
+            return self.target_entropy
+        return 0.89 * math.log(width) if discrete else -float(width)

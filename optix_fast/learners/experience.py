@@ -105,7 +105,18 @@ class Draws(NamedTuple):
     @property
     def updates(self) -> int:
         """K."""
-        return len(self.indices if self.indices is not None else self.uniforms)  # type: ignore[arg-type]
+        return self._shape[0]
+
+    @property
+    def batch_size(self) -> int:
+        """B."""
+        return self._shape[1]
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        chosen = self.uniforms if self.indices is None else self.indices
+        assert chosen is not None
+        return chosen.shape
 
 
 class Experience:

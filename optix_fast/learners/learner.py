@@ -68,18 +68,20 @@ class Learner(Generic[M, P, R]):
             NonFiniteError, ValueError: see the update.
             RuntimeError: backend="native", and the core does not serve the agent.
         """
-        if self._acting.requested != "torch":
-            try:
-                self._require_actor()
-                return self._native(self._model, *args, **kwargs)
-            except UnsupportedError as error:
-                self._acting.require(str(error))
-            if self._between is not None:
+        with self._model.drawing_masks(self._acting.update_stream):
+            if self._acting.requested != "torch":
                 try:
-                    return self._between(self._model, *args, **kwargs)
-                except UnsupportedError:
-                    pass  # it has noted the reason
-        return self._reference(self._model, *args, **kwargs)
+                    self._require_actor()
+                    return self._native(self._model, *args, **kwargs)
+                except UnsupportedError as error:
+                    self._acting.require(str(error))
+                if self._between is not None:
+                    try:
+                        return self._between(self._model, *args, **kwargs)
+                    except UnsupportedError:
+                        pass  # it has noted the reason
+            with self._model.masked_in_torch():
+                return self._reference(self._model, *args, **kwargs)
 
     def _unsupported_reason(self) -> str:
         """Why the core serves neither acting nor updates at this moment; empty where it serves both."""

@@ -5,14 +5,19 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, ClassVar
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import nn
 
 from optix_fast.learners.optimizers import check_optimizer_state, load_optimizer_state, optimizer_state
 from optix_fast.learners.tensors import check_matches, module_state, unique_parameters
+from optix_fast.networks.dropout import Masks, has_active_dropout
+from optix_fast.networks.modes import is_batch_norm
+from optix_fast.random import RandomStream
+
+N = TypeVar("N", bound=nn.Module)
 
 
 class Model:
@@ -24,6 +29,9 @@ class Model:
 
     # Attributes that are target copies, and the attributes that they copy.
     TARGETS: ClassVar[Mapping[str, str]] = {}
+
+    # What Dropout draws in the update that is running, see `drawing_masks`.
+    masks: ClassVar[Masks | None] = None
 
     def __post_init__(self) -> None:
         def named(kind: type[Any]) -> list[str]:
@@ -82,14 +90,13 @@ class Model:
 
     @torch.no_grad()
     def move_targets(self, tau: float) -> None:
-        """target ← target + tau·(network − target); what is not a float is copied."""
+        """target ← target + tau·(network − target); buffers, such as running statistics, are copied."""
         for name, follows in self.TARGETS.items():
-            target, network = getattr(self, name).state_dict(), getattr(self, follows).state_dict()
-            for own, copied in zip(network.values(), target.values(), strict=True):
-                if copied.is_floating_point():
-                    copied.lerp_(own, tau)
-                else:
-                    copied.copy_(own)
+            target, network = getattr(self, name), getattr(self, follows)
+            for copied, own in zip(target.parameters(), network.parameters(), strict=True):
+                copied.lerp_(own, tau)
+            for copied, own in zip(target.buffers(), network.buffers(), strict=True):
+                copied.copy_(own)
 
     # --- state ------------------------------------------------------------------------------------
 
@@ -125,6 +132,25 @@ class Model:
                 parameter.copy_(state["parameters"][name])
 
     @contextmanager
+    def drawing_masks(self, stream: RandomStream) -> Iterator[None]:
+        """Dropout draws from the stream inside: one number, the seed of `masks`, and none where no Dropout is
+        in training mode."""
+        networks = self.modules().values()
+        if not has_active_dropout(networks):
+            yield
+            return
+        seed = int(stream.integers(0, 2**63 - 1, (1,))[0])
+        self.__dict__["masks"] = Masks(seed, networks)
+        try:
+            yield
+        finally:
+            del self.__dict__["masks"]
+
+    def masked_in_torch(self) -> AbstractContextManager[None]:
+        """Torch's Dropout draws `masks` inside."""
+        return nullcontext() if self.masks is None else self.masks.in_torch()
+
+    @contextmanager
     def undone_on_error(self) -> Iterator[None]:
         """Everything is as it was if what is done inside fails."""
         before = self.state_dict()
@@ -135,9 +161,13 @@ class Model:
             raise
 
 
-def target_of(network: nn.Module) -> nn.Module:
-    """A copy that nothing trains."""
-    return copy.deepcopy(network).requires_grad_(False)
+def target_of(network: N) -> N:
+    """A copy that nothing trains: its batch norms evaluate, by the statistics that they are given."""
+    target = copy.deepcopy(network).requires_grad_(False)
+    for module in target.modules():
+        if is_batch_norm(module):
+            module.eval()
+    return target
 
 
 class LayerWatch:

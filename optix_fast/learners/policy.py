@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from optix_fast.envs.normalizers import ObsNormalizer
 from optix_fast.learners.tensors import outputs_of, to_tensors
 from optix_fast.networks.heads import Draw, PolicyHead
+from optix_fast.networks.modes import evaluating
 from optix_fast.random import RandomStream
 from optix_fast.types import Array, Tree
 
@@ -63,18 +64,21 @@ class Policy:
         deterministic: bool = False,
         action_masks: Array | None = None,
     ) -> Draw:
-        """Actions for prepared observations.
+        """Actions for prepared observations; the actor is evaluated.
 
         Raises:
             NonFiniteError: the actor returned NaN or infinite values.
         """
-        return self.head.draw(self.params(prepared), stream, deterministic, action_masks)
+        with evaluating(self.actor):
+            params = self.params(prepared)
+        return self.head.draw(params, stream, deterministic, action_masks)
 
     @torch.no_grad()
     def values(self, prepared: Tree) -> Array:
-        """The critic's V of prepared observations, [B]."""
+        """The critic's V of prepared observations, [B]; the critic is evaluated."""
         assert self.critic is not None
-        values: Array = outputs_of(self.critic, prepared).reshape(-1).float().cpu().numpy()
+        with evaluating(self.critic):
+            values: Array = outputs_of(self.critic, prepared).reshape(-1).float().cpu().numpy()
         return values
 
     def put(self, array: Array) -> Tensor:

@@ -23,8 +23,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor, nn
 
+from optix_fast.networks.batch_renorm import BatchRenorm
+
 if TYPE_CHECKING:
     from optix_fast._C import Activation, LayerKind
+    from optix_fast.networks.dropout import Masks
     from optix_fast.networks.flat_layout import FlatLayout
 
 INPUT = -1  # as a source: what the network reads
@@ -51,15 +54,27 @@ ACTIVATION_NAMES: dict[type[nn.Module], Activation] = {
     nn.Hardswish: "hardswish",
 }
 _SERVED = ", ".join(
-    ("Linear", "LayerNorm", "RMSNorm", *(k.__name__ for k in ACTIVATION_NAMES), "modules with native_plan")
+    (
+        "Linear",
+        "LayerNorm",
+        "RMSNorm",
+        "BatchNorm1d",
+        "BatchRenorm",
+        "Dropout",
+        *(k.__name__ for k in ACTIVATION_NAMES),
+        "modules with native_plan",
+    )
 )
 _MODULE_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 # What the layers above compute with, beside their parameters.
 _NUMBERS = (
     "negative_slope", "alpha", "approximate", "min_val", "max_val", "beta", "threshold", "eps",
     "normalized_shape", "p", "in_features", "out_features", "num_embeddings", "embedding_dim", "padding_idx",
-    "max_norm", "sparse", "scale_grad_by_freq",
+    "max_norm", "sparse", "scale_grad_by_freq", "num_features", "momentum", "track_running_stats", "features",
+    "warmup_steps", "r_max", "d_max",
 )  # fmt: skip
+# Layers that compute something else in training than in evaluation.
+_WITH_MODES = (nn.BatchNorm1d, BatchRenorm, nn.Dropout)
 
 
 class UnsupportedError(Exception):
@@ -74,11 +89,27 @@ class Value(NamedTuple):
     width: int | None
 
 
+class Training(NamedTuple):
+    """How a layer works on batches.
+
+    active: whether the module is in training mode.
+    momentum, r_max, d_max, warmup_steps: of a batch norm, see BatchRenorm.
+    """
+
+    active: bool
+    momentum: float = 0.0
+    r_max: float = 1.0
+    d_max: float = 0.0
+    warmup_steps: int = 0
+
+
 @dataclass(frozen=True)
 class Layer:
     """One layer; the fields are those of csrc/mlp/mlp.h.
 
     parameters: of the module, where "weight" and "bias" are found at every call; None where it has none.
+    buffers: of a batch norm, likewise.
+    training: of a batch norm or dropout.
     name: of the module's class, for messages.
     entries: rows of an Embedding.
     """
@@ -94,6 +125,8 @@ class Layer:
     parameters: dict[str, nn.Parameter | None] | None = None
     name: str = ""
     entries: int = 0
+    buffers: dict[str, Tensor | None] | None = None
+    training: Training | None = None
 
     def tensors(self) -> tuple[Tensor | None, Tensor | None]:
         """Weight and bias."""
@@ -102,9 +135,11 @@ class Layer:
         return self.parameters.get("weight"), self.parameters.get("bias")
 
     def described_to_act(self) -> tuple[Any, ...]:
-        """The same, with the place where weight and bias are found, if the layer has them, at every call."""
-        *parts, weight, bias = self.described()
-        return (*parts, weight is not None, bias is not None, self.parameters or {}, self.entries)
+        """The same, with the places where weight and bias, if the layer has them, and running statistics are
+        found at every call."""
+        weight, bias = self.tensors()
+        has = weight is not None, bias is not None
+        return (*self._shape(), *has, self.buffers or {}, self.parameters or {}, self.entries)
 
     @property
     def sources(self) -> tuple[int, ...]:
@@ -117,12 +152,30 @@ class Layer:
             return self.out, features
         return (self.entries, self.out) if self.kind == "embedding" else (self.out,)
 
-    def described(self) -> tuple[Any, ...]:
-        """For the core: the LayerParts of csrc/mlp/mlp_bind.h."""
+    def described(self, masks: Masks | None = None) -> tuple[Any, ...]:
+        """For the core: the LayerParts of csrc/mlp/mlp_bind.h.
+
+        Args:
+            masks: what Dropout draws in training.
+        """
+        return (*self._shape(), *self.tensors(), self._state(masks))
+
+    def statistics(self) -> tuple[Tensor, ...]:
+        """Of a batch norm: running mean and variance, and how many batches moved them."""
+        return () if self.buffers is None else tuple(self.buffers[key] for key in STATISTICS)  # type: ignore[misc]
+
+    def _shape(self) -> tuple[Any, ...]:
         return (
             self.kind, self.source, self.other, self.out, self.activation, self.constants, self.number,
-            self.first, *self.tensors(),
+            self.first,
         )  # fmt: skip
+
+    def _state(self, masks: Masks | None) -> tuple[Any, ...] | None:
+        if self.training is None:
+            return None
+        if self.kind != "dropout":
+            return (*self.training, *self.statistics())
+        return self.training.active, 0 if masks is None else masks.key_of(self.parameters)
 
     def is_the_same(self, other: Layer) -> bool:
         """Whether both are one module's, reading the same."""
@@ -130,7 +183,7 @@ class Layer:
 
     def is_like(self, other: Layer) -> bool:
         """Whether both compute the same, of parameters that may be others."""
-        return replace(self, parameters=None) == replace(other, parameters=None)
+        return replace(self, parameters=None, buffers=None) == replace(other, parameters=None, buffers=None)
 
     def moved(self, by: int) -> Layer:
         """The layer behind `by` fewer layers, the last of which has become the input."""
@@ -335,6 +388,7 @@ class Plan:
 
 
 _ACTIVATION = "activation"  # the name of a layer that is nothing but one
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # buffers of a batch norm
 _WITH_OTHER = ("sum", "product", "concat", "dueling")
 
 
@@ -359,16 +413,45 @@ def _norm(plan: Plan, module: nn.LayerNorm | nn.RMSNorm, x: Value) -> Value:
     )
 
 
+def _batch_norm(plan: Plan, module: nn.BatchNorm1d | BatchRenorm, x: Value) -> Value:
+    name = type(module).__name__
+    kind: LayerKind = "batch_norm"
+    if isinstance(module, BatchRenorm):
+        kind = "batch_renorm"
+        training = Training(module.training, module.momentum, module.r_max, module.d_max, module.warmup_steps)
+        x = plan.expect(x, module.features)
+    else:
+        if not module.track_running_stats or module.momentum is None:
+            raise plan.error(f"{name} without running statistics, or with momentum=None, is not served")
+        training = Training(module.training, module.momentum)
+        x = plan.expect(x, module.num_features)
+    return plan._record(
+        Layer(
+            kind, x.layer, plan._width(x), number=float(module.eps), parameters=module._parameters, name=name,
+            buffers=module._buffers, training=training,
+        )
+    )  # fmt: skip
+
+
 def _dropout(plan: Plan, module: nn.Dropout, x: Value) -> Value:
-    if module.p > 0.0:
-        raise plan.error("Dropout is not served (p = 0 is)")
-    return x
+    if not module.training or module.p == 0.0:
+        return x
+    if not 0.0 < module.p < 1.0:
+        raise plan.error(f"Dropout with p = {module.p} is not served")
+    return plan._record(
+        Layer(
+            "dropout", x.layer, plan._width(x), number=float(module.p), parameters=module._parameters,
+            name="Dropout", training=Training(True),
+        )
+    )  # fmt: skip
 
 
 _BUILDERS: dict[type[nn.Module], Callable[[Plan, Any, Value], Value]] = {
     nn.Linear: _linear,
     nn.LayerNorm: _norm,
     nn.RMSNorm: _norm,
+    nn.BatchNorm1d: _batch_norm,
+    BatchRenorm: _batch_norm,
     nn.Dropout: _dropout,
 }
 
@@ -415,7 +498,7 @@ def sizes_of(network: nn.Module) -> Iterator[tuple[dict[Any, Any], int]]:
 
 def entries_of(network: nn.Module) -> Iterator[tuple[dict[str, Any], str, Any]]:
     """Entries of dicts that must stay: the children, no forward of a module's own (`...`), the numbers of
-    layers, and the plain attributes of modules that declare a plan."""
+    layers, their mode where it matters, and the plain attributes of modules that declare a plan."""
     for module in network.modules():
         for key, child in module._modules.items():
             yield module._modules, key, child
@@ -425,3 +508,5 @@ def entries_of(network: nn.Module) -> Iterator[tuple[dict[str, Any], str, Any]]:
         for key in [key for key in own if not key.startswith("_")] if declares else _NUMBERS:
             if key in own:
                 yield own, key, own[key]
+        if type(module) in _WITH_MODES:
+            yield own, "training", module.training

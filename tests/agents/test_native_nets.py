@@ -71,7 +71,7 @@ def turned_hardtanh() -> nn.Hardtanh:
         (lambda net: net.append(nn.PReLU()), "actor: PReLU is not served"),
         (lambda net: net.insert(1, nn.GroupNorm(2, 8)), "actor: GroupNorm is not served"),
         (lambda net: net.insert(1, nn.LayerNorm(9)), "the widths of its layers do not fit"),
-        (lambda net: net.insert(1, nn.Dropout(0.1)), "actor: Dropout is not served"),
+        (lambda net: net.insert(1, nn.Dropout(1.0)), "actor: Dropout with p = 1.0 is not served"),
         (lambda net: nn.utils.parametrizations.orthogonal(net[0]), "ParametrizedLinear is not served"),
         (lambda net: net.insert(0, nn.Tanh()), "the width of its input is not known"),
         (lambda net: setattr(net[0], "forward", lambda x: x), "Linear has a forward of its own"),

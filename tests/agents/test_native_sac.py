@@ -35,8 +35,9 @@ from optix_fast.learners.experience import Draws, Experience
 from optix_fast.learners.native.networks import UnsupportedError
 from optix_fast.learners.sac.config import SACConfig
 from optix_fast.learners.sac.native import sac_update
-from optix_fast.learners.sac.update import STATISTICS, SACModel
+from optix_fast.learners.sac.update import SACModel
 from optix_fast.learners.sac.update import sac_update as reference_update
+from optix_fast.learners.squashed_policy import STATISTICS
 from optix_fast.ops import SumTree
 from optix_fast.random import RandomStream
 from optix_fast.types import NonFiniteError
@@ -289,7 +290,7 @@ def test_autograd_notices_that_parameters_changed() -> None:
 
 REFUSALS: dict[str, tuple[Callable[[SACModel], Any], str]] = {
     "a hook": (lambda m: m.critics[0][0].register_forward_hook(lambda *_: None), "has a hook"),
-    "another layer": (lambda m: m.actor.append(nn.Dropout(0.1)), "Dropout is not served"),
+    "another layer": (lambda m: m.actor.append(nn.Dropout(0.1)), "hold a batch norm or Dropout"),
     "another optimizer": (
         lambda m: setattr(m, "actor_optimizer", torch.optim.Adagrad(m.actor.parameters(), lr=0.1)),
         "the optimizer is Adagrad",

@@ -343,7 +343,7 @@ REFUSALS: dict[str, tuple[Callable[[TD3Model], Any], str]] = {
     "a hook on a target": (
         lambda m: m.target_actor[0].register_forward_hook(lambda *_: None), "target_actor.* has a hook"
     ),
-    "another layer": (lambda m: m.actor.append(nn.Dropout(0.1)), "Dropout is not served"),
+    "another layer": (lambda m: m.actor.append(nn.Dropout(0.1)), "hold a batch norm or Dropout"),
     "another optimizer": (
         lambda m: setattr(m, "actor_optimizer", torch.optim.Adagrad(m.actor.parameters(), lr=0.1)),
         "the optimizer is Adagrad",
@@ -362,7 +362,7 @@ REFUSALS: dict[str, tuple[Callable[[TD3Model], Any], str]] = {
     ),
     "critics of discrete actions": (
         lambda m: [net.__setitem__(4, nn.Linear(64, 3)) for net in (m.critic1, m.target1)],
-        "a critic has more than one output",
+        "a critic has 3 outputs, not 1",
     ),
     "a frozen actor": (lambda m: freeze(m.actor), "every parameter of a network is frozen"),
     "frozen critics": (

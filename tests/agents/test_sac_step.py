@@ -20,7 +20,7 @@ def test_one_update_of_the_smallest_networks() -> None:
     model = smallest_model()
     step = sac_step(model, smallest_transition(), torch.zeros(2, 1, 1), SACConfig(tau=0.5), -1.0)
     # log π(0) = −½·ln 2π = −0.918939; y = 1 + 0.9·(min(2, 6) + 0.918939) = 3.627045.
-    critic_loss, actor_loss, alpha_loss, q_value, entropy = step.statistics
+    critic_loss, actor_loss, alpha_loss, q_value, entropy = step.statistics.values()
     assert critic_loss == pytest.approx(0.5 * (1.627045**2 + 0.627045**2), rel=1e-5)
     assert step.td_errors.tolist() == pytest.approx([1.127045])
     # The critics after their step: 1.1·s + 2.1·a and 3.1·s + 0.1·a.
@@ -56,7 +56,7 @@ def test_one_update_of_the_smallest_categorical_networks() -> None:
     step = discrete_sac_step(model, batch, SACConfig(tau=0.5), 0.5)
     # min Q̄(s') = (2, 4): V = 3 + ln 2, y = 1 + ½·3.693147 = 2.846574.
     assert step.td_errors.tolist() == pytest.approx([0.5 * (0.153426 + 0.846574)], rel=1e-5)
-    critic_loss, actor_loss, alpha_loss, q_value, entropy = step.statistics
+    critic_loss, actor_loss, alpha_loss, q_value, entropy = step.statistics.values()
     assert critic_loss == pytest.approx(0.5 * (0.153426**2 + 0.846574**2), rel=1e-5)
     # After the critics' step Q_1 = (1, 2.9), Q_2 = (2, 2.1): the least are 1 and 2.1.
     assert actor_loss == pytest.approx(-math.log(2) - 1.55, rel=1e-5)

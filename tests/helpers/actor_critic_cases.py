@@ -1,7 +1,8 @@
-"""What the tests of SAC's and TD3's updates share: networks, and how far two models are apart."""
+"""What the tests of actor-critics' updates share: networks, and how far two models are apart."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,13 +27,15 @@ def networks_of(
     dtype: torch.dtype,
     features: int,
     width: int,
+    critic_outputs: Sequence[int] = (1, 1),
     **blocks: Any,
 ) -> tuple[nn.Sequential, list[nn.Sequential]]:
-    """An actor with so many outputs, and two critics of actions of `width` values. blocks: of mlp()."""
+    """An actor with so many outputs, and critics of actions of `width` values. blocks: of mlp()."""
     generator = torch.Generator().manual_seed(7)
     actor = mlp([features, *hidden, outputs], activation, 0.5, generator, **blocks).to(dtype)
     critics = [
-        mlp([features + width, *hidden, 1], activation, 1.0, generator, **blocks).to(dtype) for _ in range(2)
+        mlp([features + width, *hidden, m], activation, 1.0, generator, **blocks).to(dtype)
+        for m in critic_outputs
     ]
     for net in (actor, *critics):
         for p in net.parameters():

@@ -22,6 +22,19 @@ def plain_adam(parameters: list[Any]) -> torch.optim.Optimizer:
     return torch.optim.Adam(parameters, lr=0.1, eps=1e-12)
 
 
+def soft_parts(
+    actor: nn.Module, critics: Sequence[nn.Module], make_optimizer: MakeOptimizer, log_alpha: float
+) -> dict[str, Any]:
+    """Temperature and optimizers of a soft actor-critic."""
+    temperature = nn.Parameter(torch.tensor(log_alpha, dtype=next(actor.parameters()).dtype))
+    return {
+        "log_alpha": temperature,
+        "actor_optimizer": make_optimizer(list(actor.parameters())),
+        "critic_optimizer": make_optimizer([p for net in critics for p in net.parameters()]),
+        "alpha_optimizer": make_optimizer([temperature]),
+    }
+
+
 def make_model(
     actor: nn.Module,
     critics: Sequence[nn.Module],
@@ -30,15 +43,10 @@ def make_model(
     log_alpha: float = 0.0,
 ) -> SACModel:
     """The networks with optimizers and target critics."""
-    dtype = next(actor.parameters()).dtype
-    temperature = nn.Parameter(torch.tensor(log_alpha, dtype=dtype))
     one, other = critics
     return SACModel(
-        actor, one, other, copy.deepcopy(one), copy.deepcopy(other), temperature,
-        make_optimizer(list(actor.parameters())),
-        make_optimizer([*one.parameters(), *other.parameters()]),
-        make_optimizer([temperature]),
-        discrete,
+        actor=actor, critic1=one, critic2=other, target1=copy.deepcopy(one), target2=copy.deepcopy(other),
+        **soft_parts(actor, critics, make_optimizer, log_alpha), discrete=discrete,
     )  # fmt: skip
 
 

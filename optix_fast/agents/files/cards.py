@@ -18,6 +18,7 @@ from gymnasium import spaces
 from safetensors import safe_open
 from torch import nn
 
+from optix_fast.networks.batch_renorm import BatchRenorm
 from optix_fast.networks.dueling import DuelingQNetwork
 from optix_fast.networks.encoders import EncodedCritic, ObservationEncoder
 from optix_fast.networks.residual import Residual
@@ -45,6 +46,7 @@ LAYERS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
         (nn.LayerNorm, ("normalized_shape", "eps", "elementwise_affine", "bias")),
         (nn.RMSNorm, ("normalized_shape", "eps", "elementwise_affine")),
         (nn.BatchNorm1d, ("num_features", "eps", "momentum", "affine", "track_running_stats")),
+        (BatchRenorm, ("features", "momentum", "eps", "warmup_steps", "r_max", "d_max", "affine")),
         (nn.Conv1d, ("in_channels", "out_channels", "kernel_size", "stride", "padding", "bias")),
         (nn.Conv2d, ("in_channels", "out_channels", "kernel_size", "stride", "padding", "bias")),
         (nn.MaxPool2d, ("kernel_size", "stride", "padding")),
@@ -53,6 +55,7 @@ LAYERS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
 # Modules that are their children, and the attributes that they have besides.
 CONTAINERS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "Sequential": (nn.Sequential, ()),
+    "ModuleList": (nn.ModuleList, ()),
     "DuelingQNetwork": (DuelingQNetwork, ()),
     "EncodedCritic": (EncodedCritic, ("action_dim",)),
     "Residual": (Residual, ()),

@@ -10,6 +10,7 @@ from optix_fast.learners.dqn.update import DQNModel, Updated
 from optix_fast.learners.experience import Draws, Experience
 from optix_fast.learners.native.threads import learner_threads
 from optix_fast.learners.native.updates import Recognised, Trained
+from optix_fast.networks.modes import check_batch
 
 _core = _native.core
 _NAMES = {"q_network": "the network", "target": "the target network"}
@@ -21,7 +22,7 @@ def recognise(model: DQNModel, create: bool = False) -> tuple[Recognised, Traine
     Raises:
         UnsupportedError: the core does not serve the model; with the reason.
     """
-    found = Recognised(model, create, _NAMES)
+    found = Recognised(model, create, _NAMES, serves_batches=True)
     targets = found.targets("target")
     return found, found.trained("optimizer", "q_network"), targets
 
@@ -35,9 +36,11 @@ def dqn_update(
         UnsupportedError: the core does not serve this model, or these observations; with the reason.
         NonFiniteError: a target, loss or gradient is NaN or infinite; networks, optimizer and priorities are
             as before.
-        ValueError: an action that the network does not have, or a replay that does not fit it.
+        ValueError: an action that the network does not have, a replay that does not fit it, or a batch of one
+            row for a batch norm.
     """
     found, trained, targets = recognise(model, create=True)
+    check_batch(model.networks().items(), draws.batch_size)
     options = _core.DQNOptions(
         n_step=config.n_step,
         gamma=config.gamma,

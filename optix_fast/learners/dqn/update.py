@@ -18,6 +18,7 @@ from optix_fast.learners.dqn.config import DQNConfig
 from optix_fast.learners.experience import Draws, Experience, Transitions, check_masks, discounted
 from optix_fast.learners.model import Model
 from optix_fast.learners.optimizers import descend
+from optix_fast.networks.modes import check_batch
 from optix_fast.types import NonFiniteError
 
 
@@ -61,7 +62,9 @@ def dqn_update(
     Raises:
         NonFiniteError: a target, loss or gradient is NaN or infinite; networks, optimizer and priorities are
             as before.
+        ValueError: a batch of one row for a batch norm.
     """
+    check_batch(model.networks().items(), draws.batch_size)
     collected: list[list[float]] = []
     copies = 0
     with model.undone_on_error(), experience.priorities_kept_on_error():

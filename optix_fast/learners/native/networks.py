@@ -15,8 +15,10 @@ from torch.func import functional_call
 from torch.nn.modules import module as nn_module
 
 from optix_fast import _native
+from optix_fast.networks.dropout import Masks
 from optix_fast.networks.flat_layout import FlatLayout
-from optix_fast.networks.plan import Layer, Plan, entries_of, sizes_of
+from optix_fast.networks.modes import evaluating
+from optix_fast.networks.plan import STATISTICS, Layer, Plan, entries_of, sizes_of
 from optix_fast.networks.plan import UnsupportedError as UnsupportedError
 
 _core = _native.core
@@ -39,9 +41,19 @@ class Stack(NamedTuple):
         """Width of the last layer's output; of no layers, that of the input."""
         return self.layers[-1].out if self.layers else self.features
 
-    def described(self) -> list[tuple[Any, ...]]:
-        """For the core."""
-        return [layer.described() for layer in self.layers]
+    def described(self, masks: Masks | None = None) -> list[tuple[Any, ...]]:
+        """For the core. masks: what Dropout draws in training."""
+        return [layer.described(masks) for layer in self.layers]
+
+    @property
+    def depends_on_batch(self) -> bool:
+        """Whether a batch norm or a Dropout is in training mode. Rows of several batches must not be joined
+        in one pass then."""
+        return any(layer.training is not None and layer.training.active for layer in self.layers)
+
+    def statistics(self) -> list[Tensor]:
+        """The running statistics of batch norms, which updates change."""
+        return [tensor for layer in self.layers for tensor in layer.statistics()]
 
     def parameters(self) -> list[nn.Parameter]:
         """Weights and biases in the order of the layers."""
@@ -56,14 +68,18 @@ class Networks(NamedTuple):
     actor: Stack
     critic: Stack
 
-    def described(self) -> tuple[list[Any], ...]:
-        """For the core."""
-        return tuple(part.described() for part in self)
+    def described(self, masks: Masks | None = None) -> tuple[list[Any], ...]:
+        """For the core; see Stack."""
+        return tuple(part.described(masks) for part in self)
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Each once, in the order of the layers."""
         for part in self:
             yield from part.parameters()
+
+    def statistics(self) -> list[Tensor]:
+        """See Stack."""
+        return [tensor for part in self for tensor in part.statistics()]
 
     @property
     def features(self) -> int:
@@ -92,6 +108,7 @@ def networks_of(actor: nn.Module, critic: nn.Module | None) -> Networks:
         alone = stack_of(actor, "the network")
         networks = Networks(Stack([], alone.features, alone.layout), alone, Stack([], alone.outputs))
         check_distinct(alone.parameters())
+        check_batch_layers(alone)
         return networks
     one, other = stack_of(actor, "actor"), stack_of(critic, "critic")
     shared = _shared_layers(one.layers, other.layers)
@@ -100,6 +117,10 @@ def networks_of(actor: nn.Module, critic: nn.Module | None) -> Networks:
     if not networks.actor.layers or not networks.critic.layers:
         raise UnsupportedError("actor or critic has no layer of its own")
     check_distinct(list(networks.parameters()))
+    check_batch_layers(*networks)
+    if trunk.depends_on_batch:
+        # Torch runs them twice, which moves the statistics twice and draws two masks.
+        raise UnsupportedError("actor and critic share a batch norm or Dropout in training mode")
     if one.features != other.features:
         raise UnsupportedError("actor and critic read observations of different widths")
     if one.layout != other.layout:
@@ -154,6 +175,17 @@ def check_distinct(parameters: list[nn.Parameter]) -> None:
         raise UnsupportedError("the networks mix dtypes")
 
 
+def check_batch_layers(*stacks: Stack) -> None:
+    """Each batch norm and Dropout is computed once in a pass.
+
+    Raises:
+        UnsupportedError: with the reason.
+    """
+    layers = [layer for stack in stacks for layer in stack.layers if layer.training is not None]
+    if len({id(layer.parameters) for layer in layers}) < len(layers):
+        raise UnsupportedError("a batch norm or Dropout is used in more than one place")
+
+
 class _Recognised(NamedTuple):
     guards: _core.Guards
     stack: Stack
@@ -202,7 +234,7 @@ def guards_of(module: nn.Module) -> _core.Guards:
 
 def _check_parameters(stack: Stack, name: str) -> None:
     for layer in stack.layers:
-        if layer.parameters is None:
+        if layer.parameters is None or layer.kind == "dropout":
             continue
         read = stack.features if layer.source < 0 else stack.layers[layer.source].out
         shape = layer.weight_shape(read)
@@ -217,12 +249,27 @@ def _check_parameters(stack: Stack, name: str) -> None:
             check_parameter(parameter, f"{name}: the {key} of a {layer.name}")
             if key == "weight" and parameter.shape != shape:
                 raise UnsupportedError(f"{name}: a {layer.name}'s weight is not {list(shape)}")
+        if layer.buffers is not None:
+            _check_statistics(layer, next((p.dtype for p in stack.parameters()), torch.float32), name)
+
+
+def _check_statistics(layer: Layer, dtype: torch.dtype, name: str) -> None:
+    expected = dict(zip(STATISTICS, ((layer.out,), (layer.out,), ()), strict=True))
+    assert layer.buffers is not None
+    for key, shape in expected.items():
+        tensor = layer.buffers.get(key)
+        kind = dtype if shape else torch.int64
+        if type(tensor) is not Tensor or tensor.dtype != kind or tensor.shape != shape:
+            expected_is = f"{str(kind).removeprefix('torch.')} {list(shape)}"
+            raise UnsupportedError(f"{name}: the {key} of a {layer.name} is not {expected_is}")
+        if tensor.device.type != "cpu" or not tensor.is_contiguous():
+            raise UnsupportedError(f"{name}: the {key} of a {layer.name} is not contiguous on the cpu")
 
 
 def _check_declaration(module: nn.Module, stack: Stack, name: str) -> None:
     """What native_plan has declared is what forward computes, of random input, parameters and buffers: not of
-    those of the moment alone."""
-    own = {id(p): key for key, p in module.named_parameters()}
+    those of the moment alone; in the modules' own modes, and evaluated."""
+    own = {id(p): key for key, p in (*module.named_parameters(), *module.named_buffers())}
     dtype = next((p.dtype for p in stack.parameters()), torch.float32)
     generator = torch.Generator().manual_seed(0)
 
@@ -238,17 +285,27 @@ def _check_declaration(module: nn.Module, stack: Stack, name: str) -> None:
         if layer.kind in ("one_hot", "embedding"):
             n = layer.out if layer.kind == "one_hot" else layer.entries
             given[:, layer.first] = layer.number + torch.randint(n, (5,), generator=generator)
-    parameters = {key: numbers(*p.shape) for key, p in module.named_parameters()}
-    buffers = {key: numbers(*b.shape) for key, b in module.named_buffers() if b.is_floating_point()}
-    declared = torch.empty(5, stack.outputs, dtype=dtype)
-    try:
-        with torch.no_grad():
-            # A forward may write to what it is given.
-            expected = functional_call(module, (parameters, buffers), _arguments(stack, given.clone()))
-        layers = [_with_parameters(layer, own, parameters) for layer in stack.layers]
-        _core.mlp(layers, False, True, given, declared, None, [], None)
-    except Exception as error:
-        raise UnsupportedError(f"{name}: forward failed on [5, {stack.features}]: {error}") from error
+    variances = {id(layer.statistics()[1]) for layer in stack.layers if layer.buffers is not None}
+    tensors = {key: numbers(*p.shape) for key, p in module.named_parameters()}
+    for key, b in module.named_buffers():
+        tensors[key] = numbers(*b.shape) if b.is_floating_point() else b.clone()
+        if id(b) in variances:
+            tensors[key] = tensors[key] + 2.0
+    for evaluated in (True, False):
+        # A forward may write to what it is given.
+        of_torch, of_core = ({key: t.clone() for key, t in tensors.items()} for _ in range(2))
+        masks, declared = Masks(0, [module]), torch.empty(5, stack.outputs, dtype=dtype)
+        try:
+            with torch.no_grad(), evaluating(module) if evaluated else masks.in_torch():
+                expected = functional_call(module, of_torch, _arguments(stack, given.clone()))
+            layers = [_with_tensors(layer, masks, own, of_core) for layer in stack.layers]
+            _core.mlp(layers, False, evaluated, given, declared, None, [], None)
+        except Exception as error:
+            raise UnsupportedError(f"{name}: forward failed on [5, {stack.features}]: {error}") from error
+        _check_same(declared, expected, stack, name)
+
+
+def _check_same(declared: Tensor, expected: Any, stack: Stack, name: str) -> None:
     if not isinstance(expected, Tensor) or expected.numel() != declared.numel():
         shape = [5, stack.outputs]
         raise UnsupportedError(f"{name}: forward returns another shape than native_plan, {shape}")
@@ -257,11 +314,16 @@ def _check_declaration(module: nn.Module, stack: Stack, name: str) -> None:
         raise UnsupportedError(f"{name}: what native_plan declares differs from forward by {difference:.3g}")
 
 
-def _with_parameters(
-    layer: Layer, names: Mapping[int, str], parameters: Mapping[str, Tensor]
+def _with_tensors(
+    layer: Layer, masks: Masks, names: Mapping[int, str], tensors: Mapping[str, Tensor]
 ) -> tuple[Any, ...]:
-    *parts, weight, bias = layer.described()
-    return (*parts, *(None if p is None else parameters[names[id(p)]] for p in (weight, bias)))
+    """The layer for the core, with other parameters and buffers."""
+    *parts, weight, bias, state = layer.described(masks)
+
+    def other(part: Any) -> Any:
+        return tensors[names[id(part)]] if isinstance(part, Tensor) else part
+
+    return (*parts, other(weight), other(bias), None if state is None else tuple(map(other, state)))
 
 
 def _arguments(stack: Stack, rows: Tensor) -> tuple[Any, ...]:

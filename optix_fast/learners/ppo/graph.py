@@ -24,6 +24,7 @@ from optix_fast.learners.native.optimizers import check_optimizer, note_step
 from optix_fast.learners.ppo.batch import Batch
 from optix_fast.learners.ppo.config import KL_STOP, PPOConfig
 from optix_fast.learners.ppo.update import STATISTICS, PPOModel, Updated, updated_of
+from optix_fast.networks.modes import works_on_batches
 from optix_fast.types import NonFiniteError
 
 Record = Callable[[Callable[[], None]], Callable[[], Any]]
@@ -96,6 +97,8 @@ class GraphPPO:
             raise UnsupportedError("the clip ratio is annealed")
         if not isinstance(batch.observations, Tensor):
             raise UnsupportedError("the observations are not one array")
+        if works_on_batches(model.actor) or works_on_batches(model.critic):
+            raise UnsupportedError("a batch norm or Dropout is in training mode")
         kind = type(model.optimizer)
         if kind not in (torch.optim.Adam, torch.optim.AdamW):
             raise UnsupportedError(f"the optimizer is {kind.__name__} (a CUDA graph steps Adam and AdamW)")

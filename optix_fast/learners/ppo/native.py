@@ -16,7 +16,7 @@ from optix_fast.learners.native.optimizers import Trained
 from optix_fast.learners.native.threads import learner_threads
 from optix_fast.learners.ppo.batch import Batch
 from optix_fast.learners.ppo.config import PPOConfig
-from optix_fast.learners.ppo.update import PPOModel, Updated, updated_of
+from optix_fast.learners.ppo.update import PPOModel, Updated, check_minibatches, updated_of
 from optix_fast.networks.flat_layout import FlatLayout
 from optix_fast.types import NonFiniteError, Tree
 
@@ -39,9 +39,11 @@ def ppo_update(model: PPOModel, batch: Batch, permutations: Tensor, config: PPOC
     Raises:
         UnsupportedError: the core does not serve this model, or these observations; with the reason.
         NonFiniteError: a loss or gradient norm is NaN or infinite; parameters and optimizer are as before.
-        ValueError: rows that do not fit the networks, or actions that were impossible.
+        ValueError: rows that do not fit the networks, actions that were impossible, or a minibatch of one row
+            for a batch norm.
     """
     networks, trained = recognise(model, create=True)
+    check_minibatches(model, batch, config)
     observations = batch.observations
     if networks.layout is not None:
         observations = _flat(networks.layout, observations)
@@ -50,10 +52,11 @@ def ppo_update(model: PPOModel, batch: Batch, permutations: Tensor, config: PPOC
         raise UnsupportedError("the observations are not one float array [R, D]")
     rows = _core.PPORows(*(None if part is None else part.contiguous() for part in batch))  # type: ignore[arg-type]
     result = _core.ppo_update(
-        networks.described(), trained.described, rows, permutations, _options(config, model), model.log_std
-    )
+        networks.described(model.masks), trained.described, rows, permutations, _options(config, model),
+        model.log_std,
+    )  # fmt: skip
     # Written behind autograd's back, also when all was put back.
-    torch.autograd.graph.increment_version(trained.tensors)
+    torch.autograd.graph.increment_version([*trained.tensors, *networks.statistics()])
     if result.failed is not None:
         raise NonFiniteError(result.failed)
     trained.conclude()

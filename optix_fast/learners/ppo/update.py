@@ -21,6 +21,7 @@ from optix_fast.learners.ppo.batch import Batch
 from optix_fast.learners.ppo.config import KL_STOP, PPOConfig
 from optix_fast.learners.tensors import outputs_of
 from optix_fast.networks.heads import PolicyHead
+from optix_fast.networks.modes import check_batch
 from optix_fast.ops import PPOLoss
 from optix_fast.random import RandomStream
 from optix_fast.types import NonFiniteError, Tree
@@ -107,7 +108,9 @@ def ppo_update(model: PPOModel, batch: Batch, permutations: Tensor, config: PPOC
 
     Raises:
         NonFiniteError: a loss or gradient norm is NaN or infinite; what came before it has been changed.
+        ValueError: a minibatch of one row for a batch norm.
     """
+    check_minibatches(model, batch, config)
     collected: list[list[float]] = []
     orders = permutations.to(batch.returns.device)
     for index in (part for order in orders for part in torch.split(order, config.minibatch_size)):
@@ -115,6 +118,12 @@ def ppo_update(model: PPOModel, batch: Batch, permutations: Tensor, config: PPOC
         if config.target_kl is not None and collected[-1][_KL] > KL_STOP * config.target_kl:
             break
     return updated_of(np.mean(np.asarray(collected), axis=0).tolist(), len(collected))
+
+
+def check_minibatches(model: PPOModel, batch: Batch, config: PPOConfig) -> None:
+    """Raise ValueError where a batch norm would train on the last minibatch alone, which has one row."""
+    rows = len(batch.returns)
+    check_batch(model.networks().items(), rows % config.minibatch_size or min(rows, config.minibatch_size))
 
 
 def ppo_step(model: PPOModel, batch: Batch, config: PPOConfig) -> list[float]:

@@ -2,42 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
-from optix_fast.fields import count, flag, number
-from optix_fast.learners.config import ReplayConfig
+from optix_fast.fields import number
+from optix_fast.learners.config import SoftConfig
 
 
 @dataclass(frozen=True)
-class SACConfig(ReplayConfig):
-    """SAC's hyperparameters, under the names that a HyperparamSet uses: those of ReplayConfig, and
+class SACConfig(SoftConfig):
+    """SAC's hyperparameters, under the names that a HyperparamSet uses: those of SoftConfig, and
 
     Args:
-        learning_starts: transitions stored before the first update; until then actions are uniform in
-            the action space. None: batch_size.
         tau: share of the critics that their targets take over in every update.
-        uniform_action_repeat: steps for which each of those uniform actions is repeated. Where a reward lies
-            far away, a push that lasts gets farther than one that changes at every step (Dabney et al. 2021,
-            temporally extended exploration).
-        log_alpha_init: logarithm of the temperature at the start; read by the constructor only.
-        learn_alpha: False keeps the temperature where it is.
-        target_entropy: the entropy that the temperature is driven to. None: −A of a Gaussian policy (A
-            values in an action), 0.89·ln K of a categorical one with K actions.
     """
 
     tau: float = number(0.005, 0.0, 1.0)
-    uniform_action_repeat: int = count(1)
-    log_alpha_init: float = number(0.0)
-    learn_alpha: bool = flag(True)
-    target_entropy: float | None = number(None)
-
-    def target_entropy_of(self, width: int, discrete: bool) -> float:
-        """target_entropy, or its default for actions of A = `width` values, or one of K = `width`."""
-        if self.target_entropy is not None:
-            return self.target_entropy
-        return 0.89 * math.log(width) if discrete else -float(width)
 
 
 # rl-baselines3-zoo's for BipedalWalker, with networks of 64 in place of 400 and 300 units,

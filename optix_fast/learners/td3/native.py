@@ -5,11 +5,12 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from optix_fast import _native
+from optix_fast.learners.critics import Updated, updated_of
 from optix_fast.learners.experience import Draws, Experience
 from optix_fast.learners.native.threads import learner_threads
 from optix_fast.learners.native.updates import Recognised, Trained
 from optix_fast.learners.td3.config import TD3Config
-from optix_fast.learners.td3.update import TD3Model, Updated, updated_of
+from optix_fast.learners.td3.update import STATISTICS, TD3Model
 
 _core = _native.core
 
@@ -24,9 +25,9 @@ def recognise(
         UnsupportedError: the core does not serve the model; with the reason.
     """
     found = Recognised(model, create)
-    found.check_critics(found.outputs("actor"), "critic1", "critic2", "target1", "target2")
-    targets = found.targets("target_actor"), found.targets("target1", "target2")
-    actor, critics = found.trained("actor", "actor"), found.trained("critic", "critic1", "critic2")
+    found.check_critics(found.outputs("actor"))
+    targets = found.targets("target_actor"), found.targets(*found.target_critics)
+    actor, critics = found.trained("actor", "actor"), found.trained("critic", *found.critics)
     return found, (actor, targets[0], critics, targets[1])
 
 
@@ -57,9 +58,11 @@ def td3_update(
         updates_before=updates_before,
         threads=learner_threads(),
     )
+    actor, target_actor = found.described(["actor", "target_actor"])
+    networks = actor, target_actor, *map(list, map(found.described, (found.critics, found.target_critics)))
     result = _core.td3_update(
-        found.described(), parameters, found.view_of(experience),
+        networks, parameters, found.view_of(experience),
         experience.described(draws, config), noise.to(found.dtype), options,
     )  # fmt: skip
-    found.conclude(result, experience)
-    return updated_of(result.sums, draws.updates, result.actor_updates)
+    found.conclude(result, experience, idle=() if result.actor_updates else ("actor",))
+    return updated_of(STATISTICS, result.sums, draws.updates, result.actor_updates)

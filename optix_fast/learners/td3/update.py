@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from optix_fast.learners.critics import critic_step, least_value, value_of
+from optix_fast.learners.critics import Updated, critic_step, least_value, updated_of, value_of
 from optix_fast.learners.experience import Draws, Experience, Transitions, discounted
 from optix_fast.learners.model import Model
 from optix_fast.learners.optimizers import descend_finite
@@ -56,15 +56,6 @@ class TD3Model(Model):
         return self.critic1, self.critic2
 
 
-class Updated(NamedTuple):
-    """What K updates did: their number, the means of STATISTICS by name, and the actor's updates, over which
-    alone actor_loss is the mean (zero where there were none)."""
-
-    n_updates: int
-    means: dict[str, float]
-    actor_updates: int
-
-
 def td3_update(
     model: TD3Model,
     experience: Experience,
@@ -97,14 +88,7 @@ def td3_update(
                 sums[1] += td3_actor_step(model, batch.observations, config)
                 model.move_targets(config.tau)
                 actor_updates += 1
-    return updated_of(sums, draws.updates, actor_updates)
-
-
-def updated_of(sums: list[float], n_updates: int, actor_updates: int) -> Updated:
-    """The means, from the sums of STATISTICS."""
-    counts = (n_updates, max(actor_updates, 1), n_updates)
-    means = {name: total / n for name, total, n in zip(STATISTICS, sums, counts, strict=True)}
-    return Updated(n_updates, means, actor_updates)
+    return updated_of(STATISTICS, sums, draws.updates, actor_updates)
 
 
 def td3_critic_step(

@@ -1,0 +1,64 @@
+"""Training and evaluation: which layers differ, and evaluating without a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from optix_fast.networks.batch_renorm import BatchRenorm
+from optix_fast.networks.plan import ACTIVATION_NAMES
+from optix_fast.networks.residual import Residual
+
+# Classes whose forward is the same in both modes.
+_WITHOUT_MODES = frozenset(
+    (*ACTIVATION_NAMES, nn.Linear, nn.Sequential, nn.LayerNorm, nn.RMSNorm, nn.Embedding, Residual)
+)
+
+
+@contextmanager
+def evaluating(*networks: nn.Module) -> Iterator[None]:
+    """All modules are in evaluation mode inside, and as before afterwards."""
+    switched = [
+        module
+        for network in networks
+        for module in network.modules()
+        if type(module) not in _WITHOUT_MODES and module.training
+    ]
+    for module in switched:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in switched:
+            module.training = True
+
+
+def is_batch_norm(module: nn.Module) -> bool:
+    """Whether it normalizes by the statistics of batches."""
+    return isinstance(module, _BatchNorm | BatchRenorm)
+
+
+def works_on_batches(network: nn.Module) -> bool:
+    """Whether a batch norm or a Dropout of the network is in training mode, so that an output depends on more
+    than its row."""
+    return any(
+        module.training and (is_batch_norm(module) or (isinstance(module, nn.Dropout) and module.p > 0))
+        for module in network.modules()
+    )
+
+
+def check_batch(networks: Iterable[tuple[str, nn.Module]], rows: int) -> None:
+    """Raise ValueError where a batch norm in training mode would see a batch of one row; names the layer."""
+    if rows > 1:
+        return
+    for name, network in networks:
+        for path, module in network.named_modules():
+            if module.training and is_batch_norm(module):
+                layer = f"{name}.{path}" if path else name
+                raise ValueError(
+                    f"{layer} ({type(module).__name__}) is in training mode and needs at least 2 rows in a "
+                    f"batch, got {rows}"
+                )

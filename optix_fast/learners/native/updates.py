@@ -149,7 +149,7 @@ class Recognised:
         return view
 
     def conclude(self, result: Result, experience: Experience, idle: Sequence[str] = ()) -> None:
-        """Tell torch, the replay and the optimizers, but for those that took no step (idle), what the core did.
+        """Tell torch, the replay and the optimizers what the core did. idle: optimizers that took no step.
 
         Raises:
             NonFiniteError: the core has put everything back, because something was not finite.

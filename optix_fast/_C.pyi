@@ -276,6 +276,32 @@ def tqc_update(
 ) -> SoftResult:
     """As sac_update."""
 
+class CrossQOptions:
+    """CrossQConfig's, under the same names. updates_before: since training began."""
+
+    def __init__(
+        self,
+        *,
+        n_step: int,
+        gamma: float,
+        target_entropy: float,
+        max_grad_norm: float | None = None,
+        threads: int = 1,
+        policy_delay: int,
+        updates_before: int = 0,
+    ) -> None: ...
+
+def crossq_update(
+    networks: tuple[list[_Layer], list[list[_Layer]], list[list[_Layer]]],
+    parameters: tuple[Any, ...],
+    log_alpha: torch.Tensor,
+    replay: _ReplayView,
+    draws: _Draws,
+    noise: torch.Tensor,
+    options: CrossQOptions,
+) -> SoftResult:
+    """As sac_update; there are no target critics, and no parameters of theirs."""
+
 class TD3Options:
     """TD3Config's, under the same names. updates_before: since training began."""
 

@@ -47,8 +47,10 @@ class TrainConfig:
         squash: of a Gaussian ppo policy: bound actions by tanh instead of clipping them.
         log_std: of a Gaussian ppo policy: "state" makes it an output of the network, "free" a parameter.
         dueling: split the Q-network into value and advantages (dqn).
-        norm: "layer" or "rms" puts a LayerNorm or RMSNorm before the activation of each hidden layer.
+        norm: "layer", "rms", "batch" or "batch_renorm" puts a LayerNorm, RMSNorm, BatchNorm1d or BatchRenorm
+            before the activation of each hidden layer.
         residual: add what a hidden layer reads to what it returns, where both are equally wide.
+        dropout: share of each hidden layer's activations that updates set to zero; below 1.
         hyperparams: of the algorithm.
         anneal: lower the learning rate and the clip ratio linearly to zero over `steps` (ppo).
         target_score: stop once this mean return is reached and confirmed; None takes the environment's
@@ -78,13 +80,14 @@ class TrainConfig:
     squash: bool = True
     log_std: Literal["state", "free"] = "state"
     dueling: bool = False
-    norm: Literal["layer", "rms"] | None = None
+    norm: Literal["layer", "rms", "batch", "batch_renorm"] | None = None
     residual: bool = False
+    dropout: float = number(0.0, 0.0, 1.0)
     hyperparams: dict[str, Any] = field(default_factory=dict)
     anneal: bool = False
     target_score: float | None = number(None)
     confirm_episodes: int = count(100)
-    tuner: Literal["none", "spsa", "backoff"] = "none"
+    tuner: Literal["none", "spsa", "backoff", "momentum", "pbt"] = "none"
     max_snapshots: int = count(5)
     state_interval: float = number(30.0, 0.0)
 

@@ -127,6 +127,21 @@ CriticStep squared_errors(const Critics<T>& c, const Draws<T>& d, double factor)
   return step;
 }
 
+// Parameters, optimizer state, targets and running statistics to where they are kept, or back.
+template <typename T>
+void exchange_critics(const Critics<T>& c, bool restore) {
+  exchange_saved(c.trained, restore);
+  for (int i = 0; i < c.n; ++i) {
+    for (const Stack<T>* net : {&c.nets[i], &c.targets[i]}) exchange_statistics(*net, restore);
+  }
+}
+
+// What the targets take over beside parameters, whenever those move.
+template <typename T>
+void copy_critic_statistics(const Critics<T>& c) {
+  for (int i = 0; i < c.n; ++i) copy_statistics(c.nets[i], c.targets[i]);
+}
+
 // Backward through all critics, from c.grad_value of the first `rows` rows of c.taken, and the optimizer's step;
 // with a positive tau the targets after it. What was made of the weights before (refresh) is out of date then.
 template <SimdPath Path, typename T>
@@ -145,16 +160,17 @@ CriticStep descend_critics(const Critics<T>& c, int64_t rows, CriticStep step, d
 }
 
 // The gradient by the actions that goes through critic i, given the gradient by each of its outputs,
-// c.by_value[i]. Rows where that is zero are left out: the others, whose number is returned, are moved together
-// first. The outputs of its layers are used up.
+// c.by_value[i]. Rows where that is zero are left out, unless they depend on the others: what remains, so many
+// rows as are returned, is moved together first. The outputs of its layers are used up.
 template <SimdPath Path, typename T>
 int64_t action_gradient(const Critics<T>& c, int64_t batch, int i) {
   const Stack<T>& net = c.nets[i];
   const int64_t stride = net.last().stride;
+  const bool needs_all = depends_on_batch(net);
   int64_t n = 0;
   for (int64_t row = 0; row < batch; ++row) {
     const T by_value = c.by_value[i][row];
-    if (by_value == 0) continue;
+    if (by_value == 0 && !needs_all) continue;
     T* grad = c.grad_value[i] + n * stride;
     for (int64_t k = 0; k < stride; ++k) grad[k] = k < c.outputs ? by_value : T(0);
     c.rows[i][n++] = row;

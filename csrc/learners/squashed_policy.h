@@ -13,7 +13,7 @@
 // finite ends the call; everything is then put back as it was before the first update.
 //
 // ∂Q/∂â needs no weight gradients, only the last columns of the input's gradient, and of each critic only
-// the rows where it counts: those are moved together first.
+// the rows where it counts: those are moved together first, unless rows depend on each other (mlp.h).
 //
 // Memory: from one arena, about 8 elements per parameter, and B to 2B per unit of every layer.
 //

@@ -139,7 +139,7 @@ SoftResult::Failure soft_update(const SoftArgs<T>& a, int64_t update, SoftResult
   const Critics<T>& c = a.critics;
   const int64_t batch = a.draws.batch;
   const T* noise = a.noise + 2 * update * batch * c.width;
-  stack_forward_cpu<Path, T>(a.actor, a.observations, padded<T>(c.features), 2 * batch);
+  stack_forward_halves_cpu<Path, T>(a.actor, a.observations, padded<T>(c.features), batch, a.grad_policy);
   sample(a, batch, noise, a.next, c.next);
   sample(a, 0, noise + batch * c.width, a.now, c.chosen);
   const T alpha = temperature_of(a);
@@ -155,6 +155,7 @@ SoftResult::Failure soft_update(const SoftArgs<T>& a, int64_t update, SoftResult
   const SoftResult::Failure failure = actor_step<Path>(a, alpha, result, value);
   if (failure != SoftResult::none) return failure;
   stack_refresh_cpu<Path, T>(a.actor);
+  copy_critic_statistics(c);
   result.sums[0] += step.loss;
   result.sums[2] += alpha_loss;
   result.sums[3] += step.mean_q;
@@ -163,9 +164,9 @@ SoftResult::Failure soft_update(const SoftArgs<T>& a, int64_t update, SoftResult
 
 template <typename T>
 void exchange_all(const SoftArgs<T>& a, bool restore) {
-  for (const Trained<T>* trained : {&a.trained_actor, &a.critics.trained, &a.temperature}) {
-    exchange_saved(*trained, restore);
-  }
+  for (const Trained<T>* trained : {&a.trained_actor, &a.temperature}) exchange_saved(*trained, restore);
+  exchange_statistics(a.actor, restore);
+  exchange_critics(a.critics, restore);
 }
 
 // All updates; update(k, result) does one, after its transitions have been gathered.

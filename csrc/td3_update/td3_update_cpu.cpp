@@ -98,6 +98,8 @@ Td3UpdateResult::Failure one_update(const Td3UpdateArgs<T>& a, int64_t k, Td3Upd
     const Td3UpdateResult::Failure failure = actor_step<Path>(a, result);
     if (failure != Td3UpdateResult::none) return failure;
     refresh<Path>(c, c.targets);
+    copy_critic_statistics(c);
+    copy_statistics(a.actor, a.target_actor);
     for (const Stack<T>* net : {&a.actor, &a.target_actor}) stack_refresh_cpu<Path, T>(*net);
   }
   note_errors<Path>(a.draws, k, c.td);
@@ -106,19 +108,26 @@ Td3UpdateResult::Failure one_update(const Td3UpdateArgs<T>& a, int64_t k, Td3Upd
   return Td3UpdateResult::none;
 }
 
+template <typename T>
+void exchange_all(const Td3UpdateArgs<T>& a, bool restore) {
+  exchange_saved(a.trained_actor, restore);
+  for (const Stack<T>* net : {&a.actor, &a.target_actor}) exchange_statistics(*net, restore);
+  exchange_critics(a.critics, restore);
+}
+
 }  // namespace
 
 template <SimdPath Path, typename T>
 Td3UpdateResult td3_update_cpu(const Td3UpdateArgs<T>& a) {
   Td3UpdateResult result;
-  for (const Trained<T>* trained : {&a.trained_actor, &a.critics.trained}) exchange_saved(*trained, false);
+  exchange_all(a, false);
   for (const Stack<T>* net : {&a.actor, &a.target_actor}) stack_refresh_cpu<Path, T>(*net);
   refresh<Path>(a.critics, a.critics.nets);
   refresh<Path>(a.critics, a.critics.targets);
   for (int64_t k = 0; k < a.draws.updates; ++k) {
     result.failure = one_update<Path>(a, k, result);
     if (result.failure == Td3UpdateResult::none) continue;
-    for (const Trained<T>* trained : {&a.trained_actor, &a.critics.trained}) exchange_saved(*trained, true);
+    exchange_all(a, true);
     take_back_errors<Path>(a.draws, k);
     break;
   }

@@ -35,6 +35,7 @@ class Parts(NamedTuple):
     activation: str
     norm: str | None
     residual: bool
+    dropout: float
     generator: torch.Generator
     params: dict[str, Any]
     device: str
@@ -57,8 +58,9 @@ class Parts(NamedTuple):
 
     def _layers(self, sizes: Sequence[int], output_gain: float | None) -> nn.Sequential:
         return mlp(
-            sizes, self.activation, output_gain, self.generator, norm=self.norm, residual=self.residual
-        )
+            sizes, self.activation, output_gain, self.generator, norm=self.norm, residual=self.residual,
+            dropout=self.dropout,
+        )  # fmt: skip
 
     def common(self, config: Any) -> dict[str, Any]:
         """Arguments that every agent's constructor has."""
@@ -71,9 +73,10 @@ class Parts(NamedTuple):
         }
 
 
-def adam(config: Any, *networks: nn.Module) -> torch.optim.Optimizer:
+def adam(config: Any, *networks: nn.Module, beta1: float = 0.9) -> torch.optim.Optimizer:
     """Adam over the networks' parameters."""
-    return torch.optim.Adam([p for net in networks for p in net.parameters()], lr=config.learning_rate)
+    parameters = [p for net in networks for p in net.parameters()]
+    return torch.optim.Adam(parameters, lr=config.learning_rate, betas=(beta1, 0.999))
 
 
 class Algorithm(NamedTuple):
@@ -84,6 +87,7 @@ class Algorithm(NamedTuple):
     serves: whether it acts in an action space; `needs` says in words in which.
     activation: of its networks, unless another one is asked for.
     presets: settings for environments, see presets.preset_for.
+    norm: of its networks, likewise.
     """
 
     config: type[Any]
@@ -92,6 +96,7 @@ class Algorithm(NamedTuple):
     serves: Callable[[Any], bool]
     activation: str = "relu"
     presets: Mapping[str, dict[str, Any]] | None = None
+    norm: str | None = None
 
 
 def is_bounded_box(space: Any) -> bool:

@@ -194,7 +194,7 @@ def _build(parts: Parts, options: Options) -> TorchDQNAgent:
         encoder = ObservationEncoder(parts.observation_space)
         network: nn.Module = DuelingQNetwork(
             encoder.features, n_actions, parts.hidden_sizes, parts.activation, parts.generator,
-            norm=parts.norm, residual=parts.residual,
+            norm=parts.norm, residual=parts.residual, dropout=parts.dropout,
         )  # fmt: skip
         if needs_encoder(parts.observation_space):
             network = nn.Sequential(encoder, network)

@@ -35,7 +35,7 @@ def make_agent(
     algo: Literal["ppo", "auto"], env: Any, hidden_sizes: Sequence[int] = ..., hyperparams: Params = ...,
     seed: int | None = ..., device: str = ..., backend: str = ..., *, activation: str | None = ...,
     normalize_observations: bool = ..., normalize_rewards: bool = ..., squash: bool = ..., log_std: str = ...,
-    dueling: bool = ..., norm: str | None = ..., residual: bool = ...,
+    dueling: bool = ..., norm: str | None = ..., residual: bool = ..., dropout: float = ...,
 ) -> PPOAgent: ...  # fmt: skip
 
 
@@ -44,7 +44,7 @@ def make_agent(
     algo: Literal["dqn"], env: Any, hidden_sizes: Sequence[int] = ..., hyperparams: Params = ...,
     seed: int | None = ..., device: str = ..., backend: str = ..., *, activation: str | None = ...,
     normalize_observations: bool = ..., normalize_rewards: bool = ..., squash: bool = ..., log_std: str = ...,
-    dueling: bool = ..., norm: str | None = ..., residual: bool = ...,
+    dueling: bool = ..., norm: str | None = ..., residual: bool = ..., dropout: float = ...,
 ) -> TorchDQNAgent: ...  # fmt: skip
 
 
@@ -53,7 +53,7 @@ def make_agent(
     algo: Literal["sac"], env: Any, hidden_sizes: Sequence[int] = ..., hyperparams: Params = ...,
     seed: int | None = ..., device: str = ..., backend: str = ..., *, activation: str | None = ...,
     normalize_observations: bool = ..., normalize_rewards: bool = ..., squash: bool = ..., log_std: str = ...,
-    dueling: bool = ..., norm: str | None = ..., residual: bool = ...,
+    dueling: bool = ..., norm: str | None = ..., residual: bool = ..., dropout: float = ...,
 ) -> TorchSACAgent: ...  # fmt: skip
 
 
@@ -62,7 +62,7 @@ def make_agent(
     algo: Literal["td3"], env: Any, hidden_sizes: Sequence[int] = ..., hyperparams: Params = ...,
     seed: int | None = ..., device: str = ..., backend: str = ..., *, activation: str | None = ...,
     normalize_observations: bool = ..., normalize_rewards: bool = ..., squash: bool = ..., log_std: str = ...,
-    dueling: bool = ..., norm: str | None = ..., residual: bool = ...,
+    dueling: bool = ..., norm: str | None = ..., residual: bool = ..., dropout: float = ...,
 ) -> TorchTD3Agent: ...  # fmt: skip
 
 
@@ -71,7 +71,7 @@ def make_agent(
     algo: str, env: Any, hidden_sizes: Sequence[int] = ..., hyperparams: Params = ...,
     seed: int | None = ..., device: str = ..., backend: str = ..., *, activation: str | None = ...,
     normalize_observations: bool = ..., normalize_rewards: bool = ..., squash: bool = ..., log_std: str = ...,
-    dueling: bool = ..., norm: str | None = ..., residual: bool = ...,
+    dueling: bool = ..., norm: str | None = ..., residual: bool = ..., dropout: float = ...,
 ) -> Agent: ...  # fmt: skip
 
 
@@ -92,20 +92,22 @@ def make_agent(
     dueling: bool = False,
     norm: str | None = None,
     residual: bool = False,
+    dropout: float = 0.0,
 ) -> Agent:
     """Networks, optimizer and agent for an environment.
 
     PPO: actor and critic are separate MLPs with orthogonal weights (gain √2, of the actor's output 0.01, of
-    the critic's 1), the optimizer is Adam(eps=1e-5). DQN: one such MLP (gain of the output 1), Adam. SAC
-    and TD3: actor and both critics are MLPs with torch's own initialisation, each optimizer Adam.
+    the critic's 1), the optimizer is Adam(eps=1e-5). DQN: one such MLP (gain of the output 1), Adam. SAC,
+    TD3, TQC and CrossQ: actor and critics are MLPs with torch's own initialisation, each optimizer Adam
+    (CrossQ's, but for the temperature's, with β₁ = 0.5).
     Observations other than one-dimensional Boxes pass an ObservationEncoder first.
 
     Args:
         algo: a name of optix_fast.algorithms ("ppo", "dqn", …), or "auto", see choose_algo.
         env: a gymnasium.Env or VectorEnv (only its spaces are read), or a pipeline.
         hidden_sizes: widths of the hidden layers.
-        hyperparams: of the algorithm, a dict or a HyperparamSet; see PPOConfig, DQNConfig, SACConfig and
-            TD3Config.
+        hyperparams: of the algorithm, a dict or a HyperparamSet; see PPOConfig, DQNConfig, SACConfig,
+            TD3Config, TQCConfig and CrossQConfig.
         seed: of the weights and of the agent's random streams.
         device: "auto" is the CPU for layers narrower than 512, else CUDA where there is one.
         backend: "auto", "native" or "torch".
@@ -115,8 +117,10 @@ def make_agent(
         normalize_rewards: give it a RewardNormalizer with the agent's gamma.
         squash, log_std: of a Gaussian policy; see TorchGaussianPPOAgent. Only for Box actions.
         dueling: give a DQN agent a DuelingQNetwork.
-        norm: in each hidden layer, before its activation: "layer", "rms" or None.
+        norm: in each hidden layer, before its activation: "layer", "rms", "batch" or "batch_renorm"; None: none,
+            but "batch_renorm" for crossq.
         residual: add what a hidden layer reads to what it returns, where both are equally wide.
+        dropout: share of each hidden layer's activations that updates set to zero; below 1.
 
     Raises:
         ValueError: unknown algorithm, an unknown hyperparameter (the one that is meant is named), a
@@ -133,7 +137,7 @@ def make_agent(
     stream = RandomStream(seed)
     parts = Parts(
         observation_space, action_space, tuple(hidden_sizes),
-        activation or ALGORITHMS[algo].activation, norm, residual,
+        activation or ALGORITHMS[algo].activation, norm or ALGORITHMS[algo].norm, residual, dropout,
         torch.Generator().manual_seed(int(stream.spawn("weights").integers(0, 2**62, (1,))[0])),
         params, choose_device(device, hidden_sizes),
         int(stream.spawn("agent").integers(0, 2**62, (1,))[0]), backend,
@@ -153,7 +157,7 @@ def choose_algo(algo: str, action_space: Any) -> str:
 
     "auto" is ppo for every space that it serves: it is the one that reaches our targets on all of them with
     one setting (docs/results.md). Where steps of the environment are dear, ask for DQN, which serves Discrete
-    spaces, or SAC or TD3, which serve bounded Boxes (SAC Discrete ones too).
+    spaces, or SAC, TD3, TQC or CrossQ, which serve bounded Boxes (SAC Discrete ones too).
 
     Raises:
         ValueError: an unknown algorithm, or one that does not serve the space.

@@ -190,8 +190,11 @@ class PPOAgent(Agent):
         return diagnostics
 
     def _update(self, batch: Batch, config: PPOConfig) -> dict[str, Any]:
-        permutations = Permutations(self._streams["update"], config.n_epochs, len(batch.returns))
-        updated = self._learner.update(batch, permutations.order, config)
+        stream = self._streams["update"]
+        # Masks first: an early stop gives back the permutations that were drawn last.
+        with self._model.drawing_masks(stream):
+            permutations = Permutations(stream, config.n_epochs, len(batch.returns))
+            updated = self._learner.update(batch, permutations.order, config)
         permutations.begun(updated.n_updates, config.minibatch_size)
         return {
             **updated.means,

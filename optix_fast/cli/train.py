@@ -101,6 +101,7 @@ def make_run_agent(config: TrainConfig, env: Any) -> Agent:
         dueling=config.dueling,
         norm=config.norm,
         residual=config.residual,
+        dropout=config.dropout,
     )
 
 

@@ -134,9 +134,9 @@ class Model:
     @contextmanager
     def drawing_masks(self, stream: RandomStream) -> Iterator[None]:
         """Dropout draws from the stream inside: one number, the seed of `masks`, and none where no Dropout is
-        in training mode."""
+        in training mode, or where they draw from `masks` already."""
         networks = self.modules().values()
-        if not has_active_dropout(networks):
+        if self.masks is not None or not has_active_dropout(networks):
             yield
             return
         seed = int(stream.integers(0, 2**63 - 1, (1,))[0])

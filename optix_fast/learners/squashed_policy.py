@@ -19,6 +19,7 @@ from optix_fast.learners.experience import Draws, Experience, Transitions
 from optix_fast.learners.model import Model
 from optix_fast.learners.optimizers import descend_finite
 from optix_fast.networks.heads import LOG_STD_MAX, LOG_STD_MIN
+from optix_fast.networks.modes import check_batch
 from optix_fast.reference.tanh_normal import tanh_normal_of_noise
 from optix_fast.types import Tree
 
@@ -64,7 +65,9 @@ def soft_updates(
 
     Raises:
         NonFiniteError: a loss or gradient is NaN or infinite; model and priorities are as before.
+        ValueError: a batch of one row for a batch norm.
     """
+    check_batch(model.networks().items(), draws.batch_size)
     sums, actor_updates = dict.fromkeys(STATISTICS, 0.0), 0
     with model.undone_on_error(), experience.priorities_kept_on_error():
         for k in range(draws.updates):
@@ -101,10 +104,10 @@ def soft_step(
         NonFiniteError: a loss or gradient is NaN or infinite; what came before it has been changed.
     """
     alpha = model.log_alpha.detach().exp()
-    actions, log_prob = sample(model.actor, batch.observations, noise[1])
-    alpha_loss = temperature_step(model, log_prob, config, target_entropy)
     with torch.no_grad():
         next_actions, next_log_prob = sample(model.actor, batch.next_observations, noise[0])
+    actions, log_prob = sample(model.actor, batch.observations, noise[1])
+    alpha_loss = temperature_step(model, log_prob, config, target_entropy)
     fitted = fit(next_actions, alpha * next_log_prob)
     actor_loss = actor_step(model, alpha * log_prob - value(actions), config)
     return step_of(fitted, actor_loss, alpha_loss, -log_prob.mean())

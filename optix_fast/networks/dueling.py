@@ -20,7 +20,7 @@ class DuelingQNetwork(nn.Module):
         hidden_sizes: widths of the trunk's layers; at least one.
         activation: a name of `optix_fast.networks.mlp.ACTIVATIONS`.
         generator: source of the weights; None takes one seeded by the operating system.
-        norm, residual: of the hidden layers, see mlp.
+        norm, residual, dropout: of the hidden layers, see mlp.
 
     Source: Wang et al., "Dueling network architectures for deep reinforcement learning", 2016.
     """
@@ -35,11 +35,14 @@ class DuelingQNetwork(nn.Module):
         *,
         norm: str | None = None,
         residual: bool = False,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if not hidden_sizes:
             raise ValueError("hidden_sizes must name at least one width")
-        hidden = hidden_layers([n_in, *hidden_sizes], activation, generator, norm=norm, residual=residual)
+        hidden = hidden_layers(
+            [n_in, *hidden_sizes], activation, generator, norm=norm, residual=residual, dropout=dropout
+        )
         self.trunk = nn.Sequential(*hidden)
         self.value = orthogonal_linear(hidden_sizes[-1], 1, 1.0, generator)
         self.advantage = orthogonal_linear(hidden_sizes[-1], n_actions, 1.0, generator)

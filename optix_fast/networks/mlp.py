@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
+from optix_fast.networks.batch_renorm import BatchRenorm
 from optix_fast.networks.residual import Residual
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -34,7 +35,12 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-NORMS: dict[str, type[nn.Module]] = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "layer": nn.LayerNorm,
+    "rms": nn.RMSNorm,
+    "batch": nn.BatchNorm1d,
+    "batch_renorm": BatchRenorm,
+}
 
 
 def mlp(
@@ -45,6 +51,7 @@ def mlp(
     *,
     norm: str | None = None,
     residual: bool = False,
+    dropout: float = 0.0,
 ) -> nn.Sequential:
     """Linear layers with an activation between them, none after the last.
 
@@ -59,18 +66,22 @@ def mlp(
         output_gain: gain of the last layer; None: see above.
         generator: source of the weights; None takes one seeded by the operating system.
         norm: between each hidden layer and its activation: "layer" (Ba et al. 2016), "rms" (Zhang & Sennrich
-            2019) or None.
+            2019), "batch" (Ioffe & Szegedy 2015), "batch_renorm" (Ioffe 2017) or None.
         residual: hidden layers that are as wide as what they read are added to it; see Residual.
+        dropout: share of each hidden layer's activations that training sets to zero (Srivastava et al. 2014),
+            in [0, 1); 0: no Dropout.
 
     Raises:
-        ValueError: fewer than two sizes, a size below 1, or an unknown activation or norm.
+        ValueError: fewer than two sizes, a size below 1, an unknown activation or norm, or a dropout out of
+            its range.
     """
     if len(sizes) < 2 or min(sizes) < 1:
         raise ValueError(f"sizes must be at least two positive widths, got {list(sizes)}")
     is_orthogonal = output_gain is not None
     hidden = hidden_layers(
-        sizes[:-1], activation, generator, is_orthogonal=is_orthogonal, norm=norm, residual=residual
-    )
+        sizes[:-1], activation, generator, is_orthogonal=is_orthogonal, norm=norm, residual=residual,
+        dropout=dropout,
+    )  # fmt: skip
     n_in, n_out = sizes[-2:]
     if output_gain is None:
         return nn.Sequential(*hidden, uniform_linear(n_in, n_out, generator))
@@ -85,21 +96,25 @@ def hidden_layers(
     is_orthogonal: bool = True,
     norm: str | None = None,
     residual: bool = False,
+    dropout: float = 0.0,
 ) -> list[nn.Module]:
-    """The layers of an mlp but for the last: each a Linear, a norm where one is asked for, an activation.
+    """The layers of an mlp but for the last: each a Linear, a norm where one is asked for, an activation, and
+    Dropout likewise.
 
     Args:
         sizes: input and hidden widths.
         is_orthogonal: weights are orthogonal with gain √2; else as torch's own Linear starts.
-        activation, generator, norm, residual: see mlp.
+        activation, generator, norm, residual, dropout: see mlp.
 
     Raises:
-        ValueError: an unknown activation or norm.
+        ValueError: an unknown activation or norm, or a dropout out of its range.
     """
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
     if norm is not None and norm not in NORMS:
         raise ValueError(f"norm must be one of {', '.join(NORMS)} or None, got {norm!r}")
+    if not 0.0 <= dropout < 1.0:
+        raise ValueError(f"dropout must be at least 0 and below 1, got {dropout!r}")
     layers: list[nn.Module] = []
     for n_in, n_out in itertools.pairwise(sizes):
         block: list[nn.Module] = [
@@ -110,6 +125,8 @@ def hidden_layers(
         if norm is not None:
             block.append(NORMS[norm](n_out))
         block.append(ACTIVATIONS[activation]())
+        if dropout > 0.0:
+            block.append(nn.Dropout(dropout))
         layers += [Residual(nn.Sequential(*block))] if residual and n_in == n_out else block
     return layers
 

@@ -32,8 +32,8 @@ pytestmark = pytest.mark.native
 
 
 def network(outputs: int, *, norms: bool = True, dropout: bool = True) -> nn.Sequential:
-    """Of 5 inputs, in float64: the gradient of a bias before a batch norm is nothing but rounding, of which Adam
-    makes steps in float32."""
+    """Of 5 inputs, in float64: the gradient of a bias before a batch norm is nothing but rounding, which in
+    float32 is enough for steps of Adam."""
     layers: list[nn.Module] = [nn.Linear(FEATURES, 24)]
     layers += [nn.BatchNorm1d(24)] if norms else []
     layers += [nn.Tanh(), *([nn.Dropout(0.25)] if dropout else []), nn.Linear(24, 19)]

@@ -290,7 +290,7 @@ def test_autograd_notices_that_parameters_changed() -> None:
 
 REFUSALS: dict[str, tuple[Callable[[SACModel], Any], str]] = {
     "a hook": (lambda m: m.critics[0][0].register_forward_hook(lambda *_: None), "has a hook"),
-    "another layer": (lambda m: m.actor.append(nn.Dropout(0.1)), "hold a batch norm or Dropout"),
+    "another layer": (lambda m: m.actor.append(nn.AlphaDropout(0.1)), "AlphaDropout is not served"),
     "another optimizer": (
         lambda m: setattr(m, "actor_optimizer", torch.optim.Adagrad(m.actor.parameters(), lr=0.1)),
         "the optimizer is Adagrad",

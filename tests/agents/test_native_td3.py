@@ -343,7 +343,7 @@ REFUSALS: dict[str, tuple[Callable[[TD3Model], Any], str]] = {
     "a hook on a target": (
         lambda m: m.target_actor[0].register_forward_hook(lambda *_: None), "target_actor.* has a hook"
     ),
-    "another layer": (lambda m: m.actor.append(nn.Dropout(0.1)), "hold a batch norm or Dropout"),
+    "another layer": (lambda m: m.actor.append(nn.AlphaDropout(0.1)), "AlphaDropout is not served"),
     "another optimizer": (
         lambda m: setattr(m, "actor_optimizer", torch.optim.Adagrad(m.actor.parameters(), lr=0.1)),
         "the optimizer is Adagrad",

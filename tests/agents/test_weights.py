@@ -45,6 +45,10 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "ppo unsquashed": ("ppo", "Pendulum-v1", {"squash": False, "activation": "gelu"}),
     "dqn": ("dqn", "CartPole-v1", {"hyperparams": {"batch_size": 16, "per_alpha": 0.6}}),
     "ppo with norms": ("ppo", "CartPole-v1", {"norm": "layer", "residual": True}),
+    "ppo on batches": ("ppo", "CartPole-v1", {"norm": "batch", "dropout": 0.1}),
+    "dqn on batches": (
+        "dqn", "CartPole-v1", {"norm": "batch_renorm", "dropout": 0.2, "hyperparams": {"batch_size": 16}}
+    ),
     "dqn dueling": ("dqn", "CartPole-v1", {"dueling": True, "hyperparams": {"batch_size": 16}}),
     "sac": ("sac", "Pendulum-v1", {"hyperparams": {"batch_size": 16, "tau": 0.02}}),
     "td3": ("td3", "Pendulum-v1", {"hyperparams": {"batch_size": 16, "policy_delay": 3}}),

@@ -22,7 +22,7 @@ def recognise(model: DQNModel, create: bool = False) -> tuple[Recognised, Traine
     Raises:
         UnsupportedError: the core does not serve the model; with the reason.
     """
-    found = Recognised(model, create, _NAMES, serves_batches=True)
+    found = Recognised(model, create, _NAMES)
     targets = found.targets("target")
     return found, found.trained("optimizer", "q_network"), targets
 

@@ -14,6 +14,7 @@ from optix_fast.learners.native.networks import UnsupportedError, check_paramete
 from optix_fast.learners.native.threads import learner_threads
 from optix_fast.learners.native.updates import Recognised, Trained
 from optix_fast.learners.squashed_policy import STATISTICS, SoftModel
+from optix_fast.networks.modes import check_batch
 
 
 def recognise(
@@ -67,8 +68,9 @@ def soft_update(
     Raises:
         UnsupportedError: the core does not serve these observations; with the reason.
         NonFiniteError: a loss or gradient is NaN or infinite; model and priorities are as before.
-        ValueError: a replay that does not fit the networks.
+        ValueError: a replay that does not fit the networks, or a batch of one row for a batch norm.
     """
+    check_batch(model.networks().items(), draws.batch_size)
     given = options(
         n_step=config.n_step,
         gamma=config.gamma,

@@ -44,19 +44,12 @@ class Recognised:
         model: of an off-policy agent.
         create: whether the state of an optimizer is made where it is missing.
         names: of networks, in messages; the attributes where nothing is given.
-        serves_batches: whether the update serves batch norms and Dropout in training.
 
     Raises:
         UnsupportedError: here and in the methods: the core does not serve the model; with the reason.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        create: bool,
-        names: Mapping[str, str] | None = None,
-        serves_batches: bool = False,
-    ) -> None:
+    def __init__(self, model: Model, create: bool, names: Mapping[str, str] | None = None) -> None:
         self._model, self._create, self._names = model, create, names or {}
         check_surroundings()
         modules = dict(_single(model.modules()))
@@ -74,8 +67,6 @@ class Recognised:
         check_distinct([*parameters_of(*self._stacks.values()), *model.other_parameters().values()])
         self._first = next(iter(self._stacks))
         check_batch_layers(*self._stacks.values())
-        if not serves_batches and any(la.training for stack in self._stacks.values() for la in stack.layers):
-            raise UnsupportedError("the networks hold a batch norm or Dropout (PPO and DQN serve them)")
         self._changed = [tensor for stack in self._stacks.values() for tensor in stack.statistics()]
         self._trained: dict[str, TrainedParameters] = {}
 

@@ -51,10 +51,10 @@ def ppo_update(model: PPOModel, batch: Batch, permutations: Tensor, config: PPOC
     if type(observations) is not Tensor or observations.ndim != 2 or not observations.is_floating_point():
         raise UnsupportedError("the observations are not one float array [R, D]")
     rows = _core.PPORows(*(None if part is None else part.contiguous() for part in batch))  # type: ignore[arg-type]
+    described = networks.described(model.masks)
     result = _core.ppo_update(
-        networks.described(model.masks), trained.described, rows, permutations, _options(config, model),
-        model.log_std,
-    )  # fmt: skip
+        described, trained.described, rows, permutations, _options(config, model), model.log_std
+    )
     # Written behind autograd's back, also when all was put back.
     torch.autograd.graph.increment_version([*trained.tensors, *networks.statistics()])
     if result.failed is not None:

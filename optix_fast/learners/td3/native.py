@@ -11,6 +11,7 @@ from optix_fast.learners.native.threads import learner_threads
 from optix_fast.learners.native.updates import Recognised, Trained
 from optix_fast.learners.td3.config import TD3Config
 from optix_fast.learners.td3.update import STATISTICS, TD3Model
+from optix_fast.networks.modes import check_batch
 
 _core = _native.core
 
@@ -44,9 +45,10 @@ def td3_update(
     Raises:
         UnsupportedError: the core does not serve this model, or these observations; with the reason.
         NonFiniteError: a loss or gradient is NaN or infinite; model and priorities are as before.
-        ValueError: a replay that does not fit the networks.
+        ValueError: a replay that does not fit the networks, or a batch of one row for a batch norm.
     """
     found, parameters = recognise(model, create=True)
+    check_batch(model.networks().items(), draws.batch_size)
     options = _core.TD3Options(
         n_step=config.n_step,
         gamma=config.gamma,

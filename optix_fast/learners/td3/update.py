@@ -18,6 +18,7 @@ from optix_fast.learners.experience import Draws, Experience, Transitions, disco
 from optix_fast.learners.model import Model
 from optix_fast.learners.optimizers import descend_finite
 from optix_fast.learners.td3.config import TD3Config
+from optix_fast.networks.modes import check_batch
 from optix_fast.types import Tree
 
 STATISTICS = ("critic_loss", "actor_loss", "q_value")
@@ -74,7 +75,9 @@ def td3_update(
 
     Raises:
         NonFiniteError: a loss or gradient is NaN or infinite; model and priorities are as before.
+        ValueError: a batch of one row for a batch norm.
     """
+    check_batch(model.networks().items(), draws.batch_size)
     sums, actor_updates = [0.0, 0.0, 0.0], 0
     like = next(model.actor.parameters())
     with model.undone_on_error(), experience.priorities_kept_on_error():

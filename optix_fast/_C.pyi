@@ -353,7 +353,10 @@ def act(
 
 class Guards:
     def __init__(
-        self, sizes: list[tuple[dict[Any, Any], int]], entries: list[tuple[dict[str, Any], str, Any]]
+        self,
+        sizes: list[tuple[dict[Any, Any], int]],
+        entries: list[tuple[dict[Any, Any], Any, Any]],
+        tensors: list[torch.Tensor] = ...,
     ) -> None: ...
     def hold(self) -> bool: ...
 

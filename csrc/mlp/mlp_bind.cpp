@@ -106,7 +106,8 @@ unsigned char* thread_memory(size_t bytes) {
 void bind_mlp(py::module_& m) {
   m.def("mlp", &mlp_entry);
   py::class_<Guards>(m, "Guards")
-      .def(py::init<const py::list&, const py::list&>())
+      .def(py::init<const py::list&, const py::list&, const py::list&>(), py::arg("sizes"),
+           py::arg("entries"), py::arg("tensors") = py::list())
       .def("hold", &Guards::hold);
   m.def("team_members", &members_for);
 }

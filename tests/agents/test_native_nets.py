@@ -154,6 +154,36 @@ def test_hooks_and_autocast_are_noticed_and_forgotten() -> None:
     assert accepted(actor, critic)
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda p: p.register_hook(lambda grad: grad), "the weight of a Linear has a hook"),
+        (lambda p: p.register_post_accumulate_grad_hook(lambda _: None), "the weight of a Linear has a hook"),
+        (lambda p: setattr(p, "data", p.data.t()), "the weight of a Linear is not contiguous"),
+        (lambda p: setattr(p, "data", p.data.half()), "the weight of a Linear is float16"),
+        (lambda p: setattr(p, "data", p.data[:4]), "a Linear's weight is not [8, 8]"),
+    ],
+    ids=["hook", "hook behind", "transposed", "half", "shape"],
+)
+def test_a_parameter_that_changes_after_it_was_accepted(
+    change: Callable[[nn.Parameter], object], reason: str
+) -> None:
+    actor, critic = pair()
+    assert accepted(actor, critic) and accepted(actor, critic)
+    change(actor[2].weight)
+    assert reason in unsupported_reason(actor, critic)
+
+
+def test_a_parameter_in_the_place_of_another_one() -> None:
+    actor, critic = pair()
+    assert accepted(actor, critic) and accepted(actor, critic)
+    new = nn.Parameter(torch.zeros(8, 8))
+    actor[2].weight = new
+    assert any(p is new for p in networks_of(actor, critic).parameters())
+    actor[2].weight = nn.Parameter(torch.zeros(8, 7))
+    assert "a Linear's weight is not [8, 8]" in unsupported_reason(actor, critic)
+
+
 # --- optimizers ---------------------------------------------------------------------------------
 
 

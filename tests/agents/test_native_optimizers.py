@@ -245,6 +245,20 @@ def test_networks_of_one_model_have_different_optimizers() -> None:
 
 
 @EVERY_OPTIMIZER
+def test_an_actor_that_waits_for_its_first_step(name: str) -> None:
+    ours = td3_model(OPTIMIZERS[name], torch.float64)
+    theirs = copy.deepcopy(ours)
+    config = td3_cases.config_of(policy_delay=3)
+    for model, update in ((ours, td3_update), (theirs, torch_td3_update)):
+        experience = sac_cases.random_experience(config)
+        for before in range(7):
+            update(model, experience, *td3_cases.random_draws(1, config, experience), config, before)
+            if before == 0:
+                assert not model.optimizers()["actor"].state
+    assert_close(ours.state_dict(), theirs.state_dict(), 1e-9)
+
+
+@EVERY_OPTIMIZER
 def test_backends_take_turns_in_mid_training(name: str) -> None:
     ours = dqn_model(OPTIMIZERS[name], torch.float64)
     theirs = copy.deepcopy(ours)

@@ -190,6 +190,7 @@ def check_batch_layers(*stacks: Stack) -> None:
 class _Recognised(NamedTuple):
     guards: _core.Guards
     stack: Stack
+    parameters: _core.Guards  # they were checked, and so were buffers
 
 
 # A network whose attributes lead back to itself (a bound method of its own) would stay here for good, so the
@@ -211,7 +212,9 @@ def stack_of(module: nn.Module, name: str) -> Stack:
         if len(_recognised) >= _MOST_RECOGNISED:
             _recognised.clear()
         _recognised[module] = found
-    _check_parameters(found.stack, name)
+    elif not found.parameters.hold():
+        _check_parameters(found.stack, name)
+        _recognised[module] = found._replace(parameters=_guards_of_parameters(found.stack))
     return found.stack
 
 
@@ -225,7 +228,15 @@ def _recognise(module: nn.Module, name: str) -> _Recognised:
     _check_parameters(stack, name)
     if plan.is_declared:
         _check_declaration(module, stack, name)
-    return _Recognised(_core.Guards(list(sizes_of(module)), list(entries_of(module))), stack)
+    guards = _core.Guards(list(sizes_of(module)), list(entries_of(module)))
+    return _Recognised(guards, stack, _guards_of_parameters(stack))
+
+
+def _guards_of_parameters(stack: Stack) -> _core.Guards:
+    dicts = [d for layer in stack.layers for d in (layer.parameters, layer.buffers) if d is not None]
+    entries = [(each, key, value) for each in dicts for key, value in each.items()]
+    tensors = [*stack.parameters(), *stack.statistics()]
+    return _core.Guards([(each, len(each)) for each in dicts], entries, tensors)
 
 
 def guards_of(module: nn.Module) -> _core.Guards:

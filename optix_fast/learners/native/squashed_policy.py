@@ -41,7 +41,7 @@ def recognise(
         found.trained("actor", "actor"),
         found.trained("critic", *found.critics),
         targets,
-        found.adam("alpha", [model.log_alpha]) if learned else [],
+        found.trained_by("alpha", [model.log_alpha]) if learned else [],
     )
 
 

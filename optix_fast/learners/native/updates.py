@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -68,7 +68,7 @@ class Recognised:
         self._first = next(iter(self._stacks))
         check_batch_layers(*self._stacks.values())
         self._changed = [tensor for stack in self._stacks.values() for tensor in stack.statistics()]
-        self._stepped: list[TrainedParameters] = []
+        self._trained: dict[str, TrainedParameters] = {}
 
     @property
     def dtype(self) -> torch.dtype:
@@ -99,13 +99,13 @@ class Recognised:
         parameters = parameters_of(*(self._stacks[name] for name in networks))
         if not any(p.requires_grad for p in parameters):
             raise UnsupportedError("every parameter of a network is frozen")
-        return self.adam(optimizer, parameters)
+        return self.trained_by(optimizer, parameters)
 
-    def adam(self, optimizer: str, parameters: list[nn.Parameter]) -> Trained:
+    def trained_by(self, optimizer: str, parameters: list[nn.Parameter]) -> Trained:
         """Parameters with their state in the optimizer of this name."""
         found = TrainedParameters(self._model.optimizers()[optimizer], parameters, self._create)
         self._changed += found.tensors
-        self._stepped.append(found)
+        self._trained[optimizer] = found
         return found.described
 
     def targets(self, *names: str) -> list[nn.Parameter]:
@@ -139,8 +139,8 @@ class Recognised:
             raise UnsupportedError(f"{self._name(self._first)} does not read one flat observation")
         return view
 
-    def conclude(self, result: Result, experience: Experience) -> None:
-        """Tell torch, the optimizers and the replay what the core has done.
+    def conclude(self, result: Result, experience: Experience, idle: Sequence[str] = ()) -> None:
+        """Tell torch, the replay and the optimizers what the core did. idle: optimizers that took no step.
 
         Raises:
             NonFiniteError: the core has put everything back, because something was not finite.
@@ -151,8 +151,9 @@ class Recognised:
             raise NonFiniteError(result.failed)
         if result.max_priority is not None:
             experience.buffer.max_priority = result.max_priority
-        for stepped in self._stepped:
-            stepped.conclude()
+        for name, trained in self._trained.items():
+            if name not in idle:
+                trained.conclude()
 
     def _name(self, network: str) -> str:
         return self._names.get(network, network)

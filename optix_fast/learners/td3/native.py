@@ -66,5 +66,5 @@ def td3_update(
         networks, parameters, found.view_of(experience),
         experience.described(draws, config), noise.to(found.dtype), options,
     )  # fmt: skip
-    found.conclude(result, experience)
+    found.conclude(result, experience, idle=() if result.actor_updates else ("actor",))
     return updated_of(STATISTICS, result.sums, draws.updates, result.actor_updates)

@@ -213,7 +213,7 @@ class Unmasked(gym.ObservationWrapper[Any, Any, Any]):
 
 
 @pytest.mark.native
-@pytest.mark.parametrize("algo", ["dqn", "sac", "td3"])
+@pytest.mark.parametrize("algo", ["dqn", "sac", "td3", "tqc", "crossq"])
 def test_off_policy_agents_learn_the_same_on_both_backends(algo: str) -> None:
     def make() -> Any:
         return Unmasked(None if algo == "dqn" else box(2))

@@ -188,6 +188,10 @@ AGENTS = {
         "td3", spaces.Box(-1, 1, (2,), np.float32),
         {"hyperparams": {"batch_size": 8, "learning_starts": 8}},
     ),
+    "tqc": (
+        "tqc", spaces.Box(-1, 1, (2,), np.float32),
+        {"hyperparams": {"batch_size": 8, "learning_starts": 8}},
+    ),
     "discrete sac": ("sac", spaces.Discrete(2), {"hyperparams": {"batch_size": 8, "learning_starts": 8}}),
 }  # fmt: skip
 

@@ -9,7 +9,10 @@
 //   actor    where policy_delay divides n: â for s from the actor in training mode; the temperature's step;
 //            mean α·log π(â|s) − min_i Q_i(s, â), the critics in evaluation mode
 //
-// A network in evaluation mode is a second Stack on the same memory, whose layers are not training.
+// Memory: learners/squashed_policy.h; a network in evaluation mode is a second Stack on the same memory, whose
+// layers are not training.
+//
+// CPU: as there.
 #pragma once
 
 #include "learners/squashed_policy.h"

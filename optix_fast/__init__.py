@@ -50,9 +50,15 @@ _EXPORTS = {
     "DiagnosticController": "loop",
     "LoopController": "loop",
     "FixedHyperparams": "tuners",
+    "MetaAction": "population",
+    "MetaController": "population",
+    "MomentumOptimizer": "tuners",
+    "PBTOptimizer": "tuners",
     "RLOptimizer": "loop",
+    "RegimeDetector": "population",
     "SPSAOptimizer": "tuners",
     "TorchEvaluator": "loop",
+    "TrialOrchestrator": "trials",
     "evaluate_policy": "loop",
     **dict.fromkeys(algorithms.__all__, "agents"),
 }
@@ -76,13 +82,18 @@ __all__ = [
     "LoopCallback",
     "LoopController",
     "LoopState",
+    "MetaAction",
+    "MetaController",
+    "MomentumOptimizer",
     "NonFiniteError",
     "ObsNormalizer",
+    "PBTOptimizer",
     "PolicySnapshot",
     "PrioritizedReplayBuffer",
     "RLOptimizer",
     "RNDPipeline",
     "RandomStream",
+    "RegimeDetector",
     "ReplayBuffer",
     "RewardNormalizer",
     "RunningMeanStd",
@@ -91,6 +102,7 @@ __all__ = [
     "TorchAgent",
     "TorchEvaluator",
     "TrainConfig",
+    "TrialOrchestrator",
     "VectorBatchPipeline",
     "__version__",
     "backend",
@@ -126,8 +138,16 @@ if TYPE_CHECKING:
         evaluate_policy,
     )
     from optix_fast.pipelines import BatchPipeline, LivePipeline, VectorBatchPipeline
+    from optix_fast.population import MetaAction, MetaController, RegimeDetector
     from optix_fast.random import RandomStream
-    from optix_fast.tuners import BackoffOptimizer, FixedHyperparams, SPSAOptimizer
+    from optix_fast.trials import TrialOrchestrator
+    from optix_fast.tuners import (
+        BackoffOptimizer,
+        FixedHyperparams,
+        MomentumOptimizer,
+        PBTOptimizer,
+        SPSAOptimizer,
+    )
     from optix_fast.types import (
         BaseAgent,
         BaseEvaluator,

@@ -87,7 +87,7 @@ class TrainConfig:
     anneal: bool = False
     target_score: float | None = number(None)
     confirm_episodes: int = count(100)
-    tuner: Literal["none", "spsa", "backoff"] = "none"
+    tuner: Literal["none", "spsa", "backoff", "momentum", "pbt"] = "none"
     max_snapshots: int = count(5)
     state_interval: float = number(30.0, 0.0)
 

@@ -1,4 +1,4 @@
-"""optix-fast: train, eval, params, doctor."""
+"""optix-fast: train, eval, tune, params, doctor."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
@@ -20,6 +20,7 @@ from optix_fast.algorithms import NAMES
 
 if TYPE_CHECKING:
     from optix_fast.cli.train import TrainResult
+    from optix_fast.config import TrainConfig
 
 _ALGORITHMS = ", ".join(NAMES)
 
@@ -107,7 +108,7 @@ def train(
         Optional[float],  # noqa: UP045
         typer.Option(help="Stop at this mean return."),
     ] = None,
-    tuner: Annotated[Optional[str], typer.Option(help="none, spsa or backoff.")] = None,  # noqa: UP045
+    tuner: Annotated[Optional[str], typer.Option(help="none, spsa, backoff, momentum or pbt.")] = None,  # noqa: UP045
     resume: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="Continue an interrupted run; with --steps, the new total, a finished one too."),
@@ -120,10 +121,8 @@ def train(
     environment's preset, then the config file, then these options.
     """
     with _one_line_errors():
-        from optix_fast.cli.settings import complete_config, read_params
         from optix_fast.cli.train import resume as resume_training
         from optix_fast.cli.train import train as run_training
-        from optix_fast.config import read_yaml
 
         total = _count("--steps", steps)
         given = {
@@ -143,18 +142,28 @@ def train(
             with _reported():
                 _report(resume_training(resume, show_progress=not quiet, steps=total))
             return
-        settings: dict[str, Any] = {} if config is None else read_yaml(config)
-        named = settings.pop("env_id", env_id)
-        if env_id is not None and named != env_id:
-            raise ValueError(f"ENV_ID is {env_id!r}, but {config} says env_id: {named!r}")
-        if named is None:
-            raise ValueError("name an environment: ENV_ID, or env_id in the --config file")
-        params = read_params(param or ())
-        for name in sorted(params.keys() & chosen.keys()):
-            raise ValueError(f"--{name.replace('_', '-')} and -p {name} say the same: give one of them")
-        complete = complete_config(named, settings | chosen, params)
+        complete = _complete(env_id, config, chosen, param or ())
         with _reported():
             _report(run_training(complete, run_dir, show_progress=not quiet))
+
+
+def _complete(
+    env_id: str | None, file: Path | None, chosen: dict[str, Any], param: Sequence[str]
+) -> TrainConfig:
+    """The complete settings: the environment's preset, the file, the options, `-p`."""
+    from optix_fast.cli.settings import complete_config, read_params
+    from optix_fast.config import read_yaml
+
+    settings: dict[str, Any] = {} if file is None else read_yaml(file)
+    named = settings.pop("env_id", env_id)
+    if env_id is not None and named != env_id:
+        raise ValueError(f"ENV_ID is {env_id!r}, but {file} says env_id: {named!r}")
+    if named is None:
+        raise ValueError("name an environment: ENV_ID, or env_id in the --config file")
+    params = read_params(param)
+    for name in sorted(params.keys() & chosen.keys()):
+        raise ValueError(f"--{name.replace('_', '-')} and -p {name} say the same: give one of them")
+    return complete_config(named, settings | chosen, params)
 
 
 @contextmanager
@@ -235,6 +244,56 @@ def evaluate(
                 f"{config.env_id}: return {result.return_mean:.2f} ± {result.return_std:.2f} over "
                 f"{result.episodes} episodes"
             )
+
+
+@app.command()
+def tune(
+    env_id: Annotated[Optional[str], typer.Argument(help="Gymnasium id, or module:id.")] = None,  # noqa: UP045
+    config: Annotated[Optional[Path], typer.Option(help="YAML file with settings of the runs.")] = None,  # noqa: UP045
+    algo: Annotated[Optional[str], typer.Option(help=f"{_ALGORITHMS} or auto.")] = None,  # noqa: UP045
+    trials: Annotated[int, typer.Option(help="Trials of the whole search.")] = 20,
+    steps: Annotated[
+        str, typer.Option(metavar="INTEGER", help="Environment steps of a trial, for example 5e4.")
+    ] = "50000",
+    search: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            metavar="NAME=KIND,LOW,HIGH",
+            help="What to search: float, log_float, int or log_int with bounds, or categorical with the "
+            "choices; repeatable. Without it the algorithm's own bounds.",
+        ),
+    ] = None,
+    param: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--param", "-p", metavar="NAME=VALUE", help="As in train; fixed in all trials."),
+    ] = None,
+    seed: Annotated[Optional[int], typer.Option(help="Of the choices, and of every trial.")] = None,  # noqa: UP045
+    jobs: Annotated[int, typer.Option(help="Worker processes.")] = 1,
+    storage: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="URL of a storage that several machines reach; else a file in the run directory."),
+    ] = None,
+    run_dir: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Directory of the search; one that was stopped goes on."),
+    ] = None,
+) -> None:
+    """Search hyperparameters.
+
+    Many short trials, chosen by Optuna's TPE; bad ones are ended early. The best settings are written into a
+    file for train --config.
+    """
+    with _one_line_errors():
+        from optix_fast.cli.tune import report, tune
+
+        given = {key: value for key, value in {"algo": algo, "seed": seed}.items() if value is not None}
+        complete = _complete(env_id, config, given, param or ())
+        count = _count("--steps", steps)
+        assert count is not None
+        result = tune(
+            complete, run_dir, trials=trials, steps=count, search=search or (), storage=storage, jobs=jobs
+        )
+        print(report(result, complete))
 
 
 @app.command()

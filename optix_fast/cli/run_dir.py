@@ -100,7 +100,7 @@ class RunDir:
         Raises:
             ValueError: the path is a file, a directory that is not empty, or one that another process uses.
         """
-        run = cls(_new_directory(config) if path is None else path)
+        run = cls(new_directory(config) if path is None else path)
         if run.path.exists() and not run.path.is_dir():
             raise ValueError(f"run directory {run.path} is a file")
         if run.path.exists():
@@ -297,10 +297,11 @@ class RunDir:
         shutil.rmtree(self.path, ignore_errors=True)
 
 
-def _new_directory(config: TrainConfig) -> Path:
-    """A new directory; a number is appended to a name that is taken."""
+def new_directory(config: TrainConfig, what: str = "") -> Path:
+    """A new directory in runs/, named after `what`, environment, algorithm, seed and time; a number is
+    appended to a name that is taken."""
     env = config.env_id.replace("/", "-").replace(":", "-")
-    name = f"{env}-{config.algo}-seed{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+    name = f"{what}{env}-{config.algo}-seed{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
     number = 1
     while True:
         path = Path("runs") / (name if number == 1 else f"{name}-{number}")

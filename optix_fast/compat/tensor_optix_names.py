@@ -85,13 +85,12 @@ MODULES: dict[str, tuple[str, ...]] = {
 # Old name → (module of optix_fast, name there), where it is no public name that is called the same.
 ELSEWHERE: dict[str, tuple[str, str]] = {
     "EpisodeBoundaryFn": ("optix_fast.types", "EpisodeBoundaryFn"),
+    "ParamSpace": ("optix_fast.trials", "ParamSpace"),
     # The two always scored alike, and neither needs TensorFlow.
     "TFEvaluator": ("optix_fast", "TorchEvaluator"),
 }
 
 NOTES: dict[str, str] = {
     **{name: f"TensorFlow is not served; see Torch{name[2:]}" for name in _TENSORFLOW},
-    **dict.fromkeys(("MomentumOptimizer", "PBTOptimizer"), "this tuner is not built yet"),
     **dict.fromkeys(_POPULATION, "policy populations are not built yet"),
-    **dict.fromkeys(("TrialOrchestrator", "ParamSpace"), "the search across runs is not built yet"),
 }

@@ -26,7 +26,7 @@ class RunSummary:
         seconds: wall time.
         best_score: what the best policy is ranked by; NaN when no window gave a score.
         disk_seconds: of those seconds, spent on checkpoints.
-        tuner: who changed hyperparameters during the run: "none", "spsa", "backoff" or the name of a class.
+        tuner: who changed hyperparameters during the run: what `make_tuner` calls it, or the name of a class.
         constant_return: what every episode returned (or every score was), when all were the same: there was
             no learning signal. None when there was one.
     """

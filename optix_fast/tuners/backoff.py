@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from optix_fast.random import RandomStream
-from optix_fast.tuners.search_space import Bounds, SearchSpace, is_same, positive, score_spread
-from optix_fast.types import BaseOptimizer, EvalMetrics, HyperparamSet
+from optix_fast.tuners.one_by_one import OneByOneOptimizer
+from optix_fast.tuners.search_space import Bounds, positive
+from optix_fast.types import EvalMetrics
 
 _IMPROVED, _LARGER = 1.2, 2.0
 _LARGEST_IMPROVED, _LARGEST = 0.3, 0.5
@@ -16,7 +16,7 @@ _LARGEST_IMPROVED, _LARGEST = 0.3, 0.5
 _CLEAR = 1.0
 
 
-class BackoffOptimizer(BaseOptimizer):
+class BackoffOptimizer(OneByOneOptimizer):
     """Two-phase finite differences, parameter by parameter, in the unit cube of the bounds (seed 003).
 
     Two calls of `suggest` are a step: one applies a probe x ± δ (the side is even odds, and inward at
@@ -54,43 +54,10 @@ class BackoffOptimizer(BaseOptimizer):
         log_params: Iterable[str] | None = None,
         seed: int | None = None,
     ) -> None:
-        self.space = SearchSpace(param_bounds, log_params)
+        super().__init__(param_bounds, log_params, seed, "backoff")
         self.perturbation_scale = positive("perturbation_scale", perturbation_scale)
         self.min_delta = positive("min_delta", min_delta)
         self.gradient_threshold = positive("gradient_threshold", gradient_threshold)
-        self._stream = RandomStream(seed, "backoff")
-        self._turn = 0
-        self._step: float | None = None  # the probe's, signed; None when there is none
-        self._x = 0.0
-        self._base = 0.0
-        self._applied: Any = None
-
-    @property
-    def is_probing(self) -> bool:
-        """Whether the current hyperparameters are a probe."""
-        return self._step is not None
-
-    def suggest(
-        self, current_hyperparams: HyperparamSet, metrics_history: Sequence[EvalMetrics]
-    ) -> HyperparamSet:
-        """The next probe, or what the last one has shown."""
-        suggested = current_hyperparams.copy()
-        names = self.space.fix(suggested.params)
-        if not names or not metrics_history:
-            return suggested
-        name = names[self._turn % len(names)]
-        latest = metrics_history[-1].primary_score
-        if self._step is None or not is_same(suggested.params[name], self._applied):
-            self._base, self._x = latest, self.space.to_unit(name, suggested.params[name])
-            self._step = self._side() * max(self.perturbation_scale, self.min_delta)
-            point = self.space.moved(name, self._x, self._step)
-        else:
-            point = self._conclude(name, latest - self._base, score_spread(metrics_history))
-            self._step = None
-            self._turn += 1
-        self._applied = self.space.to_value(name, point)
-        suggested.params[name] = self._applied
-        return suggested
 
     def on_improvement(self, metrics: EvalMetrics) -> None:
         """Larger steps: they pay."""
@@ -99,47 +66,29 @@ class BackoffOptimizer(BaseOptimizer):
     def on_plateau(self, metrics_history: Sequence[EvalMetrics]) -> None:
         """Larger steps, from the first parameter on."""
         self.perturbation_scale = _grown(self.perturbation_scale, _LARGER, _LARGEST)
-        self._turn, self._step = 0, None
+        super().on_plateau(metrics_history)
 
-    def _side(self) -> float:
-        side = 2.0 * float(self._stream.integers(0, 2, (1,))[0]) - 1.0
-        if self._x >= 1.0 or self._x <= 0.0:
-            return -1.0 if self._x >= 1.0 else 1.0
-        return side
+    def _probe_size(self) -> float:
+        return max(self.perturbation_scale, self.min_delta)
 
-    def _conclude(self, name: str, difference: float, spread: float) -> float:
-        assert self._step is not None
-        clear = max(_CLEAR * spread, self.gradient_threshold * abs(self._step))
+    def _conclude(self, name: str, step: float, difference: float, spread: float) -> float:
+        clear = max(_CLEAR * spread, self.gradient_threshold * abs(step))
         if difference > clear:
-            return self.space.moved(name, self._x, self._step)
+            return self.space.moved(name, self._x, step)
         if difference < -clear:
-            return self.space.moved(name, self._x, -self._step)
+            return self.space.moved(name, self._x, -step)
         return self._x
 
     # --- state ----------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that `load_state_dict` needs to go on exactly here (not the arguments)."""
-        return {
-            "space": self.space.state_dict(),
-            "stream": self._stream.state_dict(),
-            "perturbation_scale": self.perturbation_scale,
-            "turn": self._turn,
-            "step": self._step,
-            "x": self._x,
-            "base": self._base,
-            "applied": self._applied,
-        }
+        return {**super().state_dict(), "perturbation_scale": self.perturbation_scale}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
-        self.space.load_state_dict(state["space"])
-        self._stream.load_state_dict(state["stream"])
+        super().load_state_dict(state)
         self.perturbation_scale = float(state["perturbation_scale"])
-        self._turn = int(state["turn"])
-        self._step = None if state["step"] is None else float(state["step"])
-        self._x, self._base = float(state["x"]), float(state["base"])
-        self._applied = state["applied"]
 
 
 def _grown(scale: float, factor: float, limit: float) -> float:

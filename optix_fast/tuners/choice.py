@@ -6,13 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from optix_fast.tuners.backoff import BackoffOptimizer
+from optix_fast.tuners.momentum import MomentumOptimizer
+from optix_fast.tuners.pbt import PBTOptimizer
 from optix_fast.tuners.search_space import SearchSpace
 from optix_fast.tuners.spsa import SPSAOptimizer
 from optix_fast.types import BaseOptimizer, EvalMetrics, HyperparamSet
 
-_KINDS: dict[str, type[SPSAOptimizer] | type[BackoffOptimizer]] = {
+_Searching = SPSAOptimizer | BackoffOptimizer | MomentumOptimizer | PBTOptimizer
+_KINDS: dict[str, type[_Searching]] = {
     "spsa": SPSAOptimizer,
     "backoff": BackoffOptimizer,
+    "momentum": MomentumOptimizer,
+    "pbt": PBTOptimizer,
 }
 
 
@@ -30,7 +35,7 @@ def make_tuner(name: str, agent: Any, seed: int | None = None) -> BaseOptimizer:
     """A tuner within the agent's own bounds.
 
     Args:
-        name: "none", "spsa" or "backoff".
+        name: "none", "spsa", "backoff", "momentum" or "pbt".
         agent: its `default_param_bounds` are searched, those in `default_log_params` on a logarithmic
             scale. An agent without bounds is not tuned.
         seed: of the tuner's random numbers.
@@ -41,7 +46,8 @@ def make_tuner(name: str, agent: Any, seed: int | None = None) -> BaseOptimizer:
     if name == "none":
         return FixedHyperparams()
     if name not in _KINDS:
-        raise ValueError(f"tuner must be 'none', 'spsa' or 'backoff', got {name!r}")
+        names = ", ".join(f"'{kind}'" for kind in ("none", *_KINDS))
+        raise ValueError(f"tuner must be one of {names}, got {name!r}")
     tuner = _KINDS[name](seed=seed)
     fill_bounds(tuner, agent)
     return tuner
@@ -58,7 +64,7 @@ def tuner_name(tuner: Any) -> str:
 def fill_bounds(tuner: Any, agent: Any) -> None:
     """Let a tuner of this package that was given no bounds search within the agent's: those of the
     hyperparameters that were chosen for it, where the agent says which (`chosen_hyperparams`)."""
-    if isinstance(tuner, SPSAOptimizer | BackoffOptimizer) and not tuner.space.bounds:
+    if isinstance(tuner, _Searching) and not tuner.space.bounds:
         bounds = getattr(agent, "default_param_bounds", None) or {}
         chosen = getattr(agent, "chosen_hyperparams", None)
         if chosen is not None:

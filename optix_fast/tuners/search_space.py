@@ -132,6 +132,17 @@ def positive(name: str, value: Any) -> float:
     return float(value)
 
 
+def share(name: str, value: Any) -> float:
+    """`value` as a float above 0 and below 1.
+
+    Raises:
+        TypeError, ValueError: it is not; it is named.
+    """
+    if positive(name, value) >= 1.0:
+        raise ValueError(f"{name} must be below 1, got {value}")
+    return float(value)
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 

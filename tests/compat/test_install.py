@@ -46,7 +46,8 @@ def test_what_exists_today_is_served(installed):
         "compute_gae", "make_minibatches", "RLOptimizer", "TorchEvaluator", "TorchPPOAgent",
         "TorchGaussianPPOAgent", "LoopController", "CheckpointRegistry", "BackoffScheduler",
         "PrioritizedReplayBuffer", "TorchAgent", "TorchDQNAgent", "TorchSACAgent", "SPSAOptimizer",
-        "BackoffOptimizer",
+        "BackoffOptimizer", "MomentumOptimizer", "PBTOptimizer",
+        "TrialOrchestrator",
     ):  # fmt: skip
         assert served[name] == f"optix_fast.{name}"
     assert served["TFEvaluator"] == "optix_fast.TorchEvaluator"

@@ -2,6 +2,7 @@
 // updates, of critics without targets. n counts updates since training began, from 1.
 //
 //   draw     as in sac_update.h
+//   s'       a number that is not finite, of a terminated row, is s's: it would spoil the statistics of all rows
 //   sample   a' for s', from the actor in evaluation mode
 //   critics  one forward pass over s ‖ a and s' ‖ a', 2B rows, so that batch norms see both;
 //            y = r + discount·(min_i Q_i(s', a') − α·log π(a'|s')), r where the discount is zero;

@@ -7,6 +7,7 @@ import copy
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from actor_critic_cases import AFTER_10, FEATURES, WIDTH, adam, distance, networks_of, state_of
@@ -20,9 +21,10 @@ from optix_fast.learners.crossq.config import CrossQConfig
 from optix_fast.learners.crossq.native import crossq_update
 from optix_fast.learners.crossq.update import CrossQModel
 from optix_fast.learners.crossq.update import crossq_update as reference_update
-from optix_fast.learners.experience import Draws
+from optix_fast.learners.experience import Draws, Experience
 from optix_fast.learners.native.networks import UnsupportedError
 from optix_fast.learners.squashed_policy import STATISTICS
+from optix_fast.random import RandomStream
 from optix_fast.types import NonFiniteError
 
 pytestmark = pytest.mark.native
@@ -150,3 +152,16 @@ def test_what_is_not_finite_leaves_everything_as_it_was(where: int, value: float
     assert caught.value.quantity == quantity
     assert all(torch.equal(a, b) for a, b in zip(state_of(model), before, strict=True))
     assert torch.equal(experience.buffer.tree.priorities(rows), priorities)
+
+
+@pytest.mark.parametrize("update", [crossq_update, reference_update], ids=["core", "torch"])
+def test_a_terminal_observation_that_is_not_finite_leaves_the_statistics_finite(update: Any) -> None:
+    model, config = model_of(dtype=torch.float32), config_of(batch_size=4, replay_capacity=8)
+    experience = Experience(config, RandomStream(0))
+    rng = np.random.default_rng(0)
+    for k in range(8):
+        seen, following = rng.normal(size=(2, FEATURES)).astype(np.float32)
+        following[k % FEATURES] = math.nan if k % 2 else math.inf
+        experience.buffer.push(seen, rng.normal(size=WIDTH).astype(np.float32), 1.0, following, True)
+    update(model, experience, *random_draws(4, config, experience), config, -2.0, 0)
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in model.critics.state_dict().values())

@@ -192,6 +192,10 @@ AGENTS = {
         "tqc", spaces.Box(-1, 1, (2,), np.float32),
         {"hyperparams": {"batch_size": 8, "learning_starts": 8}},
     ),
+    "crossq": (
+        "crossq", spaces.Box(-1, 1, (2,), np.float32),
+        {"hyperparams": {"batch_size": 8, "learning_starts": 8}},
+    ),
     "discrete sac": ("sac", spaces.Discrete(2), {"hyperparams": {"batch_size": 8, "learning_starts": 8}}),
 }  # fmt: skip
 

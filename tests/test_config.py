@@ -49,7 +49,7 @@ def test_lists_from_yaml_become_hidden_sizes(tmp_path: Path) -> None:
         (
             {"env_id": "X", "algo": "a2c"},
             ValueError,
-            "algo must be one of 'auto', .*'td3', got 'a2c'",
+            "algo must be one of 'auto', .*'td3', 'tqc', 'crossq', got 'a2c'",
         ),
     ],
 )

@@ -26,7 +26,11 @@ TD3 = {
     "n_step": 1, "gamma": 0.99, "tau": 0.005, "policy_delay": 2, "target_noise": 0.2,
     "target_noise_clip": 0.5,
 }  # fmt: skip
+SOFT = {"n_step": 1, "gamma": 0.99, "target_entropy": -1.0}
+TQC = {**SOFT, "tau": 0.005, "n_quantiles": 25, "top_quantiles_to_drop_per_net": 2}
+CROSSQ = {**SOFT, "policy_delay": 3}
 OPTIONS = [("DQNOptions", DQN), ("SACOptions", SAC), ("TD3Options", TD3), ("PPOOptions", PPO)]
+OPTIONS += [("TQCOptions", TQC), ("CrossQOptions", CROSSQ)]
 EVERY = pytest.mark.parametrize(("name", "given"), OPTIONS, ids=lambda part: str(part)[:10])
 
 

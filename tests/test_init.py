@@ -58,7 +58,7 @@ def test_a_run_loads_neither_the_compiler_of_torch_nor_sympy(tmp_path: Path) -> 
 from pathlib import Path
 from optix_fast.cli.settings import complete_config
 from optix_fast.cli.train import train
-for algo in ("ppo", "dqn", "sac", "td3"):
+for algo in ("ppo", "dqn", "sac", "td3", "tqc", "crossq"):
     env = "CartPole-v1" if algo in ("ppo", "dqn") else "Pendulum-v1"
     train(complete_config(env, {{"algo": algo, "steps": 64, "n_steps": 32, "n_envs": 1}}), Path(algo))
     assert not {names!r} & set(sys.modules), algo"""

@@ -2,6 +2,7 @@
 // updates, of critics without targets. n counts updates since training began, from 1.
 //
 //   draw     as in sac_update.h
+//   s'       a number that is not finite, of a terminated row, is s's: it would spoil the statistics of all rows
 //   sample   a' for s', from the actor in evaluation mode
 //   critics  one forward pass over s ‖ a and s' ‖ a', 2B rows, so that batch norms see both;
 //            y = r + discount·(min_i Q_i(s', a') − α·log π(a'|s')), r where the discount is zero;
@@ -9,7 +10,10 @@
 //   actor    where policy_delay divides n: â for s from the actor in training mode; the temperature's step;
 //            mean α·log π(â|s) − min_i Q_i(s, â), the critics in evaluation mode
 //
-// A network in evaluation mode is a second Stack on the same memory, whose layers are not training.
+// Memory: learners/squashed_policy.h; a network in evaluation mode is a second Stack on the same memory, whose
+// layers are not training.
+//
+// CPU: as there.
 #pragma once
 
 #include "learners/squashed_policy.h"

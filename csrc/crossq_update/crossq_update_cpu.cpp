@@ -5,6 +5,19 @@
 namespace optix_fast {
 namespace {
 
+template <typename T>
+void replace_not_finite(const CrossqArgs<T>& a) {
+  const Critics<T>& c = a.critics;
+  const int64_t batch = a.draws.batch, stride = padded<T>(c.features);
+  for (int64_t i = 0; i < batch; ++i) {
+    const T* now = a.observations + i * stride;
+    T* then = a.observations + (batch + i) * stride;
+    for (int64_t j = 0; j < c.features; ++j) {
+      if (!finite(then[j])) then[j] = c.next[i * input_stride(c) + j] = now[j];
+    }
+  }
+}
+
 // The critics' step, from one pass over taken and next.
 template <SimdPath Path, typename T>
 CriticStep joint_critic_step(const CrossqArgs<T>& a, T alpha) {
@@ -48,6 +61,7 @@ SoftResult::Failure one_update(const CrossqArgs<T>& a, const SoftArgs<T>& judged
   const int64_t batch = a.draws.batch, stride = padded<T>(c.features);
   const T* noise = a.noise + 2 * k * batch * c.width;
   const T alpha = temperature_of(a);
+  replace_not_finite(a);
   stack_forward_cpu<Path, T>(a.evaluated_actor, a.observations + batch * stride, stride, batch);
   sample(a, 0, noise, a.next, c.next);
   const CriticStep step = joint_critic_step<Path>(a, alpha);

@@ -9,6 +9,9 @@
 //   critics      ½·Σ_i mean w·(Q_i(s, a) − y)²; Adam; Q̄ ← Q̄ + τ·(Q − Q̄) in the same sweep over memory
 //   actor        mean α·log π(â|s) − min_i Q_i(s, â); Adam. Where several Q_i are the least, each has an equal
 //                share of the gradient, as torch.amin
+//   memory       learners/squashed_policy.h
+//
+// CPU: see there.
 #pragma once
 
 #include "learners/squashed_policy.h"

@@ -117,8 +117,8 @@ def make_agent(
         normalize_rewards: give it a RewardNormalizer with the agent's gamma.
         squash, log_std: of a Gaussian policy; see TorchGaussianPPOAgent. Only for Box actions.
         dueling: give a DQN agent a DuelingQNetwork.
-        norm: in each hidden layer, before its activation: "layer", "rms", "batch" or "batch_renorm"; None: none,
-            but "batch_renorm" for crossq.
+        norm: in each hidden layer, before its activation: "layer", "rms", "batch" or "batch_renorm"; None:
+            "batch_renorm" for crossq, else no norm.
         residual: add what a hidden layer reads to what it returns, where both are equally wide.
         dropout: share of each hidden layer's activations that updates set to zero; below 1.
 

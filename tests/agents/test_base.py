@@ -26,6 +26,7 @@ from optix_fast.agents import (
     TorchPPOAgent,
     TorchSACAgent,
     TorchTD3Agent,
+    TorchTQCAgent,
 )
 from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer
 from optix_fast.pipelines import VectorBatchPipeline
@@ -83,12 +84,22 @@ def td3(params: dict[str, Any] | None = None, **kwargs: Any) -> TorchTD3Agent:
     )  # fmt: skip
 
 
+def tqc(params: dict[str, Any] | None = None, **kwargs: Any) -> TorchTQCAgent:
+    actor, critics = net(4, 2), [net(5, 3), net(5, 3)]
+    hyperparams = HyperparamSet({"batch_size": 16, "replay_capacity": 300, **(params or {})})
+    return TorchTQCAgent(
+        actor, critics, 1, torch.optim.Adam(actor.parameters(), lr=RATES[0]), in_two_groups(*critics),
+        torch.optim.Adam([nn.Parameter(torch.zeros(()))], lr=3e-3), hyperparams, device="cpu", seed=0,
+        **kwargs,
+    )  # fmt: skip
+
+
 def generic(params: dict[str, Any] | None = None) -> TorchAgent:
     model = net(4, 2)
     return TorchAgent(model, in_two_groups(model), HyperparamSet(params or {}), device="cpu", seed=0)
 
 
-ALL = pytest.mark.parametrize("make", [ppo, dqn, sac, td3, generic])
+ALL = pytest.mark.parametrize("make", [ppo, dqn, sac, td3, tqc, generic])
 
 
 def rates_of(agent: Agent) -> list[float]:
@@ -102,7 +113,7 @@ def pushed_as_hard() -> gym.Env[Any, Any]:
 
 
 def window_of(agent: Agent) -> EpisodeData:
-    if not isinstance(agent, TorchTD3Agent):
+    if not isinstance(agent, TorchTD3Agent | TorchTQCAgent):
         return cartpole_window(agent, n_envs=2, window_size=32)
     pipeline = VectorBatchPipeline([pushed_as_hard] * 2, agent, window_size=32, seed=5)
     return next(pipeline.episodes())

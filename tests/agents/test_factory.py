@@ -262,7 +262,7 @@ def test_ppo_learns_actions_of_many_components(space: Any, backend: str) -> None
     assert space.contains(action) and action.dtype == space.dtype
 
 
-@pytest.mark.parametrize("algo", ["ppo", "sac", "td3"])
+@pytest.mark.parametrize("algo", ["ppo", "sac", "td3", "tqc", "crossq"])
 def test_actions_of_a_box_without_dimensions_are_floats(algo: str) -> None:
     env = SpacesOnly(spaces.Box(-1, 1, (3,)), spaces.Box(-2, 2, ()))
     observation = np.array([0.3, -0.2, 0.9], np.float32)
@@ -284,7 +284,7 @@ def test_a_flag_may_be_one_or_zero(backend: str) -> None:
     assert agent.learn(next(pipeline.episodes()))["n_updates"] > 0
 
 
-@pytest.mark.parametrize("algo", ["dqn", "sac", "td3"])
+@pytest.mark.parametrize("algo", ["dqn", "sac", "td3", "tqc", "crossq"])
 def test_actions_of_many_components_are_for_ppo(algo: str) -> None:
     for space in (spaces.MultiBinary(3), spaces.MultiDiscrete([[2, 2]])):
         with pytest.raises(ValueError, match=f"{algo} needs a .* action space.*, got Multi"):

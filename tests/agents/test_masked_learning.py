@@ -186,7 +186,7 @@ def test_discrete_sac_does_not_value_a_forbidden_action() -> None:
 
 def test_the_actor_learns_within_the_mask() -> None:
     model, step = sac_step([True, False], [True, True])
-    loss, entropy = step.statistics[1], step.statistics[4]
+    loss, entropy = step.statistics["actor_loss"], step.statistics["entropy"]
     assert entropy == 0.0  # one action is left
     assert loss == pytest.approx(-float(model.critics[0].bias[0].detach()), abs=1e-6)
     assert model.actor.bias.grad.tolist() == [0.0, 0.0]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from actor_critic_cases import AFTER_10, FEATURES, WIDTH, adam, distance, networks_of, state_of
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sac_cases import MakeOptimizer, random_draws, random_experience
 from torch import Tensor, nn
@@ -120,6 +120,7 @@ def test_networks_of_other_layers(norm: str) -> None:
     assert_parity(model_of((32, 32), norm=norm, residual=True, activation="relu"), config_of())
 
 
+@settings(max_examples=30, deadline=None)
 @given(
     k=st.integers(1, 6), m=st.integers(1, 40), batch=st.integers(1, 40), features=st.integers(1, 20),
     width=st.integers(1, 5), data=st.data(),

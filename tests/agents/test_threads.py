@@ -34,6 +34,8 @@ AGENTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "dqn": ("dqn", "CartPole-v1", {**SMALL, "epsilon": 0.5}),
     "sac": ("sac", "Pendulum-v1", SMALL),
     "td3": ("td3", "Pendulum-v1", SMALL),
+    "tqc": ("tqc", "Pendulum-v1", SMALL),
+    "crossq": ("crossq", "Pendulum-v1", SMALL),
     "td3 uniform": ("td3", "Pendulum-v1", {**SMALL, "learning_starts": 10**6}),
     "sac uniform": ("sac", "Pendulum-v1", {**SMALL, "learning_starts": 10**6}),
     "policy gradient": ("", "CartPole-v1", {}),

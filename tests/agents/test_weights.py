@@ -52,6 +52,8 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "dqn dueling": ("dqn", "CartPole-v1", {"dueling": True, "hyperparams": {"batch_size": 16}}),
     "sac": ("sac", "Pendulum-v1", {"hyperparams": {"batch_size": 16, "tau": 0.02}}),
     "td3": ("td3", "Pendulum-v1", {"hyperparams": {"batch_size": 16, "policy_delay": 3}}),
+    "tqc": ("tqc", "Pendulum-v1", {"hyperparams": {"batch_size": 16, "n_critics": 3, "n_quantiles": 7}}),
+    "crossq": ("crossq", "Pendulum-v1", {"hyperparams": {"batch_size": 16, "policy_delay": 2}}),
     "sac discrete": ("sac", "CartPole-v1", {"hyperparams": {"batch_size": 16}}),
 }  # fmt: skip
 

@@ -9,20 +9,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import crossq_cases
 import dqn_cases
 import pytest
 import sac_cases
 import td3_cases
 import torch
+import tqc_cases
 from ppo_learners import core_update, learner, permutations, rows_for
 
 from optix_fast import _native
+from optix_fast.learners.crossq.native import crossq_update
 from optix_fast.learners.dqn.native import dqn_update
 from optix_fast.learners.native import threads as native_threads
 from optix_fast.learners.native.threads import learner_threads, processors_of_quota
 from optix_fast.learners.ppo.config import PPOConfig
 from optix_fast.learners.sac.native import sac_update
 from optix_fast.learners.td3.native import td3_update
+from optix_fast.learners.tqc.native import tqc_update
 from optix_fast.networks import mlp
 
 # 256 units and 200 rows: products that are shared, of row counts that no number of threads divides.
@@ -86,6 +90,24 @@ def td3_state() -> list[torch.Tensor]:
     return [p.detach() for net in model.modules().values() for p in net.parameters()]
 
 
+def tqc_state() -> list[torch.Tensor]:
+    config = tqc_cases.config_of(batch_size=100)
+    generator = torch.Generator().manual_seed(7)
+    critics = [mlp([7, 64, 64, 25], "relu", 1.0, generator) for _ in range(5)]
+    model = tqc_cases.make_model(mlp([5, 64, 64, 4], "relu", 0.5, generator), critics)
+    experience = sac_cases.random_experience(config)
+    tqc_update(model, experience, *sac_cases.random_draws(20, config, experience), config, -2.0)
+    return [p.detach() for net in model.modules().values() for p in net.parameters()]
+
+
+def crossq_state() -> list[torch.Tensor]:
+    config = crossq_cases.config_of(batch_size=100)
+    model = crossq_cases.make_model(*continuous_networks(4))
+    experience = sac_cases.random_experience(config)
+    crossq_update(model, experience, *sac_cases.random_draws(20, config, experience), config, -2.0, 0)
+    return [p.detach() for net in model.modules().values() for p in net.parameters()]
+
+
 PAIRS: dict[str, Callable[[], list[torch.Tensor]]] = {
     "PPO": lambda: ppo_state(shared=False),
     "PPO with a shared trunk": lambda: ppo_state(shared=True),
@@ -93,6 +115,8 @@ PAIRS: dict[str, Callable[[], list[torch.Tensor]]] = {
     "double DQN": lambda: dqn_state(double_q=True),
     "SAC": sac_state,
     "TD3": td3_state,
+    "TQC": tqc_state,
+    "CrossQ": crossq_state,
 }
 
 

@@ -62,7 +62,10 @@ def test_sac_swings_up_pendulum_within_20_000_steps(seed: int, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_td3_swings_up_pendulum_within_20_000_steps(seed: int, tmp_path: Path) -> None:
-    summary, mean = train_and_evaluate("Pendulum-v1", seed, tmp_path, "td3")
+@pytest.mark.parametrize("algo", ["td3", "tqc", "crossq"])
+def test_an_off_policy_agent_swings_up_pendulum_within_20_000_steps(
+    algo: str, seed: int, tmp_path: Path
+) -> None:
+    summary, mean = train_and_evaluate("Pendulum-v1", seed, tmp_path, algo)
     assert summary["env_steps"] <= 20_000
     assert mean >= -180

@@ -404,6 +404,21 @@ def test_sac_trains_is_evaluated_and_saves_what_it_goes_on_from(tmp_path: Path) 
     assert evaluated.stdout.startswith(f"{BRIEF_PENDULUM}: return "), evaluated.stderr
 
 
+@pytest.mark.parametrize("algo", ["tqc", "crossq"])
+def test_a_soft_actor_critic_trains_is_evaluated_and_trains_on(algo: str, tmp_path: Path) -> None:
+    quick = ("--steps", "300", "--quiet", "-p", "learning_starts=200")
+    done = cli("train", BRIEF_PENDULUM, "--algo", algo, *quick, "--run-dir", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    files = {path.name for path in (tmp_path / "run" / "best").iterdir()}
+    assert {f"{name}.safetensors" for name in ("actor", "critics", "log_alpha")} <= files
+    evaluated = cli("eval", "run", "--episodes", "2", cwd=tmp_path)
+    assert evaluated.stdout.startswith(f"{BRIEF_PENDULUM}: return "), evaluated.stderr
+    resumed = cli("train", "--resume", "run", "--steps", "400", "--quiet", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    state = load_state(find_state(tmp_path / "run" / "checkpoints", None))
+    assert (state["agent"]["env_steps"], state["agent"]["updates"]) == (400, 200)
+
+
 def test_td3_trains_is_evaluated_and_trains_on(tmp_path: Path) -> None:
     quick = ("--steps", "300", "--quiet", "-p", "learning_starts=200")
     done = cli("train", BRIEF_PENDULUM, "--algo", "td3", *quick, "--run-dir", "run", cwd=tmp_path)

@@ -49,5 +49,5 @@ def test_a_narrow_terminal_gets_narrow_lines(monkeypatch: pytest.MonkeyPatch) ->
 def test_one_algorithm_alone() -> None:
     assert "clip_ratio" in report("ppo")
     assert "epsilon_decay" not in report("ppo")
-    with pytest.raises(ValueError, match="algo must be one of ppo, dqn, sac, td3; got 'a2c'"):
+    with pytest.raises(ValueError, match="algo must be one of ppo, dqn, sac, td3, tqc, crossq; got 'a2c'"):
         report("a2c")

@@ -38,7 +38,10 @@ def test_command_line_outranks_file_and_preset() -> None:
 
 @pytest.mark.parametrize(
     ("env_id", "algo"),
-    [("CartPole-v1", "ppo"), ("CartPole-v1", "dqn"), ("Pendulum-v1", "sac"), ("Pendulum-v1", "td3")],
+    [
+        *(("CartPole-v1", algo) for algo in ("ppo", "dqn")),
+        *(("Pendulum-v1", algo) for algo in ("sac", "td3", "tqc", "crossq")),
+    ],
 )
 def test_every_hyperparameter_in_force_is_written_out(env_id: str, algo: str) -> None:
     config = complete_config(env_id, {"algo": algo})

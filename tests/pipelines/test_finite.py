@@ -188,6 +188,14 @@ AGENTS = {
         "td3", spaces.Box(-1, 1, (2,), np.float32),
         {"hyperparams": {"batch_size": 8, "learning_starts": 8}},
     ),
+    "tqc": (
+        "tqc", spaces.Box(-1, 1, (2,), np.float32),
+        {"hyperparams": {"batch_size": 8, "learning_starts": 8}},
+    ),
+    "crossq": (
+        "crossq", spaces.Box(-1, 1, (2,), np.float32),
+        {"hyperparams": {"batch_size": 8, "learning_starts": 8}},
+    ),
     "discrete sac": ("sac", spaces.Discrete(2), {"hyperparams": {"batch_size": 8, "learning_starts": 8}}),
 }  # fmt: skip
 

@@ -81,7 +81,7 @@ def crossq_step(
     """One update.
 
         Q      one pass of each critic over (s, a) and (s', a') together: a batch norm sees both; a' from the
-               actor in evaluation mode
+               actor in evaluation mode; a number of s' that is not finite (of a terminated row) is s's
         y      r + discount·(min_i Q_i(s', a') − α·log π(a'|s')), without gradient
         critics ½·Σ_i mean w·(Q_i(s, a) − y)²
 
@@ -98,9 +98,13 @@ def crossq_step(
         NonFiniteError: a loss or gradient is NaN or infinite; what came before it has been changed.
     """
     alpha = model.log_alpha.detach().exp()
+    following = tree_map(
+        lambda now, then: torch.where(torch.isfinite(then), then, now),
+        batch.observations, batch.next_observations,
+    )  # fmt: skip
     with torch.no_grad(), evaluating(model.actor):
-        next_actions, next_log_prob = sample(model.actor, batch.next_observations, noise[0])
-    both = tree_map(lambda *parts: torch.cat(parts), batch.observations, batch.next_observations)
+        next_actions, next_log_prob = sample(model.actor, following, noise[0])
+    both = tree_map(lambda *parts: torch.cat(parts), batch.observations, following)
     actions = torch.cat((batch.actions, next_actions))
     values, next_values = zip(*(value_of(net, both, actions).chunk(2) for net in model.critics), strict=True)
     next_q = torch.stack(next_values).detach().amin(dim=0)

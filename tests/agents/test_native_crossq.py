@@ -126,6 +126,17 @@ def test_one_call_is_as_many_calls_of_one_update() -> None:
     assert distance(ours, theirs) == 0.0
 
 
+@pytest.mark.parametrize("update", [crossq_update, reference_update], ids=["core", "torch"])
+def test_an_actor_that_is_not_due_has_taken_no_step(update: Any) -> None:
+    model, config = model_of(), config_of(policy_delay=4)
+    model.actor_optimizer = torch.optim.SGD(model.actor.parameters(), lr=0.1, momentum=0.9)
+    experience = random_experience(config)
+    update(model, experience, *random_draws(3, config, experience), config, -2.0, 0)
+    assert not model.actor_optimizer.state and not model.alpha_optimizer.state
+    update(model, experience, *random_draws(1, config, experience), config, -2.0, 3)
+    assert model.actor_optimizer.state and model.alpha_optimizer.state
+
+
 def test_critics_of_several_outputs_are_not_served() -> None:
     networks = networks_of(2 * WIDTH, (8,), "tanh", torch.float64, FEATURES, WIDTH, (3, 3))
     config = config_of()

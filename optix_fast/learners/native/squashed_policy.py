@@ -85,5 +85,5 @@ def soft_update(
         networks, parameters, model.log_alpha, found.view_of(experience),
         experience.described(draws, config), noise.to(found.dtype), given,
     )  # fmt: skip
-    found.conclude(result, experience)
+    found.conclude(result, experience, idle=() if result.actor_updates else ("actor", "alpha"))
     return updated_of(STATISTICS, result.sums, draws.updates, result.actor_updates)

@@ -273,6 +273,10 @@ def tune(
         Optional[str],  # noqa: UP045
         typer.Option(help="URL of a storage that several machines reach; else a file in the run directory."),
     ] = None,
+    study_name: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Of the search in its storage; else environment and algorithm."),
+    ] = None,
     run_dir: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="Directory of the search; one that was stopped goes on."),
@@ -291,8 +295,9 @@ def tune(
         count = _count("--steps", steps)
         assert count is not None
         result = tune(
-            complete, run_dir, trials=trials, steps=count, search=search or (), storage=storage, jobs=jobs
-        )
+            complete, run_dir, trials=trials, steps=count, search=search or (), storage=storage, jobs=jobs,
+            study_name=study_name,
+        )  # fmt: skip
         print(report(result, complete))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-import shutil
 import signal
 import sys
 import time
@@ -14,13 +13,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from optix_fast.cli.run_dir import new_directory
 from optix_fast.cli.run_lock import FILE as LOCK
 from optix_fast.cli.run_lock import RunLock
+from optix_fast.cli.settings import complete_hyperparams
 from optix_fast.cli.train import make_pipeline, make_run_agent
 from optix_fast.config import TrainConfig, parse_yaml
 from optix_fast.names import unknown_name
 from optix_fast.pipelines import BatchPipeline, VectorBatchPipeline
+from optix_fast.serialization import atomic_write_bytes
 from optix_fast.trials import TrialOrchestrator
 from optix_fast.trials.param_space import SearchedParams
 from optix_fast.trials.plots import plot_choices, plot_search
@@ -63,6 +66,7 @@ def tune(
     search: Sequence[str] = (),
     storage: str | None = None,
     jobs: int = 1,
+    study_name: str | None = None,
 ) -> TuneResult:
     """Search hyperparameters for a run, or go on with a search that was stopped. The first trial has the
     run's own ones, where they are among those that are searched.
@@ -76,6 +80,7 @@ def tune(
             where nothing is given.
         storage: URL where trials are kept; None: a file in the directory.
         jobs: worker processes.
+        study_name: of the search in its storage; None: environment and algorithm.
 
     Raises:
         ValueError: a setting is wrong; the directory is in use, or of another search.
@@ -89,36 +94,41 @@ def tune(
         )
     space = read_search(search, config)
     folder = new_directory(config, "tune-") if directory is None else Path(directory)
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = RunLock(folder)
-    lock.acquire()
-    try:
-        is_new = _is_new(folder, config)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"search directory {folder} is a file")
+    with _interrupted_by_sigterm(folder), contextlib.ExitStack() as undone:
+        if directory is None or not folder.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            undone.callback(_remove, folder)
+        lock = RunLock(folder)
+        lock.acquire()
+        undone.callback(lock.release)
+        if _is_new(folder, config):
+            for name in (CONFIG, STUDY):
+                undone.callback((folder / name).unlink, missing_ok=True)
+            text = yaml.safe_dump(config.to_dict(), sort_keys=False)
+            atomic_write_bytes(folder / CONFIG, text.encode("utf-8"))
+        orchestrator = TrialOrchestrator(
+            partial(_agent_of, config, steps), partial(_pipeline_of, config, steps), space, trials, steps,
+            rloptimizer_kwargs={"judge_every_window": True},
+            study_name=study_name or f"{config.env_id}-{config.algo}",
+            storage=storage or f"sqlite:///{(folder / STUDY).absolute()}", seed=config.seed, n_jobs=jobs,
+            settings={"config": config.to_dict()},
+        )  # fmt: skip
+        undone.pop_all()
         try:
-            orchestrator = TrialOrchestrator(
-                partial(_agent_of, config, steps), partial(_pipeline_of, config, steps), space, trials, steps,
-                rloptimizer_kwargs={"judge_every_window": True},
-                study_name=f"{config.env_id}-{config.algo}",
-                storage=storage or f"sqlite:///{(folder / STUDY).absolute()}", seed=config.seed, n_jobs=jobs,
-            )  # fmt: skip
-        except BaseException:
-            if is_new:  # nothing was begun
-                shutil.rmtree(folder)
-            raise
-        config.to_yaml(folder / CONFIG)
-        own = {name: config.hyperparams[name] for name in space}
-        if all(_allows(spec, own[name]) for name, spec in space.items()):
-            orchestrator.try_first(own)
-        with _interrupted_by_sigterm(folder):
+            own = {name: config.hyperparams[name] for name in space}
+            if orchestrator.space.allows(own):
+                orchestrator.try_first(own)
             params, score = orchestrator.run()
-        best = replace(config, hyperparams={**config.hyperparams, **params})
-        best.to_yaml(folder / BEST)
-        title = f"{config.env_id}, {config.algo}, {steps:,} steps a trial"
-        plot_search(orchestrator.study, folder / HISTORY, title)
-        plot_choices(orchestrator.study, folder / CHOICES, title)
-        states = [trial.state.name.lower() for trial in orchestrator.study.get_trials(deepcopy=False)]
-    finally:
-        lock.release()
+            best = replace(config, hyperparams={**config.hyperparams, **params})
+            best.to_yaml(folder / BEST)
+            title = f"{config.env_id}, {config.algo}, {steps:,} steps a trial"
+            plot_search(orchestrator.study, folder / HISTORY, title)
+            plot_choices(orchestrator.study, folder / CHOICES, title)
+        finally:
+            lock.release()
+    states = [trial.state.name.lower() for trial in orchestrator.study.get_trials(deepcopy=False)]
     counts = {state: states.count(state) for state in dict.fromkeys(states)}
     return TuneResult(folder, folder / BEST, params, score, counts, time.perf_counter() - began)
 
@@ -188,7 +198,20 @@ def read_search(search: Sequence[str], config: TrainConfig) -> dict[str, tuple[A
         if name in space:
             raise ValueError(f"--search {name} is given twice")
         space[name] = (parts[0], *(parse_yaml(part) for part in parts[1:]))
-    return SearchedParams(space).specs
+    specs = SearchedParams(space).specs
+    for name, (kind, *values) in specs.items():
+        current = config.hyperparams[name]
+        if kind.endswith("float") and isinstance(current, int) and not isinstance(current, bool):
+            raise ValueError(f"--search {name}: it is a whole number; use int or log_int, not {kind}")
+        for value in values:
+            complete_hyperparams(config.algo, {**config.hyperparams, name: value})
+    return specs
+
+
+def _remove(folder: Path) -> None:
+    """A directory in which nothing was begun."""
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def _widened(spec: tuple[Any, ...], value: Any) -> tuple[Any, ...]:
@@ -196,13 +219,6 @@ def _widened(spec: tuple[Any, ...], value: Any) -> tuple[Any, ...]:
     if value <= 0 and kind.startswith("log"):
         return spec
     return kind, min(low, value), max(high, value)
-
-
-def _allows(spec: tuple[Any, ...], value: Any) -> bool:
-    kind, *rest = spec
-    if kind == "categorical":
-        return value in rest
-    return isinstance(value, int | float) and rest[0] <= value <= rest[1]
 
 
 def _agent_of(config: TrainConfig, steps: int, params: dict[str, Any]) -> Any:

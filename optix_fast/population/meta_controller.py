@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,7 +28,7 @@ class MetaController:
     The first of these that holds, over the latest `window` evaluations:
 
         STOP    status["budget_exhausted"]
-        NO_OP   fewer than three evaluations
+        NO_OP   fewer than three evaluations with a finite score
         PRUNE   mean gap > gap_threshold, where gap = (train_score − val_score) / |val_score|
         PRUNE   slope of the gap > gap_slope_threshold: it overfits more and more
         SPAWN   slope of the scores / |mean| < improvement_threshold (a mean of 0: no improvement)
@@ -64,14 +65,14 @@ class MetaController:
         """
         if status.get("budget_exhausted", False):
             return MetaAction.STOP
-        if len(history) < _LEAST:
+        scores = scores_of(history, self.window)
+        if len(scores) < _LEAST:
             return MetaAction.NO_OP
         gaps = _gaps(history[-self.window :])
         if gaps and sum(gaps) / len(gaps) > self.gap_threshold:
             return MetaAction.PRUNE
         if len(gaps) >= _LEAST and line_of(gaps).slope > self.gap_slope_threshold:
             return MetaAction.PRUNE
-        scores = scores_of(history, self.window)
         scale = abs(sum(scores) / len(scores))
         improvement = line_of(scores).slope / scale if scale > 0.0 else 0.0
         return MetaAction.SPAWN if improvement < self.improvement_threshold else MetaAction.NO_OP
@@ -81,6 +82,6 @@ def _gaps(history: Sequence[EvalMetrics]) -> list[float]:
     gaps = []
     for metrics in history:
         gap, val = metrics.generalization_gap, metrics.metrics.get("val_score")
-        if gap is not None and val:
+        if gap is not None and math.isfinite(gap) and val:
             gaps.append(gap / abs(float(val)))
     return gaps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -26,8 +27,9 @@ def line_of(values: Sequence[float]) -> Line:
 
 
 def scores_of(history: Sequence[EvalMetrics], window: int) -> list[float]:
-    """The latest primary scores, at most `window` of them."""
-    return [float(metrics.primary_score) for metrics in history[-window:]]
+    """The finite ones of the latest `window` primary scores."""
+    scores = (float(metrics.primary_score) for metrics in history[-window:])
+    return [score for score in scores if math.isfinite(score)]
 
 
 def check_window(window: int) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import inspect
 import logging
 import math
 import threading
@@ -11,13 +13,23 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.trial import TrialState
 
 from optix_fast.leftovers import owner_mark, temporary_folder
 from optix_fast.loop import RLOptimizer
+from optix_fast.names import unknown_name
 from optix_fast.trials.param_space import ParamSpace, SearchedParams
-from optix_fast.trials.storage import INTERRUPTED, WORKER, open_storage, repeat_lost, used
+from optix_fast.trials.storage import (
+    INTERRUPTED,
+    WORKER,
+    begun,
+    first_line,
+    open_storage,
+    repeat_lost,
+    without_password,
+)
 from optix_fast.trials.workers import run_workers
 from optix_fast.tuners import FixedHyperparams
 from optix_fast.types import EvalMetrics, LoopCallback
@@ -25,7 +37,9 @@ from optix_fast.types import EvalMetrics, LoopCallback
 logger = logging.getLogger(__name__)
 
 _DIRECTIONS = ("maximize", "minimize")
-_LONGEST_TURN = 30.0  # seconds
+_SEARCH = "search"  # the study's user attribute: what all its trials have in common
+_OWN_ARGUMENTS = {"agent", "pipeline", "val_pipeline", "checkpoint_score_fn"}  # of RLOptimizer
+_LONGEST_HOLD = 30.0  # seconds
 
 
 class TrialOrchestrator:
@@ -57,15 +71,18 @@ class TrialOrchestrator:
         pruner_interval: windows between two looks at it.
         optuna_verbosity: Optuna's own log level while `run` works; None: errors only. (Failed trials are
             logged here.)
-        rloptimizer_kwargs: further arguments of RLOptimizer. In a checkpoint_dir among them every trial has a
-            folder of its own, which stays.
+        rloptimizer_kwargs: further arguments of RLOptimizer, copied for each trial, callbacks aside. In a
+            checkpoint_dir among them every trial has a folder of its own, which stays.
         val_pipeline_factory: () → held-out pipeline of a trial, or None.
-        checkpoint_score_fn: (agent) → score; ranks a trial's policies in place of the window's.
+        checkpoint_score_fn: (agent) → score; ranks a trial's policies in place of the window's, which still
+            decides about pruning.
         study_name: of the search in its storage.
         storage: where trials are kept, a URL or a storage of Optuna's, see storage.open_storage; None for
             memory.
-        seed: of the choices; with several workers they depend on who is quicker, too.
+        seed: of the choices, at least 0; with several workers they depend on who is quicker, too.
         n_jobs: worker processes. The factories are pickled for them, by cloudpickle.
+        settings: what else all trials of the search have in common, as JSON has it: a search that goes on
+            must have the same.
 
     Raises:
         TypeError, ValueError: an argument is wrong, it is named; or the storage holds another search under
@@ -93,8 +110,13 @@ class TrialOrchestrator:
         *,
         seed: int | None = None,
         n_jobs: int = 1,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         _check_callable(agent_factory=agent_factory, pipeline_factory=pipeline_factory)
+        optional = {"val_pipeline_factory": val_pipeline_factory, "checkpoint_score_fn": checkpoint_score_fn}
+        _check_callable(**{name: given for name, given in optional.items() if given is not None})
+        if seed is not None:
+            _check_count("seed", seed, 0)
         for name, least in (("n_trials", 1), ("trial_steps", 1), ("n_jobs", 1), ("pruner_interval", 1)):
             _check_count(name, locals()[name], least)
         for name in ("n_startup_trials", "pruner_warmup_steps"):
@@ -109,7 +131,8 @@ class TrialOrchestrator:
             direction,
             n_jobs,
         )
-        self.rloptimizer_kwargs = dict(rloptimizer_kwargs or {})
+        self.rloptimizer_kwargs = _check_loop_arguments(rloptimizer_kwargs or {})
+        self._settings = dict(settings or {})
         self.space = self._declared() if param_space is None else SearchedParams(param_space)
         self.study_name = study_name or "optix_fast"
         self._seed, self._n_startup_trials = seed, n_startup_trials
@@ -120,12 +143,18 @@ class TrialOrchestrator:
             self._folder_of_its_own = weakref.finalize(self, folder.cleanup)
             storage = f"sqlite:///{folder.name}/study.db"
         self.storage = storage
-        self.study = self._open(worker=0)
+        self.study = self._open()
 
     # --- searching --------------------------------------------------------------------------------
 
     def try_first(self, params: Mapping[str, Any]) -> None:
-        """Let the next trial have these hyperparameters, unless one had them already."""
+        """Let the next trial have these hyperparameters, unless one had them already.
+
+        Raises:
+            ValueError: they are not a choice that is searched.
+        """
+        if not self.space.allows(params):
+            raise ValueError(f"params must be a choice of {self.space.specs}, got {dict(params)}")
         with self._verbose():
             self.study.enqueue_trial(dict(params), skip_if_exists=True)
 
@@ -146,14 +175,14 @@ class TrialOrchestrator:
             raise RuntimeError(self._why_nothing())
         return self.best_params or {}, float(self.study.best_value)
 
-    def work(self, turn: Any) -> None:
+    def work(self, lock: Any) -> None:
         """One worker's part: trials, one after the other, until none is missing.
 
         Args:
-            turn: a lock of all workers, held while one decides whether it begins another trial.
+            lock: of all workers, held while one decides whether it begins another trial.
         """
         with self._verbose():
-            while self._one_trial(turn):
+            while self._one_trial(lock):
                 pass
 
     # --- what was found ---------------------------------------------------------------------------
@@ -189,28 +218,38 @@ class TrialOrchestrator:
 
     # --- one trial --------------------------------------------------------------------------------
 
-    def _one_trial(self, turn: Any) -> bool:
+    def _one_trial(self, lock: Any) -> bool:
         """Run a trial if one is missing, and say so."""
-        # A worker that is killed in its turn never ends it.
-        holds = turn.acquire(timeout=_LONGEST_TURN)
+        # A worker that is killed while it holds the lock never gives it back.
+        is_held = lock.acquire(timeout=_LONGEST_HOLD)
 
-        def pass_on() -> None:
-            nonlocal holds
-            if holds:
-                turn.release()
-            holds = False
+        def release() -> None:
+            nonlocal is_held
+            if is_held:
+                lock.release()
+            is_held = False
 
         def objective(trial: optuna.Trial) -> float:
-            pass_on()
+            release()
             return self._objective(trial)
 
         try:
-            if used(self.study) >= self.n_trials:
+            if begun(self.study) >= self.n_trials:
                 return False
+            self.study.sampler = self._sampler(len(self.study.get_trials(deepcopy=False)))
             self.study.optimize(objective, n_trials=1, catch=(Exception,))
             return True
         finally:
-            pass_on()
+            release()
+
+    def _sampler(self, trial: int) -> optuna.samplers.BaseSampler:
+        # A seed for each trial: those of a search that goes on, or of another worker, are others.
+        seed = (
+            None
+            if self._seed is None
+            else int(np.random.SeedSequence([self._seed, trial]).generate_state(1)[0])
+        )
+        return optuna.samplers.TPESampler(n_startup_trials=self._n_startup_trials, seed=seed)
 
     def _objective(self, trial: optuna.Trial) -> float:
         trial.set_user_attr(WORKER, owner_mark())
@@ -223,37 +262,49 @@ class TrialOrchestrator:
             trial.set_user_attr(INTERRUPTED, True)
             raise
         except Exception as error:
-            message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            message = f"{type(error).__name__}: {first_line(error)}"
             trial.set_user_attr("error", message)
             logger.warning("trial %d with %s failed: %s", trial.number, params, message)
             raise
 
     def _score_of(self, trial: optuna.Trial, params: dict[str, Any]) -> float:
-        agent = self.agent_factory(dict(params))
-        teardown = getattr(agent, "teardown", None)
-        try:
-            with self._folder_of(trial) as folder:
-                options = {
-                    "max_steps": self.trial_steps,
-                    "optimizer": FixedHyperparams(),
-                    "state_interval": None,
-                    "checkpoint_score_fn": self.checkpoint_score_fn,
-                    **self.rloptimizer_kwargs,
-                    "checkpoint_dir": folder,
-                }
-                given = options.pop("callbacks", None) or ()
-                callbacks = [*(given if isinstance(given, list | tuple) else [given]), _Report(trial)]
+        report = _Report(trial)
+        with contextlib.ExitStack() as undone:
+            agent = self._agent(params, undone)
+            folder = undone.enter_context(self._folder_of(trial))
+            given = dict(self.rloptimizer_kwargs)
+            callbacks = given.pop("callbacks", None) or ()
+            options = {
+                "max_steps": self.trial_steps,
+                "optimizer": FixedHyperparams(),
+                "state_interval": None,
+                "checkpoint_score_fn": self.checkpoint_score_fn,
+                **copy.deepcopy(given),  # a tuner, for example, learns within its trial
+                "checkpoint_dir": folder,
+                "callbacks": [*(callbacks if isinstance(callbacks, list | tuple) else [callbacks]), report],
+            }
+            with contextlib.ExitStack() as made:  # what the loop tears down once it runs
                 if self.val_pipeline_factory is not None:
-                    options["val_pipeline"] = self.val_pipeline_factory()
-                summary = RLOptimizer(agent, self.pipeline_factory(), callbacks=callbacks, **options).run()
-        finally:
-            if callable(teardown):
-                teardown()
+                    options["val_pipeline"] = val = self.val_pipeline_factory()
+                    made.callback(_teardown, val)
+                pipeline = self.pipeline_factory()
+                made.callback(_teardown, pipeline)
+                optimizer = RLOptimizer(agent, pipeline, **options)
+                made.pop_all()
+            summary = optimizer.run()
         for name in ("windows", "env_steps", "seconds", "stop_reason"):
             trial.set_user_attr(name, getattr(summary, name))
-        if not math.isfinite(summary.best_score):
+        score = summary.best_score if self.direction == "maximize" else report.lowest
+        if not math.isfinite(score):
             raise ValueError(f"no window of {summary.windows} gave a score: let trials take more steps")
-        return float(summary.best_score)
+        return float(score)
+
+    def _agent(self, params: Mapping[str, Any], undone: contextlib.ExitStack) -> Any:
+        agent = self.agent_factory(dict(params))
+        if agent is None:
+            raise TypeError("agent_factory returned None")
+        undone.callback(_teardown, agent)
+        return agent
 
     @contextlib.contextmanager
     def _folder_of(self, trial: optuna.Trial) -> Iterator[str]:
@@ -267,24 +318,24 @@ class TrialOrchestrator:
     # --- the study --------------------------------------------------------------------------------
 
     def _declared(self) -> SearchedParams:
-        try:
-            agent = self.agent_factory({})
-        except Exception as error:
-            raise ValueError(
-                f"without param_space, agent_factory({{}}) must make an agent that says what to search; "
-                f"it raised {type(error).__name__}: {error}"
-            ) from error
-        return SearchedParams.of_agent(agent)
+        with contextlib.ExitStack() as undone:
+            try:
+                agent = self._agent({}, undone)
+            except Exception as error:
+                raise ValueError(
+                    f"without param_space, agent_factory({{}}) must make an agent that says what to search; "
+                    f"it raised {type(error).__name__}: {error}"
+                ) from error
+            return SearchedParams.of_agent(agent)
 
-    def _open(self, worker: int) -> optuna.Study:
+    def _open(self) -> optuna.Study:
         storage = open_storage(self.storage)
         startup, warmup, interval = self._pruning
-        seed = None if self._seed is None else self._seed + worker
         with self._verbose():
             try:
                 study = optuna.create_study(
                     storage=storage,
-                    sampler=optuna.samplers.TPESampler(n_startup_trials=self._n_startup_trials, seed=seed),
+                    sampler=self._sampler(0),
                     pruner=optuna.pruners.MedianPruner(startup, warmup, interval),
                     study_name=self.study_name,
                     direction=optuna.study.StudyDirection[self.direction.upper()],
@@ -293,21 +344,27 @@ class TrialOrchestrator:
             except Exception as error:
                 if isinstance(error, ValueError | TypeError):
                     raise
-                raise RuntimeError(f"storage {self.storage!r} cannot be used: {error}") from error
+                name = without_password(str(self.storage))
+                raise RuntimeError(f"storage {name!r} cannot be used: {first_line(error)}") from error
         self._check_same(study)
         return study
 
     def _check_same(self, study: optuna.Study) -> None:
         """The study is of this search; one without trials becomes so."""
-        space = {name: list(spec) for name, spec in self.space.specs.items()}
-        known = study.user_attrs.get("param_space")
+        own = {
+            "param_space": {name: list(spec) for name, spec in self.space.specs.items()},
+            "trial_steps": self.trial_steps,
+            "direction": self.direction,
+            **self._settings,
+        }
+        known = study.user_attrs.get(_SEARCH)
         if known is None and not study.get_trials(deepcopy=False):
-            study.set_user_attr("param_space", known := space)
-        direction = study.direction.name.lower()
-        if (known, direction) != (space, self.direction):
+            study.set_user_attr(_SEARCH, own)
+        elif known != own:
+            names = [name for name in own if known is None or known.get(name) != own[name]]
             raise ValueError(
-                f"the storage holds another search named {self.study_name!r}: to {direction} the score over "
-                f"{known}; give this one a study_name of its own"
+                f"the storage holds a search named {self.study_name!r} with another {', '.join(names)}: "
+                "repeat that one's, or take another study name"
             )
 
     @contextlib.contextmanager
@@ -327,9 +384,9 @@ class TrialOrchestrator:
             key: value for key, value in self.__dict__.items() if key not in ("study", "_folder_of_its_own")
         }
 
-    def open_in_worker(self, worker: int) -> None:
+    def open_in_worker(self) -> None:
         """Reach the study from another process."""
-        self.study = self._open(worker)
+        self.study = self._open()
 
 
 class _Report(LoopCallback):
@@ -337,14 +394,33 @@ class _Report(LoopCallback):
 
     def __init__(self, trial: optuna.Trial) -> None:
         self._trial = trial
+        self.lowest = math.inf  # of the scores
 
     def on_episode_end(self, episode_id: int, eval_metrics: EvalMetrics | None) -> None:
         """Report the window's score; raise TrialPruned where the others' median is better."""
         if eval_metrics is None or not math.isfinite(eval_metrics.primary_score):
             return
+        self.lowest = min(self.lowest, eval_metrics.primary_score)
         self._trial.report(eval_metrics.primary_score, episode_id)
         if self._trial.should_prune():
             raise optuna.TrialPruned(f"pruned at window {episode_id}")
+
+
+def _teardown(part: Any) -> None:
+    """Where it has one."""
+    teardown = getattr(part, "teardown", None)
+    if callable(teardown):
+        teardown()
+
+
+def _check_loop_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(given, Mapping):
+        raise TypeError(f"rloptimizer_kwargs must be a mapping, got {given!r}")
+    known = inspect.signature(RLOptimizer).parameters.keys() - _OWN_ARGUMENTS
+    for name in given:
+        if name not in known:
+            raise ValueError(f"rloptimizer_kwargs: {unknown_name('argument', name, sorted(known))}")
+    return dict(given)
 
 
 def _check_callable(**given: Any) -> None:

@@ -58,9 +58,24 @@ class SearchedParams:
             {name: _spec(pair, name in logarithmic, current.get(name)) for name, pair in bounds.items()}
         )
 
+    def allows(self, params: Mapping[str, Any]) -> bool:
+        """Whether a choice is one that trials could make."""
+        return params.keys() == self.specs.keys() and all(
+            _allows(spec, params[name]) for name, spec in self.specs.items()
+        )
+
     def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
         """A trial's choice."""
         return {name: _suggest(trial, name, spec) for name, spec in self.specs.items()}
+
+
+def _allows(spec: tuple[Any, ...], value: Any) -> bool:
+    kind, *rest = spec
+    if kind == "categorical":
+        return value in rest
+    number = int if kind.endswith("int") else Real
+    is_number = isinstance(value, number) and not isinstance(value, bool)
+    return is_number and bool(rest[0] <= value <= rest[1])
 
 
 def _spec(pair: Sequence[float], is_logarithmic: bool, current: Any) -> tuple[Any, ...]:
@@ -103,6 +118,8 @@ def _check_choices(name: str, choices: Sequence[Any]) -> None:
             raise TypeError(
                 f"param_space[{name!r}]: a choice must be None, a boolean, a number or a text, got {choice!r}"
             )
+    if len(set(choices)) < len(choices):
+        raise ValueError(f"param_space[{name!r}] lists equal choices: {list(choices)}")
 
 
 def _check_bounds(name: str, kind: str, bounds: Sequence[Any]) -> None:

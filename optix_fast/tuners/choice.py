@@ -7,7 +7,7 @@ from typing import Any
 
 from optix_fast.tuners.backoff import BackoffOptimizer
 from optix_fast.tuners.momentum import MomentumOptimizer
-from optix_fast.tuners.pbt import PBTOptimizer
+from optix_fast.tuners.pbt import PBTOptimizer, usually_logarithmic
 from optix_fast.tuners.search_space import SearchSpace
 from optix_fast.tuners.spsa import SPSAOptimizer
 from optix_fast.types import BaseOptimizer, EvalMetrics, HyperparamSet
@@ -63,10 +63,14 @@ def tuner_name(tuner: Any) -> str:
 
 def fill_bounds(tuner: Any, agent: Any) -> None:
     """Let a tuner of this package that was given no bounds search within the agent's: those of the
-    hyperparameters that were chosen for it, where the agent says which (`chosen_hyperparams`)."""
+    hyperparameters that were chosen for it, where the agent says which (`chosen_hyperparams`); on the
+    logarithmic scales that it was given, or else the agent's."""
     if isinstance(tuner, _Searching) and not tuner.space.bounds:
         bounds = getattr(agent, "default_param_bounds", None) or {}
         chosen = getattr(agent, "chosen_hyperparams", None)
         if chosen is not None:
             bounds = {name: pair for name, pair in bounds.items() if name in chosen}
-        tuner.space = SearchSpace(bounds, getattr(agent, "default_log_params", None))
+        logarithmic = tuner.space.log_params & bounds.keys() or getattr(agent, "default_log_params", None)
+        if logarithmic is None and isinstance(tuner, PBTOptimizer):
+            logarithmic = usually_logarithmic(bounds)
+        tuner.space = SearchSpace(bounds, logarithmic)

@@ -34,6 +34,7 @@ class OneByOneOptimizer(BaseOptimizer):
         self._x = 0.0
         self._base = 0.0
         self._applied: Any = None
+        self._probed: str | None = None  # a parameter that holds a probe which nothing will be said about
 
     @property
     def is_probing(self) -> bool:
@@ -48,12 +49,18 @@ class OneByOneOptimizer(BaseOptimizer):
         names = self.space.fix(suggested.params)
         if not names or not metrics_history:
             return suggested
+        if self._probed is not None and is_same(suggested.params[self._probed], self._applied):
+            suggested.params[self._probed] = self.space.to_value(self._probed, self._x)
+        self._probed = None
         name = names[self._turn % len(names)]
         latest = metrics_history[-1].primary_score
         if self._step is None or not is_same(suggested.params[name], self._applied):
             self._base, self._x = latest, self._place(name, suggested.params[name])
             self._step = self._side() * self._probe_size()
             point = self.space.moved(name, self._x, self._step)
+            if self.space.to_value(name, point) == suggested.params[name]:  # a bound is in the way
+                self._step = -self._step
+                point = self.space.moved(name, self._x, self._step)
         else:
             point = self._conclude(name, self._step, latest - self._base, score_spread(metrics_history))
             self._step = None
@@ -63,7 +70,9 @@ class OneByOneOptimizer(BaseOptimizer):
         return suggested
 
     def on_plateau(self, metrics_history: Sequence[EvalMetrics]) -> None:
-        """From the first parameter on; a probe under way is dropped."""
+        """From the first parameter on; a probe under way is dropped: the next call takes it back."""
+        if self._step is not None and self.space.names:
+            self._probed = self.space.names[self._turn % len(self.space.names)]
         self._turn, self._step = 0, None
 
     @abstractmethod
@@ -96,6 +105,7 @@ class OneByOneOptimizer(BaseOptimizer):
             "x": self._x,
             "base": self._base,
             "applied": self._applied,
+            "probed": self._probed,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -105,4 +115,4 @@ class OneByOneOptimizer(BaseOptimizer):
         self._turn = int(state["turn"])
         self._step = None if state["step"] is None else float(state["step"])
         self._x, self._base = float(state["x"]), float(state["base"])
-        self._applied = state["applied"]
+        self._applied, self._probed = state["applied"], state.get("probed")

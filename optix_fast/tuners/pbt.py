@@ -124,3 +124,9 @@ class PBTOptimizer(BaseOptimizer):
         self._stream.load_state_dict(state["stream"])
         self._tried.clear()
         self._tried.extend((dict(params), float(score)) for params, score in state["tried"])
+
+
+def usually_logarithmic(bounds: Bounds) -> list[str]:
+    """The names that are searched on a logarithmic scale where nothing is said: rates and the like, with
+    positive bounds."""
+    return [name for name in _USUALLY_LOGARITHMIC if name in bounds and bounds[name][0] > 0.0]

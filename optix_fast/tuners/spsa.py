@@ -112,10 +112,10 @@ class SPSAOptimizer(BaseOptimizer):
         self.perturbation_scale = max(self.perturbation_scale * _SMALLER, self.min_perturbation)
 
     def on_plateau(self, metrics_history: Sequence[EvalMetrics]) -> None:
-        """Look further, from the beginning of the gain sequence."""
+        """Look further, from the beginning of the gain sequence. A cycle under way is dropped: the next one
+        begins at its x."""
         self.perturbation_scale = min(self.perturbation_scale * _LARGER, _LARGEST)
         self._phase = self._cycles = 0
-        self._applied = {}
 
     def _probe(self, side: float) -> dict[str, float]:
         c = max(self.perturbation_scale, self.min_perturbation)

@@ -64,6 +64,10 @@ def test_searches_what_it_is_told(tmp_path: Path) -> None:
         (("--search", "gamma=flat,0,1"), "param_space['gamma'] must begin with one of"),
         (("--search", "gamma=float,0.99,0.9"), "in order"),
         (("--search", "lr=float,0,1"), "learning_rate"),
+        (("--search", "gamma=float,0.9,1.5"), "gamma must be"),
+        (("--search", "n_epochs=float,1,4"), "n_epochs: it is a whole number"),
+        (("--search", "learning_rate=categorical,abc,1e-3"), "learning_rate must be"),
+        (("--run-dir", "full/thesis.txt"), "is a file"),
         (("--search", "gamma"), "NAME=KIND,LOWEST,HIGHEST"),
         (("--search", "gamma=float,0.9,1", "--search", "gamma=float,0.9,1"), "--search gamma is given twice"),
         (("--trials", "0"), "n_trials must be at least 1"),
@@ -83,10 +87,26 @@ def test_what_is_wrong_is_one_line(arguments: tuple[str, ...], message: str, tmp
     assert not list(tmp_path.glob("runs/*"))
 
 
-def test_a_directory_of_another_search_is_refused(tmp_path: Path) -> None:
-    assert cli("tune", "CartPole-v1", *QUICK, "--run-dir", "s", cwd=tmp_path).returncode == 0
+def test_another_search_in_the_same_place_is_refused(tmp_path: Path) -> None:
+    here = ("--storage", f"sqlite:///{tmp_path}/shared.db")
+    assert cli("tune", "CartPole-v1", *QUICK, *here, "--run-dir", "s", cwd=tmp_path).returncode == 0
     done = cli("tune", "CartPole-v1", *QUICK, "--algo", "dqn", "--run-dir", "s", cwd=tmp_path)
     assert done.returncode == 2 and "search with other settings" in done.stderr
+    longer = ("--trials", "3", "--steps", "1024", "--seed", "3")
+    done = cli("tune", "CartPole-v1", *longer, *here, "--run-dir", "s", cwd=tmp_path)
+    assert done.returncode == 2 and "with another trial_steps" in done.stderr
+    other = (*QUICK, "-p", "hidden_sizes=8", *here, "--run-dir", "t")
+    done = cli("tune", "CartPole-v1", *other, cwd=tmp_path)
+    assert done.returncode == 2 and "with another config" in done.stderr
+    assert not (tmp_path / "t").exists()
+    assert cli("tune", "CartPole-v1", *other, "--study-name", "small", cwd=tmp_path).returncode == 0
+
+
+def test_an_error_takes_away_nothing_that_was_there(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    done = cli("tune", "CartPole-v1", "--trials", "0", "--run-dir", "mine", cwd=tmp_path)
+    assert done.returncode == 2 and "n_trials" in done.stderr
+    assert not list((tmp_path / "mine").iterdir())
 
 
 @pytest.mark.slow
@@ -117,7 +137,10 @@ def test_an_interrupted_search_goes_on(number: signal.Signals, jobs: str, tmp_pa
         if any(trial.params for trial in trials()):
             break
         time.sleep(0.05)
-    process.send_signal(number)
+    if number is signal.SIGINT:
+        process.send_signal_to_its_group(number)  # as a terminal does
+    else:
+        process.send_signal(number)
     assert process.wait() == 128 + number
     assert (tmp_path / "output").read_text() == "interrupted; the same command with --run-dir s goes on\n"
     assert cli(*arguments, cwd=tmp_path).returncode == 0

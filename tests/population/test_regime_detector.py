@@ -40,6 +40,10 @@ def test_volatility_is_what_the_line_leaves(threshold: float, expected: str) -> 
     assert regime(1.0, 3.0, 1.0, 3.0, volatility_threshold=threshold) == expected
 
 
+def test_scores_that_are_no_numbers_do_not_count() -> None:
+    assert regime(1.0, 50.0, 2.0, float("nan"), 60.0, 3.0) == regime(1.0, 50.0, 2.0, 60.0, 3.0) == "volatile"
+
+
 def test_only_the_latest_scores_count() -> None:
     assert regime(1.0, 50.0, 2.0, 30.0, 30.0, 30.0, window=3) == "ranging"
     assert regime(1.0, 50.0, 2.0, 30.0, 30.0, 30.0, window=6) == "volatile"

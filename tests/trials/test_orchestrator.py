@@ -12,6 +12,7 @@ from trial_cases import SPACE, agent_of, search
 from tuning import NoisyParabola, QuadraticAgent
 
 import optix_fast
+from optix_fast.tuners import SPSAOptimizer
 from optix_fast.types import EpisodeData, LoopCallback
 
 
@@ -79,10 +80,67 @@ def test_what_is_worse_than_the_median_is_pruned_and_recorded_as_that() -> None:
 
 
 def test_a_smaller_score_is_better_where_that_is_asked_for() -> None:
-    orchestrator = search(pipeline_factory=lambda: Falls(0, 0.0), n_trials=3, direction="minimize")
+    class Sinks(NoisyParabola):
+        """10, 9, 8, … and x in the end."""
+
+        def episodes(self) -> Any:
+            for score in (10.0, 9.0, 8.0):
+                yield EpisodeData([0], [0], [score], [True], [False], [{}], 0)
+            while True:
+                yield EpisodeData([0], [0], [self._agent.used], [True], [False], [{}], 0)
+
+    orchestrator = search(
+        pipeline_factory=lambda: Sinks(0, 0.0), n_trials=3, trial_steps=5, direction="minimize"
+    )
     for x in (0.5, 0.2, 0.9):
         orchestrator.try_first({"x": x})
     assert orchestrator.run() == ({"x": 0.2}, 0.2)
+
+
+def test_what_is_not_searched_cannot_be_tried_first() -> None:
+    orchestrator = search()
+    for params in ({"x": 3.0}, {"y": 0.5}, {}, {"x": True}):
+        with pytest.raises(ValueError, match="params must be a choice of"):
+            orchestrator.try_first(params)
+
+
+def test_a_tuner_begins_anew_in_every_trial() -> None:
+    starts: list[bool] = []
+
+    class Watched(SPSAOptimizer):
+        is_new = True
+
+        def suggest(self, current: Any, metrics: Any) -> Any:
+            if self.is_new:
+                starts.append(self.is_probing)
+            self.is_new = False
+            return super().suggest(current, metrics)
+
+    tuner = Watched({"x": (0.0, 1.0)}, seed=0)
+    search(n_trials=3, trial_steps=5, rloptimizer_kwargs={"optimizer": tuner}).run()
+    assert starts == [False, False, False]
+    assert tuner.is_new
+
+
+def test_pipelines_are_torn_down_where_no_loop_could_be_made() -> None:
+    torn: list[str] = []
+
+    class Torn(NoisyParabola):
+        def teardown(self) -> None:
+            torn.append("down")
+
+    orchestrator = search(
+        pipeline_factory=lambda: Torn(0, 0.0), val_pipeline_factory=lambda: Torn(0, 0.0), n_trials=1,
+        rloptimizer_kwargs={"max_snapshots": 0},
+    )  # fmt: skip
+    with pytest.raises(RuntimeError, match="max_snapshots"):
+        orchestrator.run()
+    assert torn == ["down", "down"]
+
+
+def test_a_factory_that_returns_nothing_is_named() -> None:
+    with pytest.raises(RuntimeError, match="agent_factory returned None"):
+        search(agent_factory=lambda params: None, n_trials=1).run()
 
 
 def test_a_factory_that_raises_costs_its_trial_only(caplog: pytest.LogCaptureFixture) -> None:
@@ -200,6 +258,8 @@ def test_optunas_log_level_is_as_before() -> None:
     [
         ("agent_factory", None), ("storage", "study.db"), ("storage", "grpc://nowhere"), ("n_jobs", 0),
         ("pipeline_factory", 3), ("n_trials", 0), ("n_trials", 2.5), ("n_trials", True), ("trial_steps", 0),
+        ("rloptimizer_kwargs", {"max_episode": 2}), ("rloptimizer_kwargs", {"pipeline": 3}), ("seed", "a"),
+        ("rloptimizer_kwargs", "abc"), ("val_pipeline_factory", 3), ("checkpoint_score_fn", 3), ("seed", -1),
         ("direction", "up"), ("n_startup_trials", -1), ("pruner_warmup_steps", "5"), ("pruner_interval", 0),
     ],
 )  # fmt: skip

@@ -84,6 +84,7 @@ def test_an_agent_without_bounds_is_named() -> None:
         ({"p": ("int", True, 3)}, "'p'.*whole numbers"),
         ({"p": ("log_float", 0.0, 1.0)}, "'p'.*positive"),
         ({"p": ("categorical",)}, "'p'.*no choices"),
+        ({"p": ("categorical", 1, True)}, "'p'.*equal choices"),
         ({"p": ("categorical", [64, 64])}, "'p'.*choice"),
         ({"p": "float"}, "'p'.*tuple"),
         ({"p": ()}, "'p'.*tuple"),

@@ -17,7 +17,7 @@ import pytest
 from optuna.trial import TrialState
 from trial_cases import DiesOnce, Sleeps, search
 
-from optix_fast.trials.storage import RETRY_OF, WORKER, used
+from optix_fast.trials.storage import RETRY_OF, WORKER, begun, without_password
 
 HELPERS = Path(__file__).parent.parent / "helpers"
 
@@ -52,7 +52,7 @@ def proxy(tmp_path: Path) -> Iterator[str]:
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "grpc":
         return str(request.getfixturevalue("proxy"))
-    return f"{request.param}:///{tmp_path}/study"
+    return f"{request.param}:///{tmp_path}/study"  # four slashes: an absolute path
 
 
 def test_a_search_goes_on_in_its_storage(storage: str) -> None:
@@ -65,6 +65,11 @@ def test_a_search_goes_on_in_its_storage(storage: str) -> None:
     assert [t.params for t in second.study.trials[:3]] == [t.params for t in first.study.trials[:3]]
     search(storage=storage, n_trials=5).run()
     assert len(second.study.trials) == 5
+    # What was chosen is what one search without a break chooses.
+    whole = search(n_trials=5)
+    whole.run()
+    assert [t.params for t in second.study.trials] == [t.params for t in whole.study.trials]
+    assert len({t.params["x"] for t in whole.study.trials}) == 5
 
 
 @pytest.mark.parametrize(
@@ -75,7 +80,7 @@ def test_a_search_goes_on_in_its_storage(storage: str) -> None:
 def test_another_search_under_the_same_name_is_refused(tmp_path: Path, other: dict[str, Any]) -> None:
     url = f"sqlite:///{tmp_path}/study.db"
     search(storage=url, n_trials=1).run()
-    with pytest.raises(ValueError, match="another search named 'optix_fast'.*study_name"):
+    with pytest.raises(ValueError, match="search named 'optix_fast' with another (param_space|direction)"):
         search(storage=url, **other)
     search(storage=url, study_name="other", n_trials=1, **other).run()
     assert sorted(s.study_name for s in optuna.get_all_study_summaries(url)) == ["optix_fast", "other"]
@@ -116,7 +121,7 @@ def test_the_trial_of_a_process_that_was_killed_or_interrupted_is_tried_again(
     found = orchestrator.study.trials
     assert [t.state for t in found] == [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
     assert found[1].user_attrs[RETRY_OF] == 0 and found[1].params == lost[0].params
-    assert used(orchestrator.study) == 2
+    assert begun(orchestrator.study) == 2
 
 
 def test_a_trial_that_another_process_runs_is_left_alone(tmp_path: Path) -> None:
@@ -134,6 +139,19 @@ def test_a_trial_that_another_process_runs_is_left_alone(tmp_path: Path) -> None
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_relative_journal_lies_in_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    search(storage="journal:///study.log", n_trials=1).run()
+    assert (tmp_path / "study.log").exists()
+
+
+def test_a_password_is_not_shown() -> None:
+    assert without_password("postgresql://me:secret@host/db") == "postgresql://me:…@host/db"
+    assert without_password("sqlite:///here@home/study.db") == "sqlite:///here@home/study.db"
 
 
 # --- worker processes ---------------------------------------------------------------------------
@@ -165,5 +183,5 @@ def test_workers_that_always_die_end_the_search(tmp_path: Path) -> None:
     def dies(params: dict[str, Any]) -> Any:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    with pytest.raises(RuntimeError, match="worker processes ended 3 times"):
+    with pytest.raises(RuntimeError, match="3 worker processes ended without finishing a trial.*status -9"):
         search(agent_factory=dies, n_trials=4, n_jobs=2).run()

@@ -94,6 +94,18 @@ def test_a_whole_number_remembers_what_lies_between() -> None:
     assert found == [3, 4, 4]  # places 0.6, 0.7 and 0.8 are 3.4, 3.8 and 4.2
 
 
+def test_every_probe_of_a_whole_number_is_another_one() -> None:
+    # The place of 0.95 is the whole number 5 already: only the other side is a probe.
+    for seed in range(8):
+        tuner = MomentumOptimizer({"n": (1, 5)}, alpha=0.2, beta1=0.0, beta2=0.0, probe_scale=0.25, seed=seed)
+        current = params(n=4)
+        for _ in range(4):
+            probe = tuner.suggest(current, history(*QUIET, 0.0))
+            assert probe.params["n"] != current.params["n"]
+            better = 1.0 if probe.params["n"] > current.params["n"] else -1.0
+            current = tuner.suggest(probe, history(*QUIET, 0.0, better))
+
+
 def test_a_plateau_begins_with_the_first_parameter_and_keeps_the_moments() -> None:
     tuner = MomentumOptimizer({"x": (0.0, 1.0), "y": (0.0, 1.0)}, seed=0)
     current = tuner.suggest(params(x=0.5, y=0.5), history(*QUIET, 0.0))
@@ -103,7 +115,7 @@ def test_a_plateau_begins_with_the_first_parameter_and_keeps_the_moments() -> No
     tuner.on_plateau(history(0.0))
     assert not tuner.is_probing
     after = tuner.suggest(current, history(*QUIET, 0.0))
-    assert after.params["x"] != current.params["x"] and after.params["y"] == current.params["y"]
+    assert after.params["x"] != current.params["x"] and after.params["y"] == 0.5  # the probe is taken back
     assert tuner.state_dict()["moments"] == before != {}
 
 

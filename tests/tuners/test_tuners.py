@@ -17,6 +17,7 @@ from optix_fast.tuners import (
     MomentumOptimizer,
     PBTOptimizer,
     SPSAOptimizer,
+    fill_bounds,
     make_tuner,
     tuner_name,
 )
@@ -78,6 +79,36 @@ def test_restored_tuner_goes_on_identically(kind: Any, cut: int) -> None:
 def test_wrong_scale_is_named(kind: Any, value: Any) -> None:
     with pytest.raises((TypeError, ValueError), match="perturbation_scale"):
         kind(BOUNDS, perturbation_scale=value)
+
+
+@pytest.mark.parametrize("kind", [SPSAOptimizer, BackoffOptimizer, MomentumOptimizer])
+def test_plateaus_of_equal_scores_move_nothing(kind: Any) -> None:
+    tuner, current, probed = kind({"x": (0.0, 1.0)}, seed=0), params(x=0.5), False
+    for i in range(40):
+        if i % 4 == 3:  # in the middle of a probe, now and then
+            probed = probed or tuner.is_probing
+            tuner.on_plateau(history(3.0))
+        current = tuner.suggest(current, history(*[3.0] * 10))
+    while tuner.is_probing:
+        current = tuner.suggest(current, history(*[3.0] * 10))
+    assert probed
+    assert current.params["x"] == pytest.approx(0.5)
+
+
+def test_scales_that_a_tuner_was_given_stay_where_the_bounds_are_the_agents() -> None:
+    class Rated(QuadraticAgent):
+        default_param_bounds = {"learning_rate": (1e-4, 1e-2), "x": (0.1, 1.0)}  # noqa: RUF012
+
+    found = [
+        PBTOptimizer(),
+        PBTOptimizer(log_scale_params=["x"]),
+        SPSAOptimizer(log_params=["x"]),
+        SPSAOptimizer(),
+    ]
+    for tuner in found:
+        fill_bounds(tuner, Rated(0.5))
+        assert tuner.space.bounds.keys() == {"learning_rate", "x"}
+    assert [set(tuner.space.log_params) for tuner in found] == [{"learning_rate"}, {"x"}, {"x"}, set()]
 
 
 # --- through the loop ---------------------------------------------------------------------------

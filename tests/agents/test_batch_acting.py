@@ -18,6 +18,7 @@ from optix_fast import Agent, HyperparamSet, TorchAgent, TorchDQNAgent, TorchPPO
 from optix_fast.networks import BatchRenorm
 from optix_fast.networks.modes import evaluating
 from optix_fast.pipelines import VectorBatchPipeline
+from optix_fast.random import RandomStream
 from optix_fast.types import NonFiniteError, no_recording
 
 BACKENDS = pytest.mark.parametrize("backend", [pytest.param("native", marks=pytest.mark.native), "torch"])
@@ -218,6 +219,31 @@ def test_a_learn_that_fails_leaves_everything_as_it_was(backend: str) -> None:
     with pytest.raises(NonFiniteError):
         agent.learn(window)
     assert_same(agent.state_dict(), before, "state")
+
+
+@BACKENDS
+def test_a_window_whose_last_minibatch_has_one_row_is_learned_from(backend: str) -> None:
+    agent, expected = agent_of("ppo", backend), RandomStream(0)
+    (window,) = windows_of(agent, 1)  # 16 steps of 4 environments
+    agent.set_hyperparams(HyperparamSet({"minibatch_size": 21, "n_epochs": 4}))
+    expected.load_state_dict(agent._streams["update"].state_dict())
+    assert agent.learn(window)["n_updates"] == 12  # each epoch: 21, 21 and 22 rows
+    expected.integers(0, 2**63 - 1, (1,))  # the seed of the masks
+    for _ in range(4):
+        expected.permutation(64)
+    assert agent._streams["update"].state_dict() == expected.state_dict()
+
+
+@BACKENDS
+def test_a_window_of_one_row_is_not_learned_from(backend: str, caplog: pytest.LogCaptureFixture) -> None:
+    agent = agent_of("ppo", backend)
+    pipeline = VectorBatchPipeline([lambda: gym.make("CartPole-v1")], agent, window_size=1, seed=0)
+    before, drawn = agent._model.state_dict(), agent._streams["update"].state_dict()
+    done = agent.learn(next(pipeline.episodes()))
+    assert (done["n_updates"], done["policy_loss"]) == (0, 0.0)
+    assert "actor.1 (BatchNorm1d) is in training mode" in caplog.text
+    assert_same(agent._model.state_dict(), before, "state")
+    assert agent._streams["update"].state_dict() == drawn and agent.env_steps == 1
 
 
 @BACKENDS

@@ -82,11 +82,20 @@ class Model:
 
     def renew_targets(self) -> None:
         """New target networks where a user has given a network other layers; the others stay."""
+        self.renew_dropouts()
         for name, follows in self.TARGETS.items():
             target, network = getattr(self, name), getattr(self, follows)
             shapes, own = ([t.shape for t in net.state_dict().values()] for net in (target, network))
             if shapes != own or str(target) != str(network):
                 setattr(self, name, target_of(network))
+
+    def renew_dropouts(self) -> None:
+        """Put the targets' Dropout layers into the mode of the networks' and give them their p."""
+        for name, follows in self.TARGETS.items():
+            pairs = zip(getattr(self, name).modules(), getattr(self, follows).modules(), strict=False)
+            for copied, own in pairs:
+                if isinstance(own, nn.Dropout) and isinstance(copied, nn.Dropout):
+                    copied.training, copied.p = own.training, own.p
 
     @torch.no_grad()
     def move_targets(self, tau: float) -> None:

@@ -169,6 +169,27 @@ def test_a_resumed_agent_goes_on_with_the_same_bits(algo: str, backend: str) -> 
 
 
 @BACKENDS
+@pytest.mark.parametrize("algo", ["dqn", "sac", "td3", "tqc"])
+def test_a_dropout_that_a_user_changes_is_changed_in_the_target_at_the_next_learn(
+    algo: str, backend: str
+) -> None:
+    env = "CartPole-v1" if algo == "dqn" else "Pendulum-v1"
+    agent = make_agent(algo, gym.make(env), (8,), {"batch_size": 8}, 0, backend=backend, dropout=0.2)
+    pipeline = VectorBatchPipeline([lambda: gym.make(env)] * 2, agent, window_size=8, seed=0)
+    episodes = pipeline.episodes()
+    agent.learn(next(episodes))
+    nets, targets = agent._model.networks(), {t: getattr(agent._model, t) for t in agent._model.TARGETS}
+    for module in (m for net in nets.values() for m in net.modules() if isinstance(m, nn.Dropout)):
+        module.p = 0.4
+        module.eval()
+    agent.learn(next(episodes))
+    for name, target in targets.items():
+        assert getattr(agent._model, name) is target
+        found = [(m.p, m.training) for m in target.modules() if isinstance(m, nn.Dropout)]
+        assert found and set(found) == {(0.4, False)}
+
+
+@BACKENDS
 @pytest.mark.parametrize("algo", ["ppo", "dqn"])
 def test_each_learn_draws_one_seed_and_other_masks(algo: str, backend: str) -> None:
     """Where no Dropout trains, the stream of updates is as it always was."""

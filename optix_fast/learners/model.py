@@ -14,7 +14,7 @@ from torch import nn
 from optix_fast.learners.optimizers import check_optimizer_state, load_optimizer_state, optimizer_state
 from optix_fast.learners.tensors import check_matches, module_state, unique_parameters
 from optix_fast.networks.dropout import Masks, has_active_dropout
-from optix_fast.networks.modes import is_batch_norm
+from optix_fast.networks.modes import evaluating_modules, is_batch_norm, restore_modes
 from optix_fast.random import RandomStream
 
 N = TypeVar("N", bound=nn.Module)
@@ -113,6 +113,7 @@ class Model:
         """Copies of all of it."""
         return {
             "networks": {name: module_state(module) for name, module in self.modules().items()},
+            "evaluating": {name: evaluating_modules(module) for name, module in self.modules().items()},
             "optimizers": {name: optimizer_state(each) for name, each in self.optimizers().items()},
             "parameters": {name: p.detach().clone() for name, p in self.other_parameters().items()},
         }
@@ -130,10 +131,13 @@ class Model:
                 raise RuntimeError(f"{name} has shape {list(saved.shape)}, not {list(parameter.shape)}")
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what state_dict gave; nothing changes where `check_state` raises."""
+        """Restore what state_dict gave; nothing changes where `check_state` raises. A state of an older
+        version leaves the modules in their modes."""
         self.check_state(state)
         for name, module in self.modules().items():
             module.load_state_dict(state["networks"][name])
+            if "evaluating" in state:
+                restore_modes(module, state["evaluating"][name])
         for name, optimizer in self.optimizers().items():
             load_optimizer_state(optimizer, state["optimizers"][name])
         with torch.no_grad():

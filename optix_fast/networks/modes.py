@@ -36,6 +36,18 @@ def evaluating(*networks: nn.Module) -> Iterator[None]:
             module.training = True
 
 
+def evaluating_modules(network: nn.Module) -> list[str]:
+    """The names of the modules in evaluation mode; the network itself is ""."""
+    return [name for name, module in network.named_modules() if not module.training]
+
+
+def restore_modes(network: nn.Module, evaluate: Iterable[str]) -> None:
+    """Put these modules into evaluation mode and all others into training mode."""
+    names = set(evaluate)
+    for name, module in network.named_modules():
+        module.training = name not in names
+
+
 def is_batch_norm(module: nn.Module) -> bool:
     """Whether it normalizes by the statistics of batches."""
     return isinstance(module, _BatchNorm | BatchRenorm)

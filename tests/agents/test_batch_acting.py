@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -187,6 +188,31 @@ def test_a_dropout_that_a_user_changes_is_changed_in_the_target_at_the_next_lear
         assert getattr(agent._model, name) is target
         found = [(m.p, m.training) for m in target.modules() if isinstance(m, nn.Dropout)]
         assert found and set(found) == {(0.4, False)}
+
+
+@pytest.mark.parametrize("algo", ["ppo", "dqn"])
+def test_layers_that_a_user_has_frozen_are_frozen_after_loading(algo: str, tmp_path: Path) -> None:
+    agent, other = trained(algo, "torch", 1), agent_of(algo, "torch")
+    net = agent._policy.actor
+    for layer in (net[1], net[3]):
+        layer.eval()
+    windows = windows_of(agent_of(algo, "torch"), 1)
+    agent.learn(windows[0])  # the target's Dropout, too
+    agent.save(str(tmp_path / "all"))
+    agent.save_weights(str(tmp_path / "weights"))
+    for saved in ("all", "weights"):
+        made: Any = Agent.load(str(tmp_path / saved), "cpu", backend="torch")
+        assert [m.training for m in made._policy.actor] == [m.training for m in net]
+    other._policy.actor[5].eval()
+    older = agent.state_dict()
+    del older["model"]["evaluating"]
+    other.load_state_dict(older)
+    assert [m.training for m in other._policy.actor] == [True] * 5 + [False, True, True]
+    other.load_state_dict(agent.state_dict())
+    for name, network_ in agent._model.modules().items():
+        twin = other._model.modules()[name]
+        assert [m.training for m in twin.modules()] == [m.training for m in network_.modules()]
+    assert [m.training for m in net] == [True, False, True, False, True, True, True, True]
 
 
 @BACKENDS

@@ -119,7 +119,10 @@ class PPORows:
     ) -> None: ...
 
 class PPOOptions:
-    """PPOConfig's, under the same names. Without value_clip, value_clip_mode is not read."""
+    """PPOConfig's, under the same names. Without value_clip, value_clip_mode is not read.
+
+    joins_last_row: a last minibatch of one row joins the one before it.
+    """
 
     def __init__(
         self,
@@ -135,6 +138,7 @@ class PPOOptions:
         normalize_advantages: bool,
         max_grad_norm: float | None = None,
         target_kl: float | None = None,
+        joins_last_row: bool = False,
         threads: int = 1,
     ) -> None: ...
 

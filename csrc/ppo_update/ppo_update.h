@@ -4,7 +4,8 @@
 //
 //   rows           R transitions: observations [R, D] (normalised), actions, old log-probabilities,
 //                  old values, advantages, returns, allowed actions [R, K]
-//   permutations   [E, R]: the order of the rows in each epoch, cut into minibatches; the last may be smaller
+//   permutations   [E, R]: the order of the rows in each epoch, cut into minibatches; the last may be smaller.
+//                  With joins_last_row, one of a single row joins the minibatch before it
 //   networks       actor: trunk → actor stack; critic: trunk → critic stack. The trunk, the leading layers
 //                  that both share, may be empty.
 //   distribution   categorical: the actor's outputs are logits [B, K]
@@ -75,6 +76,7 @@ struct PpoUpdateArgs {
 
   const int64_t* permutations;
   int64_t epochs, minibatch_size;
+  bool joins_last_row;
   double max_grad_norm;  // infinity: no clipping
   double target_kl;      // infinity: the call never ends early
 

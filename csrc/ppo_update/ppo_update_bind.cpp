@@ -29,7 +29,7 @@ struct PpoOptions {
   double clip_ratio = 0, vf_coef = 0, entropy_coef = 0;
   std::optional<double> value_clip, max_grad_norm, target_kl;
   ValueClip value_clip_mode = ValueClip::max;
-  bool normalize_advantages = false;
+  bool normalize_advantages = false, joins_last_row = false;
 };
 
 // Of R rows; what they are is in ppo_update.h.
@@ -56,7 +56,7 @@ void find_gradients(const PpoUpdateArgs<T>& args) {
 
 template <typename T>
 void allocate(PpoUpdateArgs<T>& args, Arena& arena) {
-  const int64_t rows = args.minibatch_size, width = args.loss.actions_width;
+  const int64_t rows = args.minibatch_size + (args.joins_last_row ? 1 : 0), width = args.loss.actions_width;
   const int64_t outputs = args.loss.kind == PolicyKind::normal ? 2 * width : width;
   for (const Stack<T>* stack : {&args.trunk, &args.actor, &args.critic}) stack_place(*stack, rows, arena);
   int64_t width_of_all = args.features;
@@ -173,6 +173,7 @@ py::object ppo_update(TensorReader& reader, const TensorView& observations, cons
   }
   args.minibatch_size = std::min(options.minibatch_size, args.rows);
   if (args.minibatch_size < 1) throw py::value_error("ppo_update: minibatch_size must be positive");
+  args.joins_last_row = options.joins_last_row;
   args.max_grad_norm = norm_bound(options.max_grad_norm);
   args.target_kl = bound_or_infinity(options.target_kl);
   const std::vector<double> entropy_coef(args.components, options.entropy_coef);
@@ -230,6 +231,7 @@ void bind_ppo_update(py::module_& m) {
       .required<&PpoOptions::normalize_advantages>("normalize_advantages")
       .optional<&PpoOptions::max_grad_norm>("max_grad_norm")
       .optional<&PpoOptions::target_kl>("target_kl")
+      .optional<&PpoOptions::joins_last_row>("joins_last_row")
       .optional<&PpoOptions::threads>("threads");
   static const NamedTuple result(m, "optix_fast._C.PPOResult", {"failed", "updates", "sums"});
   result_type = &result;

@@ -184,8 +184,10 @@ PpoUpdateResult ppo_update_cpu(const PpoUpdateArgs<T>& a) {
   exchange(false);
   for (int64_t epoch = 0; epoch < a.epochs; ++epoch) {
     const int64_t* order = a.permutations + epoch * a.rows;
-    for (int64_t at = 0; at < a.rows; at += a.minibatch_size) {
-      const int64_t n = a.rows - at < a.minibatch_size ? a.rows - at : a.minibatch_size;
+    int64_t n = 0;
+    for (int64_t at = 0; at < a.rows; at += n) {
+      n = a.rows - at < a.minibatch_size ? a.rows - at : a.minibatch_size;
+      if (a.joins_last_row && a.rows - at == n + 1) ++n;
       if (minibatch_step<Path>(a, order + at, n, result)) continue;
       if (result.failure != PpoUpdateResult::none) exchange(true);
       return result;

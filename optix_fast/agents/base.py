@@ -396,6 +396,11 @@ class Agent(BaseAgent):
         load_state(self, state)
 
     def _renew_targets(self) -> None:
-        """New target networks where the user has given networks other layers."""
-        if self._model.TARGETS and self._layers.changed(self._model.networks().values()):
+        """New target networks where the user has given networks other layers, and Dropout as the user has put
+        it in the networks."""
+        if not self._model.TARGETS:
+            return
+        if self._layers.changed(self._model.networks().values()):
             self._model.renew_targets()
+        else:
+            self._model.renew_dropouts()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -28,7 +29,15 @@ from optix_fast.learners.ppo.act_queue import ActQueue
 from optix_fast.learners.ppo.batch import Batch, make_batch
 from optix_fast.learners.ppo.config import PPOConfig
 from optix_fast.learners.ppo.graph import GraphPPO
-from optix_fast.learners.ppo.update import Permutations, PPOModel, Updated, ppo_update
+from optix_fast.learners.ppo.update import (
+    STATISTICS,
+    Permutations,
+    PPOModel,
+    Updated,
+    minibatch_sizes,
+    ppo_update,
+    updated_of,
+)
 from optix_fast.learners.tensors import explained_variance
 from optix_fast.locks import exclusive
 from optix_fast.networks.heads import (
@@ -38,7 +47,10 @@ from optix_fast.networks.heads import (
     PolicyHead,
     component_sizes,
 )
+from optix_fast.networks.modes import training_batch_norm
 from optix_fast.types import EpisodeData, HyperparamSet
+
+_LOG = logging.getLogger(__name__)
 
 
 class PPOAgent(Agent):
@@ -170,7 +182,8 @@ class PPOAgent(Agent):
         Returns:
             Means over the minibatches of policy_loss, value_loss, entropy, approx_kl, clip_fraction;
             explained_var of the values before the update (NaN when the returns do not vary);
-            n_updates; learning_rate.
+            n_updates; learning_rate. A window of one row is not learned from where a batch norm is in
+            training mode: n_updates and the means are zero, with a logged warning.
 
         Raises:
             NonFiniteError: a reward, loss or gradient is NaN or infinite. Parameters, optimizer,
@@ -190,18 +203,27 @@ class PPOAgent(Agent):
         return diagnostics
 
     def _update(self, batch: Batch, config: PPOConfig) -> dict[str, Any]:
-        stream = self._streams["update"]
-        # Masks first: an early stop gives back the permutations that were drawn last.
-        with self._model.drawing_masks(stream):
-            permutations = Permutations(stream, config.n_epochs, len(batch.returns))
-            updated = self._learner.update(batch, permutations.order, config)
-        permutations.begun(updated.n_updates, config.minibatch_size)
+        updated = self._updated(batch, config)
         return {
             **updated.means,
             "explained_var": explained_variance(batch.values, batch.returns),
             "n_updates": updated.n_updates,
             "learning_rate": float(self._model.optimizer.param_groups[0]["lr"]),
         }
+
+    def _updated(self, batch: Batch, config: PPOConfig) -> Updated:
+        n_rows = len(batch.returns)
+        if n_rows == 1 and (layer := training_batch_norm(self._model.networks().items())):
+            _LOG.warning("A window of one row is not learned from: %s is in training mode", layer)
+            return updated_of([0.0] * len(STATISTICS), 0)
+        stream = self._streams["update"]
+        per_epoch = len(minibatch_sizes(self._model, n_rows, config.minibatch_size))
+        # Masks first: an early stop gives back the permutations that were drawn last.
+        with self._model.drawing_masks(stream):
+            permutations = Permutations(stream, config.n_epochs, n_rows)
+            updated = self._learner.update(batch, permutations.order, config)
+        permutations.begun(updated.n_updates, per_epoch)
+        return updated
 
     def _annealed(self, config: PPOConfig) -> PPOConfig:
         """The config with learning_rate and clip_ratio as they are at this point of the run."""

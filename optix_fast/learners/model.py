@@ -14,7 +14,7 @@ from torch import nn
 from optix_fast.learners.optimizers import check_optimizer_state, load_optimizer_state, optimizer_state
 from optix_fast.learners.tensors import check_matches, module_state, unique_parameters
 from optix_fast.networks.dropout import Masks, has_active_dropout
-from optix_fast.networks.modes import is_batch_norm
+from optix_fast.networks.modes import evaluating_modules, is_batch_norm, restore_modes
 from optix_fast.random import RandomStream
 
 N = TypeVar("N", bound=nn.Module)
@@ -82,11 +82,20 @@ class Model:
 
     def renew_targets(self) -> None:
         """New target networks where a user has given a network other layers; the others stay."""
+        self.renew_dropouts()
         for name, follows in self.TARGETS.items():
             target, network = getattr(self, name), getattr(self, follows)
             shapes, own = ([t.shape for t in net.state_dict().values()] for net in (target, network))
             if shapes != own or str(target) != str(network):
                 setattr(self, name, target_of(network))
+
+    def renew_dropouts(self) -> None:
+        """Put the targets' Dropout layers into the mode of the networks' and give them their p."""
+        for name, follows in self.TARGETS.items():
+            pairs = zip(getattr(self, name).modules(), getattr(self, follows).modules(), strict=False)
+            for copied, own in pairs:
+                if isinstance(own, nn.Dropout) and isinstance(copied, nn.Dropout):
+                    copied.training, copied.p = own.training, own.p
 
     @torch.no_grad()
     def move_targets(self, tau: float) -> None:
@@ -104,6 +113,7 @@ class Model:
         """Copies of all of it."""
         return {
             "networks": {name: module_state(module) for name, module in self.modules().items()},
+            "evaluating": {name: evaluating_modules(module) for name, module in self.modules().items()},
             "optimizers": {name: optimizer_state(each) for name, each in self.optimizers().items()},
             "parameters": {name: p.detach().clone() for name, p in self.other_parameters().items()},
         }
@@ -121,10 +131,13 @@ class Model:
                 raise RuntimeError(f"{name} has shape {list(saved.shape)}, not {list(parameter.shape)}")
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what state_dict gave; nothing changes where `check_state` raises."""
+        """Restore what state_dict gave; nothing changes where `check_state` raises. A state of an older
+        version leaves the modules in their modes."""
         self.check_state(state)
         for name, module in self.modules().items():
             module.load_state_dict(state["networks"][name])
+            if "evaluating" in state:
+                restore_modes(module, state["evaluating"][name])
         for name, optimizer in self.optimizers().items():
             load_optimizer_state(optimizer, state["optimizers"][name])
         with torch.no_grad():

@@ -101,6 +101,9 @@ def hidden_layers(
     """The layers of an mlp but for the last: each a Linear, a norm where one is asked for, an activation, and
     Dropout likewise.
 
+    A Linear before a batch norm has no bias: the norm subtracts it again with the batch's mean, and its
+    gradient would be rounding that Adam turns into steps.
+
     Args:
         sizes: input and hidden widths.
         is_orthogonal: weights are orthogonal with gain √2; else as torch's own Linear starts.
@@ -116,11 +119,12 @@ def hidden_layers(
     if not 0.0 <= dropout < 1.0:
         raise ValueError(f"dropout must be at least 0 and below 1, got {dropout!r}")
     layers: list[nn.Module] = []
+    bias = norm not in ("batch", "batch_renorm")
     for n_in, n_out in itertools.pairwise(sizes):
         block: list[nn.Module] = [
-            orthogonal_linear(n_in, n_out, math.sqrt(2.0), generator)
+            orthogonal_linear(n_in, n_out, math.sqrt(2.0), generator, bias)
             if is_orthogonal
-            else uniform_linear(n_in, n_out, generator)
+            else uniform_linear(n_in, n_out, generator, bias)
         ]
         if norm is not None:
             block.append(NORMS[norm](n_out))
@@ -132,30 +136,34 @@ def hidden_layers(
 
 
 def orthogonal_linear(
-    n_in: int, n_out: int, gain: float, generator: torch.Generator | None = None
+    n_in: int, n_out: int, gain: float, generator: torch.Generator | None = None, bias: bool = True
 ) -> nn.Linear:
-    """A Linear layer with an orthogonal weight and zero bias."""
-    layer = _empty_linear(n_in, n_out)
+    """A Linear layer with an orthogonal weight and zero bias, or none."""
+    layer = _empty_linear(n_in, n_out, bias)
     nn.init.orthogonal_(layer.weight, gain, generator=_or_fresh(generator))
-    nn.init.zeros_(layer.bias)
+    if bias:
+        nn.init.zeros_(layer.bias)
     return layer
 
 
-def uniform_linear(n_in: int, n_out: int, generator: torch.Generator | None = None) -> nn.Linear:
-    """A Linear layer with weight and bias uniform in ±1/√n_in."""
-    layer, bound = _empty_linear(n_in, n_out), 1.0 / math.sqrt(n_in)
+def uniform_linear(
+    n_in: int, n_out: int, generator: torch.Generator | None = None, bias: bool = True
+) -> nn.Linear:
+    """A Linear layer with weight and bias, if it has one, uniform in ±1/√n_in."""
+    layer, bound = _empty_linear(n_in, n_out, bias), 1.0 / math.sqrt(n_in)
     generator = _or_fresh(generator)
-    for parameter in (layer.weight, layer.bias):
+    for parameter in layer.parameters():
         nn.init.uniform_(parameter, -bound, bound, generator=generator)
     return layer
 
 
-def _empty_linear(n_in: int, n_out: int) -> nn.Linear:
+def _empty_linear(n_in: int, n_out: int, bias: bool) -> nn.Linear:
     # By way of the meta device, where the layer's own initialisation draws nothing. (to_empty(), which does
     # the rest too, imports sympy for it.)
-    layer = nn.Linear(n_in, n_out, device="meta")
+    layer = nn.Linear(n_in, n_out, bias, device="meta")
     layer.weight = nn.Parameter(torch.empty(n_out, n_in, device="cpu"))
-    layer.bias = nn.Parameter(torch.empty(n_out, device="cpu"))
+    if bias:
+        layer.bias = nn.Parameter(torch.empty(n_out, device="cpu"))
     return layer
 
 

@@ -36,6 +36,18 @@ def evaluating(*networks: nn.Module) -> Iterator[None]:
             module.training = True
 
 
+def evaluating_modules(network: nn.Module) -> list[str]:
+    """The names of the modules in evaluation mode; the network itself is ""."""
+    return [name for name, module in network.named_modules() if not module.training]
+
+
+def restore_modes(network: nn.Module, evaluate: Iterable[str]) -> None:
+    """Put these modules into evaluation mode and all others into training mode."""
+    names = set(evaluate)
+    for name, module in network.named_modules():
+        module.training = name not in names
+
+
 def is_batch_norm(module: nn.Module) -> bool:
     """Whether it normalizes by the statistics of batches."""
     return isinstance(module, _BatchNorm | BatchRenorm)
@@ -52,13 +64,14 @@ def works_on_batches(network: nn.Module) -> bool:
 
 def check_batch(networks: Iterable[tuple[str, nn.Module]], rows: int) -> None:
     """Raise ValueError where a batch norm in training mode would see a batch of one row; names the layer."""
-    if rows > 1:
-        return
+    if rows <= 1 and (layer := training_batch_norm(networks)):
+        raise ValueError(f"{layer} is in training mode and needs at least 2 rows in a batch, got {rows}")
+
+
+def training_batch_norm(networks: Iterable[tuple[str, nn.Module]]) -> str:
+    """The first batch norm in training mode, as "actor.1 (BatchNorm1d)"; empty without one."""
     for name, network in networks:
         for path, module in network.named_modules():
             if module.training and is_batch_norm(module):
-                layer = f"{name}.{path}" if path else name
-                raise ValueError(
-                    f"{layer} ({type(module).__name__}) is in training mode and needs at least 2 rows in a "
-                    f"batch, got {rows}"
-                )
+                return f"{name}.{path} ({type(module).__name__})" if path else name
+    return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -18,6 +19,7 @@ from optix_fast import Agent, HyperparamSet, TorchAgent, TorchDQNAgent, TorchPPO
 from optix_fast.networks import BatchRenorm
 from optix_fast.networks.modes import evaluating
 from optix_fast.pipelines import VectorBatchPipeline
+from optix_fast.random import RandomStream
 from optix_fast.types import NonFiniteError, no_recording
 
 BACKENDS = pytest.mark.parametrize("backend", [pytest.param("native", marks=pytest.mark.native), "torch"])
@@ -168,6 +170,52 @@ def test_a_resumed_agent_goes_on_with_the_same_bits(algo: str, backend: str) -> 
 
 
 @BACKENDS
+@pytest.mark.parametrize("algo", ["dqn", "sac", "td3", "tqc"])
+def test_a_dropout_that_a_user_changes_is_changed_in_the_target_at_the_next_learn(
+    algo: str, backend: str
+) -> None:
+    env = "CartPole-v1" if algo == "dqn" else "Pendulum-v1"
+    agent = make_agent(algo, gym.make(env), (8,), {"batch_size": 8}, 0, backend=backend, dropout=0.2)
+    pipeline = VectorBatchPipeline([lambda: gym.make(env)] * 2, agent, window_size=8, seed=0)
+    episodes = pipeline.episodes()
+    agent.learn(next(episodes))
+    nets, targets = agent._model.networks(), {t: getattr(agent._model, t) for t in agent._model.TARGETS}
+    for module in (m for net in nets.values() for m in net.modules() if isinstance(m, nn.Dropout)):
+        module.p = 0.4
+        module.eval()
+    agent.learn(next(episodes))
+    for name, target in targets.items():
+        assert getattr(agent._model, name) is target
+        found = [(m.p, m.training) for m in target.modules() if isinstance(m, nn.Dropout)]
+        assert found and set(found) == {(0.4, False)}
+
+
+@pytest.mark.parametrize("algo", ["ppo", "dqn"])
+def test_layers_that_a_user_has_frozen_are_frozen_after_loading(algo: str, tmp_path: Path) -> None:
+    agent, other = trained(algo, "torch", 1), agent_of(algo, "torch")
+    net = agent._policy.actor
+    for layer in (net[1], net[3]):
+        layer.eval()
+    windows = windows_of(agent_of(algo, "torch"), 1)
+    agent.learn(windows[0])  # the target's Dropout, too
+    agent.save(str(tmp_path / "all"))
+    agent.save_weights(str(tmp_path / "weights"))
+    for saved in ("all", "weights"):
+        made: Any = Agent.load(str(tmp_path / saved), "cpu", backend="torch")
+        assert [m.training for m in made._policy.actor] == [m.training for m in net]
+    other._policy.actor[5].eval()
+    older = agent.state_dict()
+    del older["model"]["evaluating"]
+    other.load_state_dict(older)
+    assert [m.training for m in other._policy.actor] == [True] * 5 + [False, True, True]
+    other.load_state_dict(agent.state_dict())
+    for name, network_ in agent._model.modules().items():
+        twin = other._model.modules()[name]
+        assert [m.training for m in twin.modules()] == [m.training for m in network_.modules()]
+    assert [m.training for m in net] == [True, False, True, False, True, True, True, True]
+
+
+@BACKENDS
 @pytest.mark.parametrize("algo", ["ppo", "dqn"])
 def test_each_learn_draws_one_seed_and_other_masks(algo: str, backend: str) -> None:
     """Where no Dropout trains, the stream of updates is as it always was."""
@@ -218,6 +266,31 @@ def test_a_learn_that_fails_leaves_everything_as_it_was(backend: str) -> None:
     with pytest.raises(NonFiniteError):
         agent.learn(window)
     assert_same(agent.state_dict(), before, "state")
+
+
+@BACKENDS
+def test_a_window_whose_last_minibatch_has_one_row_is_learned_from(backend: str) -> None:
+    agent, expected = agent_of("ppo", backend), RandomStream(0)
+    (window,) = windows_of(agent, 1)  # 16 steps of 4 environments
+    agent.set_hyperparams(HyperparamSet({"minibatch_size": 21, "n_epochs": 4}))
+    expected.load_state_dict(agent._streams["update"].state_dict())
+    assert agent.learn(window)["n_updates"] == 12  # each epoch: 21, 21 and 22 rows
+    expected.integers(0, 2**63 - 1, (1,))  # the seed of the masks
+    for _ in range(4):
+        expected.permutation(64)
+    assert agent._streams["update"].state_dict() == expected.state_dict()
+
+
+@BACKENDS
+def test_a_window_of_one_row_is_not_learned_from(backend: str, caplog: pytest.LogCaptureFixture) -> None:
+    agent = agent_of("ppo", backend)
+    pipeline = VectorBatchPipeline([lambda: gym.make("CartPole-v1")], agent, window_size=1, seed=0)
+    before, drawn = agent._model.state_dict(), agent._streams["update"].state_dict()
+    done = agent.learn(next(pipeline.episodes()))
+    assert (done["n_updates"], done["policy_loss"]) == (0, 0.0)
+    assert "actor.1 (BatchNorm1d) is in training mode" in caplog.text
+    assert_same(agent._model.state_dict(), before, "state")
+    assert agent._streams["update"].state_dict() == drawn and agent.env_steps == 1
 
 
 @BACKENDS

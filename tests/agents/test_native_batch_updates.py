@@ -22,7 +22,7 @@ from optix_fast.learners.native.networks import UnsupportedError, networks_of
 from optix_fast.learners.ppo import native as ppo_native
 from optix_fast.learners.ppo.batch import Batch
 from optix_fast.learners.ppo.config import PPOConfig
-from optix_fast.learners.ppo.update import PPOModel, ppo_update
+from optix_fast.learners.ppo.update import PPOModel, minibatch_sizes, ppo_step, ppo_update
 from optix_fast.networks import BatchRenorm
 from optix_fast.networks.heads import CategoricalHead
 from optix_fast.random import RandomStream
@@ -125,7 +125,7 @@ def test_a_ppo_update_that_fails_puts_the_statistics_back() -> None:
 
 
 @pytest.mark.parametrize("update", [ppo_native.ppo_update, ppo_update], ids=["core", "torch"])
-@pytest.mark.parametrize(("n", "size"), [(65, 32), (1, 32), (3, 1)])
+@pytest.mark.parametrize(("n", "size"), [(1, 32), (3, 1)])
 def test_a_minibatch_of_one_row_is_refused_by_name(update: Callable[..., Any], n: int, size: int) -> None:
     model = ppo_model()
     batch, order, config = ppo_arguments(model, n)
@@ -133,6 +133,32 @@ def test_a_minibatch_of_one_row_is_refused_by_name(update: Callable[..., Any], n
     with pytest.raises(ValueError, match=r"actor\.1 \(BatchNorm1d\) is in training mode"):
         run(update, model, batch, order, replace(config, minibatch_size=size))
     assert_unchanged(model, before)
+
+
+@pytest.mark.parametrize(
+    ("n", "size", "sizes"), [(65, 32, [32, 33]), (33, 32, [33]), (66, 32, [32, 32, 2]), (64, 32, [32, 32])]
+)
+def test_a_last_row_joins_the_minibatch_before_it(n: int, size: int, sizes: list[int]) -> None:
+    ours = ppo_model()
+    assert minibatch_sizes(ours, n, size) == sizes
+    theirs, by_hand, (batch, order, config) = copy.deepcopy(ours), copy.deepcopy(ours), ppo_arguments(ours, n)
+    config = replace(config, minibatch_size=size)
+    mine = run(ppo_native.ppo_update, ours, batch, order, config)
+    other = run(ppo_update, theirs, batch, order, config)
+    assert mine.n_updates == other.n_updates == 3 * len(sizes)
+    assert mine.means == pytest.approx(other.means, rel=1e-5, abs=1e-6)
+    assert_same_state(ours, theirs)
+    with by_hand.drawing_masks(RandomStream(1)), by_hand.masked_in_torch():
+        for index in (part for epoch in order for part in torch.split(epoch, sizes)):
+            ppo_step(by_hand, batch.rows(index), config)
+    assert_same_state(theirs, by_hand)
+
+
+def test_a_last_row_is_a_minibatch_where_no_batch_norm_trains() -> None:
+    model = ppo_model("dropout")
+    assert minibatch_sizes(model, 65, 32) == [32, 32, 1]
+    batch, order, config = ppo_arguments(model, 65)
+    assert run(ppo_native.ppo_update, model, batch, order, config).n_updates == 9
 
 
 def test_frozen_statistics_stay_in_updates() -> None:

@@ -48,6 +48,22 @@ def test_other_layers_make_a_new_target(place: int, layer: nn.Module) -> None:
     assert str(model.target) == str(net) != before
 
 
+def test_a_targets_dropout_is_that_of_the_network() -> None:
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 2))
+    model = model_of(net)
+    target = model.target
+    with torch.no_grad():
+        net[0].weight.add_(1.0)
+    net[2].p = 0.1
+    net[2].eval()
+    model.renew_targets()
+    assert model.target is target  # no other layers: its weights stay
+    assert (target[2].p, target[2].training, target[1].training) == (0.1, False, False)
+    net[2].train()
+    model.renew_targets()
+    assert target[2].training and not target[1].training
+
+
 def test_a_watch_sees_layers_and_parameters_that_were_replaced() -> None:
     net, other = network(), network()
     watch = LayerWatch()

@@ -9,6 +9,7 @@ from torch import nn
 
 from optix_fast.agents.files import cards
 from optix_fast.agents.files.cards import Card
+from optix_fast.networks.modes import evaluating_modules
 
 if TYPE_CHECKING:
     from optix_fast.agents.base import Agent
@@ -40,6 +41,7 @@ def card_of(agent: Agent, state: bool = False) -> Card:
         "arguments": agent._arguments(),
         "networks": {name: cards.of_module(module) for name, module in networks.items()},
         "dtype": str(named[0][1].dtype).removeprefix("torch.") if named else "float32",
+        "evaluating": {name: evaluating_modules(module) for name, module in networks.items()},
         "frozen": [name for name, p in named if not p.requires_grad],
         "observation_space": cards.of_space(agent._acting.observation_space),
         "action_space": cards.of_space(agent._policy.head.space),

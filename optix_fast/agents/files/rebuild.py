@@ -21,6 +21,7 @@ from optix_fast.agents.files.policy_files import STATE_FILE, check_one_save
 from optix_fast.agents.hyperparams import read_config
 from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer
 from optix_fast.networks.encoders import ObservationEncoder
+from optix_fast.networks.modes import restore_modes
 from optix_fast.serialization import load_state
 from optix_fast.types import HyperparamSet
 
@@ -63,6 +64,8 @@ def _built_in(kind: type[Agent]) -> Iterator[type[Agent]]:
 def _build(kind: type[A], path: str, card: Card, options: dict[str, Any]) -> A:
     networks = {name: _module(net, card["dtype"]) for name, net in card["networks"].items()}
     named = {f"{name}.{key}": p for name, net in networks.items() for key, p in net.named_parameters()}
+    for name, evaluate in card.get("evaluating", {}).items():
+        restore_modes(networks[name], evaluate)
     for name in card["frozen"]:
         named[name].requires_grad_(False)
     config = read_config(kind.config_type, card["hyperparams"])

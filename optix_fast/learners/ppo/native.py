@@ -16,7 +16,7 @@ from optix_fast.learners.native.optimizers import Trained
 from optix_fast.learners.native.threads import learner_threads
 from optix_fast.learners.ppo.batch import Batch
 from optix_fast.learners.ppo.config import PPOConfig
-from optix_fast.learners.ppo.update import PPOModel, Updated, check_minibatches, updated_of
+from optix_fast.learners.ppo.update import PPOModel, Updated, minibatch_sizes, updated_of
 from optix_fast.networks.flat_layout import FlatLayout
 from optix_fast.types import NonFiniteError, Tree
 
@@ -39,11 +39,11 @@ def ppo_update(model: PPOModel, batch: Batch, permutations: Tensor, config: PPOC
     Raises:
         UnsupportedError: the core does not serve this model, or these observations; with the reason.
         NonFiniteError: a loss or gradient norm is NaN or infinite; parameters and optimizer are as before.
-        ValueError: rows that do not fit the networks, actions that were impossible, or a minibatch of one row
-            for a batch norm.
+        ValueError: rows that do not fit the networks, actions that were impossible, or minibatches of one
+            row for a batch norm, see update.minibatch_sizes.
     """
     networks, trained = recognise(model, create=True)
-    check_minibatches(model, batch, config)
+    sizes = minibatch_sizes(model, len(batch.returns), config.minibatch_size)
     observations = batch.observations
     if networks.layout is not None:
         observations = _flat(networks.layout, observations)
@@ -53,7 +53,7 @@ def ppo_update(model: PPOModel, batch: Batch, permutations: Tensor, config: PPOC
     rows = _core.PPORows(*(None if part is None else part.contiguous() for part in batch))  # type: ignore[arg-type]
     described = networks.described(model.masks)
     result = _core.ppo_update(
-        described, trained.described, rows, permutations, _options(config, model), model.log_std
+        described, trained.described, rows, permutations, _options(config, model, sizes), model.log_std
     )
     # Written behind autograd's back, also when all was put back.
     torch.autograd.graph.increment_version([*trained.tensors, *networks.statistics()])
@@ -78,11 +78,12 @@ def _flat(layout: FlatLayout, observations: Tree) -> Tensor:
     return torch.from_numpy(flat)
 
 
-def _options(config: PPOConfig, model: PPOModel) -> _core.PPOOptions:
+def _options(config: PPOConfig, model: PPOModel, sizes: list[int]) -> _core.PPOOptions:
     return _core.PPOOptions(
         kind=model.head.dist.kind,
         nvec=model.head.dist.nvec,
         minibatch_size=config.minibatch_size,
+        joins_last_row=sizes[-1] > config.minibatch_size,
         clip_ratio=config.clip_ratio,
         value_clip=config.value_clip,
         value_clip_mode=config.value_clip_mode,

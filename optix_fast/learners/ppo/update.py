@@ -21,7 +21,7 @@ from optix_fast.learners.ppo.batch import Batch
 from optix_fast.learners.ppo.config import KL_STOP, PPOConfig
 from optix_fast.learners.tensors import outputs_of
 from optix_fast.networks.heads import PolicyHead
-from optix_fast.networks.modes import check_batch
+from optix_fast.networks.modes import check_batch, training_batch_norm
 from optix_fast.ops import PPOLoss
 from optix_fast.random import RandomStream
 from optix_fast.types import NonFiniteError, Tree
@@ -94,9 +94,8 @@ class Permutations:
             self._states.append(stream.state_dict())
         self.order = torch.from_numpy(order)
 
-    def begun(self, n_updates: int, minibatch_size: int) -> None:
-        """Leave the stream after the epochs of so many minibatches."""
-        per_epoch = -(-self.order.shape[1] // minibatch_size)
+    def begun(self, n_updates: int, per_epoch: int) -> None:
+        """Leave the stream after the epochs of so many minibatches, `per_epoch` in each."""
         self._stream.load_state_dict(self._states[-(-max(n_updates, 1) // per_epoch) - 1])
 
 
@@ -108,22 +107,36 @@ def ppo_update(model: PPOModel, batch: Batch, permutations: Tensor, config: PPOC
 
     Raises:
         NonFiniteError: a loss or gradient norm is NaN or infinite; what came before it has been changed.
-        ValueError: a minibatch of one row for a batch norm.
+        ValueError: minibatches of one row for a batch norm, see minibatch_sizes.
     """
-    check_minibatches(model, batch, config)
+    sizes = minibatch_sizes(model, len(batch.returns), config.minibatch_size)
     collected: list[list[float]] = []
     orders = permutations.to(batch.returns.device)
-    for index in (part for order in orders for part in torch.split(order, config.minibatch_size)):
+    for index in (part for order in orders for part in torch.split(order, sizes)):
         collected.append(ppo_step(model, batch.rows(index), config))
         if config.target_kl is not None and collected[-1][_KL] > KL_STOP * config.target_kl:
             break
     return updated_of(np.mean(np.asarray(collected), axis=0).tolist(), len(collected))
 
 
-def check_minibatches(model: PPOModel, batch: Batch, config: PPOConfig) -> None:
-    """Raise ValueError where a batch norm would train on the last minibatch alone, which has one row."""
-    rows = len(batch.returns)
-    check_batch(model.networks().items(), rows % config.minibatch_size or min(rows, config.minibatch_size))
+def minibatch_sizes(model: PPOModel, n_rows: int, minibatch_size: int) -> list[int]:
+    """How many rows each minibatch of an epoch has; the last may be smaller.
+
+    A batch norm in training mode cannot learn from one row: where the last minibatch would have one, it
+    joins the minibatch before it.
+
+    Raises:
+        ValueError: a window or minibatches of one row for such a batch norm.
+    """
+    networks = model.networks().items()
+    check_batch(networks, min(n_rows, minibatch_size))
+    whole, rest = divmod(n_rows, minibatch_size)
+    sizes = [minibatch_size] * whole
+    if rest == 1 and whole > 0 and training_batch_norm(networks):
+        sizes[-1] += 1
+    elif rest > 0:
+        sizes.append(rest)
+    return sizes
 
 
 def ppo_step(model: PPOModel, batch: Batch, config: PPOConfig) -> list[float]:

@@ -227,7 +227,6 @@ def test_off_policy_agents_learn_the_same_on_both_backends(algo: str) -> None:
             {"batch_size": 16, "learning_starts": 40},
             seed=3,
             backend=backend,
-            norm="layer",  # what stands before a batch norm, CrossQ's, has biases whose gradient is rounding
         )
         pipeline = VectorBatchPipeline([make] * 2, agent, window_size=20, seed=5)
         windows = zip(pipeline.episodes(), range(2), strict=False)

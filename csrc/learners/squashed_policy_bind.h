@@ -73,8 +73,8 @@ void find_soft_gradients(const char* op, const SoftArgs<T>& a) {
 struct SoftCall {
   const char* op;
   const NamedTuple& result_type;
-  py::tuple
-      networks;  // (actor, critics, targets): a list of layers, and lists of such; there may be no targets
+  // (actor, critics, targets): a list of layers, and lists of such; there may be no targets
+  py::tuple networks;
   py::tuple parameters;  // (actor's, critics', their targets', temperature's)
   py::handle log_alpha, replay, draws;
 };

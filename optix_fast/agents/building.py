@@ -15,6 +15,8 @@ from optix_fast.networks.heads import component_sizes
 from optix_fast.networks.mlp import mlp
 from optix_fast.types import HyperparamSet
 
+MakeLayers = Callable[[Sequence[int]], nn.Sequential]
+
 
 class Options(NamedTuple):
     """make_agent's options that belong to one algorithm."""
@@ -42,18 +44,20 @@ class Parts(NamedTuple):
     seed: int
     backend: str
 
-    def network(self, outputs: int, output_gain: float | None) -> nn.Sequential:
-        """Of an observation."""
+    def network(
+        self, outputs: int, output_gain: float | None = None, make_layers: MakeLayers | None = None
+    ) -> nn.Sequential:
+        """Of an observation; make_layers makes them from their widths in place of mlp."""
         encoder = ObservationEncoder(self.observation_space)
         sizes = [encoder.features, *self.hidden_sizes, outputs]
-        layers = self._layers(sizes, output_gain)
+        layers = make_layers(sizes) if make_layers else self._layers(sizes, output_gain)
         return nn.Sequential(encoder, *layers) if needs_encoder(self.observation_space) else layers
 
-    def critic(self, action_dim: int, outputs: int = 1) -> nn.Module:
-        """Of an observation and an action."""
+    def critic(self, action_dim: int, outputs: int = 1, make_layers: MakeLayers | None = None) -> nn.Module:
+        """Of an observation and an action; make_layers: see network."""
         encoder = ObservationEncoder(self.observation_space)
         sizes = [encoder.features + action_dim, *self.hidden_sizes, outputs]
-        layers = self._layers(sizes, None)
+        layers = make_layers(sizes) if make_layers else self._layers(sizes, None)
         return EncodedCritic(encoder, layers, action_dim) if needs_encoder(self.observation_space) else layers
 
     def _layers(self, sizes: Sequence[int], output_gain: float | None) -> nn.Sequential:
@@ -87,7 +91,6 @@ class Algorithm(NamedTuple):
     serves: whether it acts in an action space; `needs` says in words in which.
     activation: of its networks, unless another one is asked for.
     presets: settings for environments, see presets.preset_for.
-    norm: of its networks, likewise.
     """
 
     config: type[Any]
@@ -96,7 +99,6 @@ class Algorithm(NamedTuple):
     serves: Callable[[Any], bool]
     activation: str = "relu"
     presets: Mapping[str, dict[str, Any]] | None = None
-    norm: str | None = None
 
 
 def is_bounded_box(space: Any) -> bool:

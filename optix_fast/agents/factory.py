@@ -99,7 +99,8 @@ def make_agent(
     PPO: actor and critic are separate MLPs with orthogonal weights (gain √2, of the actor's output 0.01, of
     the critic's 1), the optimizer is Adam(eps=1e-5). DQN: one such MLP (gain of the output 1), Adam. SAC,
     TD3, TQC and CrossQ: actor and critics are MLPs with torch's own initialisation, each optimizer Adam
-    (CrossQ's, but for the temperature's, with β₁ = 0.5).
+    (CrossQ's, but for the temperature's, with β₁ = 0.5). CrossQ's networks normalize what each of their
+    Linear layers reads: BatchRenorm → (Linear → activation → BatchRenorm → Dropout)* → Linear.
     Observations other than one-dimensional Boxes pass an ObservationEncoder first.
 
     Args:
@@ -117,9 +118,10 @@ def make_agent(
         normalize_rewards: give it a RewardNormalizer with the agent's gamma.
         squash, log_std: of a Gaussian policy; see TorchGaussianPPOAgent. Only for Box actions.
         dueling: give a DQN agent a DuelingQNetwork.
-        norm: in each hidden layer, before its activation: "layer", "rms", "batch" or "batch_renorm"; None:
-            "batch_renorm" for crossq, else no norm.
-        residual: add what a hidden layer reads to what it returns, where both are equally wide.
+        norm: in each hidden layer, before its activation: "layer", "rms", "batch" or "batch_renorm"; None: no
+            norm. crossq's networks always have "batch_renorm", before each Linear.
+        residual: add what a hidden layer reads to what it returns, where both are equally wide; not for
+            crossq.
         dropout: share of each hidden layer's activations that updates set to zero; below 1.
 
     Raises:
@@ -137,7 +139,7 @@ def make_agent(
     stream = RandomStream(seed)
     parts = Parts(
         observation_space, action_space, tuple(hidden_sizes),
-        activation or ALGORITHMS[algo].activation, norm or ALGORITHMS[algo].norm, residual, dropout,
+        activation or ALGORITHMS[algo].activation, norm, residual, dropout,
         torch.Generator().manual_seed(int(stream.spawn("weights").integers(0, 2**62, (1,))[0])),
         params, choose_device(device, hidden_sizes),
         int(stream.spawn("agent").integers(0, 2**62, (1,))[0]), backend,

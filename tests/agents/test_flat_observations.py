@@ -224,12 +224,12 @@ def test_off_policy_agents_learn_the_same_on_both_backends(algo: str) -> None:
             algo,
             make(),
             (16, 16),
-            {"batch_size": 32, "learning_starts": 64},
+            {"batch_size": 16, "learning_starts": 40},
             seed=3,
             backend=backend,
         )
-        pipeline = VectorBatchPipeline([make] * 2, agent, window_size=50, seed=5)
-        windows = zip(pipeline.episodes(), range(3), strict=False)
+        pipeline = VectorBatchPipeline([make] * 2, agent, window_size=20, seed=5)
+        windows = zip(pipeline.episodes(), range(2), strict=False)
         told.append([agent.learn(window) for window, _ in windows][-1])
         agents.append(agent)
     assert agents[0].backend == "native" and told[0]["n_updates"] > 0

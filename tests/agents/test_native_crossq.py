@@ -103,7 +103,7 @@ def test_priorities() -> None:
     assert_parity(model_of(), config_of(per_alpha=0.6), 1e-6)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     k=st.integers(1, 6), batch=st.integers(2, 40), features=st.integers(1, 20), width=st.integers(1, 5),
     delay=st.integers(1, 4), before=st.integers(0, 10),

@@ -112,7 +112,8 @@ def test_priorities() -> None:
 
 @pytest.mark.parametrize("critic_outputs", [(3,), (8, 8), (9,) * 5, (64,) * 16], ids=str)
 def test_every_number_of_critics_and_quantiles(critic_outputs: tuple[int, ...]) -> None:
-    assert_parity(model_of((16,), critic_outputs), config_of(n_quantiles=critic_outputs[0]), updates=3)
+    config = config_of(n_quantiles=critic_outputs[0], batch_size=6)  # torch holds B·K·M·K·M numbers
+    assert_parity(model_of((16,), critic_outputs), config, updates=2)
 
 
 @pytest.mark.parametrize("norm", ["layer", "rms"])
@@ -120,7 +121,7 @@ def test_networks_of_other_layers(norm: str) -> None:
     assert_parity(model_of((32, 32), norm=norm, residual=True, activation="relu"), config_of())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     k=st.integers(1, 6), m=st.integers(1, 40), batch=st.integers(1, 40), features=st.integers(1, 20),
     width=st.integers(1, 5), data=st.data(),

@@ -34,6 +34,7 @@ from optix_fast.agents import (
 )
 from optix_fast.agents.files.cards import make_space, of_space
 from optix_fast.envs.normalizers import ObsNormalizer, RewardNormalizer
+from optix_fast.optimizers import RMSpropTF
 from optix_fast.pipelines import VectorBatchPipeline
 from optix_fast.types import HyperparamSet, no_recording
 
@@ -232,6 +233,31 @@ def test_rates_of_groups_and_fractions_of_counts_come_back(tmp_path: Path) -> No
     assert type(loaded._optimizer) is torch.optim.AdamW
     assert [(g["lr"], g["weight_decay"]) for g in loaded._groups()] == [(2e-4, 0.2), (2e-3, 0.2)]
     assert loaded.get_hyperparams().params["n_epochs"] == 3.4
+
+
+def test_the_packages_own_optimizer_comes_back(tmp_path: Path) -> None:
+    agent, windows = trained("sac")
+    window = next(windows)
+    rest: dict[str, Any] = {"lr": 2e-4, "alpha": 0.9, "eps": 1e-5, "momentum": 0.3, "centered": True}
+    agent._model.actor_optimizer = RMSpropTF(agent.actor.parameters(), **rest)
+    agent.learn(window)
+    agent.save(str(tmp_path), replay=True)
+    loaded: Any = Agent.load(str(tmp_path), device="cpu")
+    own = loaded._model.actor_optimizer
+    assert type(own) is RMSpropTF and {key: own.param_groups[0][key] for key in rest} == rest
+    assert_same(loaded.learn(window), agent.learn(window))
+    assert_same(loaded.state_dict(), agent.state_dict())
+
+
+def test_an_optimizer_that_cannot_be_built_is_named(tmp_path: Path) -> None:
+    class Mine(torch.optim.SGD):
+        pass
+
+    agent, _ = trained("sac")
+    agent._model.actor_optimizer = Mine(agent.actor.parameters(), lr=0.1)
+    agent.save_weights(str(tmp_path))
+    with pytest.raises(RuntimeError, match="does not say how to build its actor optimizer; construct the"):
+        Agent.load(str(tmp_path), device="cpu")
 
 
 def test_the_generic_agent_loads_and_its_loss_function_cannot(tmp_path: Path) -> None:

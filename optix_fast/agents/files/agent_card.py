@@ -27,7 +27,11 @@ def card_of(agent: Agent, state: bool = False) -> Card:
         id(p): "" for p in agent._model.other_parameters().values()
     }
     optimizers = {name: cards.of_optimizer(each, names) for name, each in agent._model.optimizers().items()}
-    reasons = [f"its {name}" for name, card in optimizers.items() if card is None] + agent._not_described()
+    reasons = [
+        "its optimizer" if name == "optimizer" else f"its {name} optimizer"
+        for name, card in optimizers.items()
+        if card is None
+    ] + agent._not_described()
     if len({id(p) for _, p in named}) < len(named):
         reasons.append("networks that share parameters")
     said, plain = agent._hyperparams.params, asdict(agent.config_type())

@@ -18,6 +18,7 @@ from gymnasium import spaces
 from safetensors import safe_open
 from torch import nn
 
+from optix_fast import optimizers
 from optix_fast.networks.batch_renorm import BatchRenorm
 from optix_fast.networks.dueling import DuelingQNetwork
 from optix_fast.networks.encoders import EncodedCritic, ObservationEncoder
@@ -172,13 +173,14 @@ def differences_of(saved: Card, own: Card, where: str) -> list[str]:
 
 
 def of_optimizer(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> Card | None:
-    """An optimizer of torch with its groups; None where it is another one, or trains what has no name.
+    """An optimizer of torch or of this package with its groups; None where it is another one, or trains what
+    has no name.
 
     Args:
         names: of the parameters, by id.
     """
     kind = type(optimizer)
-    if getattr(torch.optim, kind.__name__, None) is not kind:
+    if optimizer_class(kind.__name__) is not kind:
         return None
     groups = []
     for group in optimizer.param_groups:
@@ -187,6 +189,12 @@ def of_optimizer(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> 
         settings = {k: _number(v) for k, v in group.items() if k not in ("params", "param_names")}
         groups.append({**settings, "params": [names[id(p)] for p in group["params"]]})
     return {"type": kind.__name__, "groups": groups}
+
+
+def optimizer_class(name: str) -> type[torch.optim.Optimizer] | None:
+    """The optimizer of torch, or of this package, with the name."""
+    found: type[torch.optim.Optimizer] | None = getattr(torch.optim, name, getattr(optimizers, name, None))
+    return found
 
 
 def plain_values(params: Mapping[str, Any]) -> dict[str, Any]:

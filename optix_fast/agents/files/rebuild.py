@@ -153,5 +153,6 @@ def _optimizer(card: Card, named: Mapping[str, nn.Parameter]) -> torch.optim.Opt
         }
         for group in card["groups"]
     ]
-    optimizer: torch.optim.Optimizer = getattr(torch.optim, card["type"])(groups)
-    return optimizer
+    kind = cards.optimizer_class(card["type"])
+    assert kind is not None
+    return kind(groups)  # type: ignore[call-arg]

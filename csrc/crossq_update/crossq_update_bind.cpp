@@ -18,13 +18,13 @@ void set_options(CrossqArgs<T>& args, const CrossqOptions& options) {
   args.updates_before = options.updates_before;
 }
 
-// The layers of a stack that has its memory, in evaluation mode.
+// The layers of a stack that has its memory, batch norms in evaluation mode.
 template <typename T>
 Stack<T> evaluated(const Stack<T>& stack, Arena& arena) {
   auto* layers = arena.take<Layer<T>>(stack.n);
   for (int64_t i = 0; layers != nullptr && i < stack.n; ++i) {
     new (layers + i) Layer<T>(stack.layers[i]);
-    layers[i].training = false;
+    if (is_batch_norm(layers[i].kind)) layers[i].training = false;
   }
   return {layers, stack.n, stack.head};
 }

@@ -18,6 +18,12 @@ void replace_not_finite(const CrossqArgs<T>& a) {
   }
 }
 
+// The next masks of `to` are those behind the last ones of `from`, which has the same layers.
+template <typename T>
+void count_on(const Stack<T>& from, const Stack<T>& to) {
+  for (int64_t i = 0; i < from.n; ++i) to.layers[i].passes = from.layers[i].passes;
+}
+
 // The critics' step, from one pass over taken and next.
 template <SimdPath Path, typename T>
 CriticStep joint_critic_step(const CrossqArgs<T>& a, T alpha) {
@@ -35,7 +41,7 @@ CriticStep joint_critic_step(const CrossqArgs<T>& a, T alpha) {
   return descend_critics<Path>(c, needs_all ? 2 * batch : batch, step, a.max_grad_norm, 0.0);
 }
 
-// judged: a, with critics in evaluation mode.
+// judged: a, with critics whose batch norms evaluate.
 template <SimdPath Path, typename T>
 SoftResult::Failure delayed_step(const CrossqArgs<T>& a, const SoftArgs<T>& judged, const T* noise, T alpha,
                                  SoftResult& result) {
@@ -45,7 +51,9 @@ SoftResult::Failure delayed_step(const CrossqArgs<T>& a, const SoftArgs<T>& judg
   sample(a, 0, noise, a.now, c.chosen);
   const double alpha_loss = temperature_step<Path>(a, mean(a.now.log_prob, batch));
   if (!finite(alpha_loss)) return SoftResult::temperature_loss;
+  for (int i = 0; i < c.n; ++i) count_on(a.critics.nets[i], c.nets[i]);
   for_each_critic(c, batch, [&](int i) { forward_critic<Path>(c, c.nets[i], c.chosen, batch); });
+  for (int i = 0; i < c.n; ++i) count_on(c.nets[i], a.critics.nets[i]);
   const auto value = [&](int64_t row) { return share_least(c, row); };
   const SoftResult::Failure failure = actor_step<Path>(judged, alpha, result, value);
   if (failure != SoftResult::none) return failure;
@@ -62,7 +70,9 @@ SoftResult::Failure one_update(const CrossqArgs<T>& a, const SoftArgs<T>& judged
   const T* noise = a.noise + 2 * k * batch * c.width;
   const T alpha = temperature_of(a);
   replace_not_finite(a);
+  count_on(a.actor, a.evaluated_actor);
   stack_forward_cpu<Path, T>(a.evaluated_actor, a.observations + batch * stride, stride, batch);
+  count_on(a.evaluated_actor, a.actor);
   sample(a, 0, noise, a.next, c.next);
   const CriticStep step = joint_critic_step<Path>(a, alpha);
   if (step.failure != CriticStep::none) return failure_of(step);

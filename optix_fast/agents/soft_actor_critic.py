@@ -131,6 +131,7 @@ class SoftActorCritic(Agent):
         self._uniform = UniformStart(self._head, config.first_update_at, self._hyperparams.config)
         self._acting = Acting(self._policy, self._streams, backend, self._uniform)
         self._learner = Learner(self._acting, self._model, *self._updates_of)
+        self._check_config(config)
         self._apply(config, self._hyperparams.params)
 
     # --- what an algorithm consists of ------------------------------------------------------------

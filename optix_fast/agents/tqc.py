@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from torch import nn
@@ -11,6 +12,7 @@ from optix_fast.agents.building import Algorithm, Options, Parts, adam, is_bound
 from optix_fast.agents.hyperparams import read_config
 from optix_fast.agents.soft_actor_critic import SoftActorCritic, Updates, temperature_optimizer
 from optix_fast.learners.model import target_of
+from optix_fast.learners.native.networks import UnsupportedError, stack_of
 from optix_fast.learners.tqc import native
 from optix_fast.learners.tqc.config import PRESETS, TQCConfig
 from optix_fast.learners.tqc.update import TQCModel, tqc_update
@@ -31,10 +33,18 @@ class TorchTQCAgent(SoftActorCritic):
         networks = nn.ModuleList(critics)
         return TQCModel(critics=networks, targets=target_of(networks), **parts)
 
+    def _check_config(self, config: TQCConfig) -> None:
+        super()._check_config(config)
+        for critic in self._model.critics:
+            # Of other modules, the first update tells how many outputs they have.
+            with suppress(UnsupportedError):
+                config.check_dropped(stack_of(critic, "critic").outputs)
+
 
 def _build(parts: Parts, options: Options) -> TorchTQCAgent:
     config, width = read_config(TQCConfig, parts.params), outputs_of(parts.action_space)
-    actor = parts.network(2 * width, None)
+    config.check_dropped(config.n_quantiles)
+    actor = parts.network(2 * width)
     critics = [parts.critic(width, config.n_quantiles) for _ in range(config.n_critics)]
     return TorchTQCAgent(
         actor, critics, width, adam(config, actor), adam(config, *critics), temperature_optimizer(config),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from torch import nn
@@ -21,11 +21,21 @@ _WITHOUT_MODES = frozenset(
 @contextmanager
 def evaluating(*networks: nn.Module) -> Iterator[None]:
     """All modules are in evaluation mode inside, and as before afterwards."""
+    with _switched_off(lambda module: type(module) not in _WITHOUT_MODES, networks):
+        yield
+
+
+@contextmanager
+def evaluating_batch_norms(*networks: nn.Module) -> Iterator[None]:
+    """Batch norms are in evaluation mode inside, and as before afterwards; other modules keep their modes."""
+    with _switched_off(is_batch_norm, networks):
+        yield
+
+
+@contextmanager
+def _switched_off(is_meant: Callable[[nn.Module], bool], networks: Iterable[nn.Module]) -> Iterator[None]:
     switched = [
-        module
-        for network in networks
-        for module in network.modules()
-        if type(module) not in _WITHOUT_MODES and module.training
+        module for network in networks for module in network.modules() if module.training and is_meant(module)
     ]
     for module in switched:
         module.training = False

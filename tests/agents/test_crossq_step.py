@@ -126,6 +126,35 @@ def test_the_actors_loss_is_by_critics_in_evaluation_mode() -> None:
     assert loss == pytest.approx((log_prob - values).mean().item())
 
 
+def test_only_batch_norms_evaluate() -> None:
+    """As set_bn_training_mode of sb3-contrib's CrossQ; Dropout stays active in every pass."""
+
+    class Spy(nn.Module):
+        def __init__(self, layer: nn.Module, modes: list[bool]) -> None:
+            super().__init__()
+            self.layer, self.modes = layer, modes
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.modes.append(self.layer.training)
+            return self.layer(x)  # type: ignore[no-any-return]
+
+    def spied(inputs: int, outputs: int) -> nn.Sequential:
+        norm, dropout = Spy(nn.BatchNorm1d(inputs), norms[-1]), Spy(nn.Dropout(0.5), dropouts[-1])
+        return nn.Sequential(norm, nn.Linear(inputs, 8), dropout, nn.Linear(8, outputs)).double()
+
+    norms: list[list[bool]] = []
+    dropouts: list[list[bool]] = []
+    networks = []
+    for inputs, outputs in ((3, 4), (5, 1), (5, 1)):
+        norms.append([])
+        dropouts.append([])
+        networks.append(spied(inputs, outputs))
+    step_on(make_model(networks[0], networks[1:]), True)
+    # The actor: a', then â; each critic: the joint batch, then the actor's loss.
+    assert norms == [[False, True], [True, False], [True, False]]
+    assert dropouts == [[True, True]] * 3
+
+
 @pytest.mark.parametrize(("wrong", "message"), [({"policy_delay": 0}, "policy_delay must be at least 1")])
 def test_values_out_of_range_are_refused(wrong: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -117,3 +117,29 @@ def test_five_critics_of_a_dict_space_learn() -> None:
     agent = make_agent("tqc", env, (16,), {"batch_size": 16, "n_critics": 5}, seed=0)
     pipeline = VectorBatchPipeline([lambda: env], agent, window_size=32, seed=5)
     assert agent.learn(next(iter(pipeline.episodes())))["n_updates"] == 16
+
+
+def of_own_critics(quantiles: int, params: dict[str, Any], backend: str = "auto") -> TorchTQCAgent:
+    actor, critics = nn.Linear(3, 2), [nn.Linear(4, quantiles) for _ in range(2)]
+    optimizers = [
+        torch.optim.Adam(net.parameters()) for net in (actor, nn.ModuleList(critics), nn.Linear(1, 1))
+    ]
+    hyperparams = HyperparamSet({"batch_size": 16, **params})
+    return TorchTQCAgent(actor, critics, 1, *optimizers, hyperparams, device="cpu", seed=0, backend=backend)
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_how_many_quantiles_may_be_dropped_is_up_to_the_critics(backend: str) -> None:
+    agent = of_own_critics(50, {"top_quantiles_to_drop_per_net": 30}, backend)
+    assert learn(agent, 1)[-1]["n_updates"] > 0
+    agent.set_hyperparams(HyperparamSet({"top_quantiles_to_drop_per_net": 49}))
+    with pytest.raises(ValueError, match="must be below the critics' 50 quantiles, got 50"):
+        agent.set_hyperparams(HyperparamSet({"top_quantiles_to_drop_per_net": 50, "n_quantiles": 60}))
+    assert agent.get_hyperparams().params["top_quantiles_to_drop_per_net"] == 49
+    with pytest.raises(ValueError, match="must be below the critics' 5 quantiles, got 10"):
+        of_own_critics(5, {"top_quantiles_to_drop_per_net": 10}, backend)
+
+
+def test_make_agent_builds_no_critics_of_which_all_quantiles_are_dropped() -> None:
+    with pytest.raises(ValueError, match="must be below the critics' 3 quantiles, got 3"):
+        made({"n_quantiles": 3, "top_quantiles_to_drop_per_net": 3})

@@ -25,7 +25,7 @@ from optix_fast.learners.squashed_policy import (
     step_of,
     temperature_step,
 )
-from optix_fast.networks.modes import evaluating
+from optix_fast.networks.modes import evaluating_batch_norms
 from optix_fast.types import tree_map
 
 
@@ -81,14 +81,17 @@ def crossq_step(
     """One update.
 
         Q      one pass of each critic over (s, a) and (s', a') together: a batch norm sees both; a' from the
-               actor in evaluation mode; a number of s' that is not finite (of a terminated row) is s's
+               actor, whose batch norms evaluate; a number of s' that is not finite (of a terminated row) is
+               s's
         y      r + discount·(min_i Q_i(s', a') − α·log π(a'|s')), without gradient
         critics ½·Σ_i mean w·(Q_i(s, a) − y)²
 
     and where `delayed`:
 
         log α  −log α · mean (log π(â|s) + target entropy)
-        actor  mean α·log π(â|s) − min_i Q_i(s, â), the critics in evaluation mode
+        actor  mean α·log π(â|s) − min_i Q_i(s, â), the critics' batch norms evaluate
+
+    Other layers, Dropout among them, keep their modes in all of these passes.
 
     Args:
         noise: [2, B, A], normal: of a' and of â.
@@ -102,7 +105,7 @@ def crossq_step(
         lambda now, then: torch.where(torch.isfinite(then), then, now),
         batch.observations, batch.next_observations,
     )  # fmt: skip
-    with torch.no_grad(), evaluating(model.actor):
+    with torch.no_grad(), evaluating_batch_norms(model.actor):
         next_actions, next_log_prob = sample(model.actor, following, noise[0])
     both = tree_map(lambda *parts: torch.cat(parts), batch.observations, following)
     actions = torch.cat((batch.actions, next_actions))
@@ -117,7 +120,7 @@ def crossq_step(
         return Step({"critic_loss": float(loss), "q_value": float(q_value)}, td_errors)
     actions, log_prob = sample(model.actor, batch.observations, noise[1])
     alpha_loss = temperature_step(model, log_prob, config, target_entropy)
-    with evaluating(*model.critics):
+    with evaluating_batch_norms(*model.critics):
         value = least_value(model.critics, batch.observations, actions)
     actor_loss = actor_step(model, alpha * log_prob - value, config)
     return step_of(Fitted(loss, td_errors, q_value), actor_loss, alpha_loss, -log_prob.mean())

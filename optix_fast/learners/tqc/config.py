@@ -18,18 +18,18 @@ class TQCConfig(SACConfig):
         n_critics: networks of the return's distribution (the paper: 5); read by make_agent only.
         n_quantiles: outputs of each of them; read by make_agent only.
         top_quantiles_to_drop_per_net: so many of the targets' n_critics·n_quantiles atoms, times n_critics,
-            are left out, the greatest ones; below n_quantiles.
+            are left out, the greatest ones; below the critics' number of outputs.
     """
 
     n_critics: int = count(2)
     n_quantiles: int = count(25)
     top_quantiles_to_drop_per_net: int = count(2, 0)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.top_quantiles_to_drop_per_net >= self.n_quantiles:
+    def check_dropped(self, quantiles: int) -> None:
+        """Raise ValueError unless critics of so many outputs keep one."""
+        if self.top_quantiles_to_drop_per_net >= quantiles:
             raise ValueError(
-                f"top_quantiles_to_drop_per_net must be below n_quantiles = {self.n_quantiles}, "
+                f"top_quantiles_to_drop_per_net must be below the critics' {quantiles} quantiles, "
                 f"got {self.top_quantiles_to_drop_per_net}"
             )
 

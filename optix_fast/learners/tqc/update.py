@@ -83,6 +83,7 @@ def tqc_step(
     def fit(next_actions: Tensor, next_entropy_cost: Tensor) -> Fitted:
         with torch.no_grad():
             next_quantiles = _quantiles(model.targets, batch.next_observations, next_actions)
+            config.check_dropped(next_quantiles.shape[-1])
             atoms = _truncated(next_quantiles, config.top_quantiles_to_drop_per_net)
             # [N, B], as discounts are [B].
             target = (batch.rewards + discounted(batch, atoms.T - next_entropy_cost)).T
@@ -120,11 +121,6 @@ def quantile_huber(quantiles: Tensor, atoms: Tensor) -> Tensor:
 def _truncated(quantiles: Tensor, dropped: int) -> Tensor:
     """The lowest K·(M − dropped) of each row's K·M, sorted."""
     k, m = quantiles.shape[1:]
-    if dropped >= m:
-        raise ValueError(
-            f"tqc_update: top_quantiles_to_drop_per_net must be below the critics' {m} quantiles, "
-            f"got {dropped}"
-        )
     return quantiles.flatten(1).sort(dim=-1).values[:, : k * (m - dropped)]
 
 

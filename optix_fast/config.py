@@ -50,7 +50,7 @@ class TrainConfig:
         norm: "layer", "rms", "batch" or "batch_renorm" puts a LayerNorm, RMSNorm, BatchNorm1d or BatchRenorm
             before the activation of each hidden layer.
         residual: add what a hidden layer reads to what it returns, where both are equally wide.
-        dropout: share of each hidden layer's activations that updates set to zero; below 1.
+        dropout: share of each hidden layer's activations that updates set to zero.
         hyperparams: of the algorithm.
         anneal: lower the learning rate and the clip ratio linearly to zero over `steps` (ppo).
         target_score: stop once this mean return is reached and confirmed; None takes the environment's
@@ -82,7 +82,7 @@ class TrainConfig:
     dueling: bool = False
     norm: Literal["layer", "rms", "batch", "batch_renorm"] | None = None
     residual: bool = False
-    dropout: float = number(0.0, 0.0, 1.0)
+    dropout: float = number(0.0, 0.0, 1.0, below=True)
     hyperparams: dict[str, Any] = field(default_factory=dict)
     anneal: bool = False
     target_score: float | None = number(None)

@@ -36,17 +36,22 @@ class Kind(ABC):
 
 @dataclass(frozen=True)
 class Number(Kind):
-    """A finite number from low to high. Where `infinite`, infinity too: it bounds nothing."""
+    """A finite number from low to high, where `below` without high. Where `infinite`, infinity too: it
+    bounds nothing."""
 
     low: float
     high: float
     infinite: bool
+    below: bool = False
 
     def checked(self, name: str, value: Any) -> Any:
         require_number(name, value)
-        if not self.low <= value <= self.high or (math.isinf(value) and not self.infinite):
+        fits = self.low <= value <= self.high and not (self.below and value == self.high)
+        if not fits or (math.isinf(value) and not self.infinite):
             if math.isinf(self.low) and math.isinf(self.high):
                 raise ValueError(f"{name} must be finite, got {value!r}")
+            if self.below:
+                raise ValueError(f"{name} must be at least {self.low} and below {self.high}, got {value!r}")
             finite = " and finite" if math.isinf(value) else ""
             raise ValueError(f"{name} must be between {self.low} and {self.high}{finite}, got {value!r}")
         return value
@@ -54,6 +59,8 @@ class Number(Kind):
     def __str__(self) -> str:
         if math.isinf(self.low) and math.isinf(self.high):
             return "any number"
+        if self.below:
+            return f"≥ {self.low:g} and < {self.high:g}"
         return f"≥ {self.low:g}" if math.isinf(self.high) else f"{self.low:g} to {self.high:g}"
 
 
@@ -102,10 +109,14 @@ class Word(Kind):
 
 
 def number(
-    default: float | None, low: float = -math.inf, high: float = math.inf, infinite: bool = False
+    default: float | None,
+    low: float = -math.inf,
+    high: float = math.inf,
+    infinite: bool = False,
+    below: bool = False,
 ) -> Any:
-    """A field of a finite number from low to high; infinity too where `infinite`."""
-    return field(default=default, metadata={"kind": Number(low, high, infinite)})
+    """A field of a finite number from low to high, without high where `below`; infinity too if `infinite`."""
+    return field(default=default, metadata={"kind": Number(low, high, infinite, below)})
 
 
 def count(default: int | None, least: int = 1) -> Any:

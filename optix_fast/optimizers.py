@@ -19,6 +19,9 @@ class RMSpropTF(torch.optim.Optimizer):
     torch.optim.RMSprop divides by √v + ε and starts from v = 0, so that its first steps are larger. Published
     results of A2C come from TensorFlow's; Stable-Baselines3 offers the same as RMSpropTFLike.
 
+    lr multiplies the buffer, as in torch.optim.RMSprop. TensorFlow adds lr·g/d to it and takes θ ← θ − b:
+    with momentum the two differ where lr changes, since earlier steps there keep the rate that they had.
+
     Args:
         params: parameters, or groups of them.
         lr: learning rate, at least 0.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import os
 import threading
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 from optix_fast.agents import make_agent
 from optix_fast.agents.factory import ALGORITHMS
 from optix_fast.config import TrainConfig, parse_yaml, read_yaml
+from optix_fast.fields import kind_of
 from optix_fast.presets import preset_for, reward_threshold
 
 
@@ -150,3 +153,12 @@ def test_presets_go_from_the_environment_to_its_family_to_its_spaces() -> None:
     assert preset_for("Custom-v0", Custom())["normalize_rewards"] is True
     assert reward_threshold(gym.make("CartPole-v1")) == 475.0
     assert reward_threshold(pendulum) is None
+
+
+def test_dropout_is_below_one() -> None:
+    assert TrainConfig(dropout=0.99).dropout == 0.99
+    for value in (1.0, 1, -0.1, math.nan):
+        with pytest.raises(ValueError, match=r"dropout must be at least 0\.0 and below 1\.0, got"):
+            TrainConfig(dropout=value)
+    (dropout,) = (f for f in dataclasses.fields(TrainConfig) if f.name == "dropout")
+    assert str(kind_of(dropout)) == "≥ 0 and < 1"

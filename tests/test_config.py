@@ -156,9 +156,9 @@ def test_presets_go_from_the_environment_to_its_family_to_its_spaces() -> None:
 
 
 def test_dropout_is_below_one() -> None:
-    assert TrainConfig(dropout=0.99).dropout == 0.99
+    assert TrainConfig("CartPole-v1", dropout=0.99).dropout == 0.99
     for value in (1.0, 1, -0.1, math.nan):
         with pytest.raises(ValueError, match=r"dropout must be at least 0\.0 and below 1\.0, got"):
-            TrainConfig(dropout=value)
+            TrainConfig("CartPole-v1", dropout=value)
     (dropout,) = (f for f in dataclasses.fields(TrainConfig) if f.name == "dropout")
     assert str(kind_of(dropout)) == "≥ 0 and < 1"

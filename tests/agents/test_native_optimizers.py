@@ -64,7 +64,9 @@ OPTIMIZERS: dict[str, MakeOptimizer] = {
     ),
 }
 PRECISIONS = pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-9)], ids=["float32", "float64"]
+    ("dtype", "tolerance"),
+    [pytest.param(torch.float32, 1e-5, marks=pytest.mark.slow), (torch.float64, 1e-9)],
+    ids=["float32", "float64"],
 )
 EVERY_OPTIMIZER = pytest.mark.parametrize("name", OPTIMIZERS)
 

@@ -21,13 +21,13 @@ def states(study: optuna.Study) -> list[TrialState]:
 
 
 def test_finds_the_top_and_what_it_is_worth() -> None:
-    orchestrator = search(n_trials=30)
+    orchestrator = search(n_trials=20)
     assert (orchestrator.best_params, orchestrator.best_score) == (None, None)
     best, score = orchestrator.run()
     assert abs(best["x"] - 0.6) < 0.1
     assert score == pytest.approx(1000.0 - 400.0 * (best["x"] - 0.6) ** 2)
     assert (orchestrator.best_params, orchestrator.best_score) == (best, score)
-    assert len(orchestrator.study.trials) == 30
+    assert len(orchestrator.study.trials) == 20
 
 
 def test_the_same_seed_makes_the_same_choices() -> None:

@@ -93,7 +93,8 @@ def script(storage: str, mark: Path, **kwargs: Any) -> subprocess.Popen[bytes]:
         "from pathlib import Path; from trial_cases import Sleeps, search;"
         f"search(storage={storage!r}, agent_factory=Sleeps(Path({str(mark)!r}), 20.0), **{kwargs!r}).run()"
     )
-    return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    # Not in the source tree, which would be imported in place of what is installed.
+    return subprocess.Popen([sys.executable, "-c", code], cwd=mark, stderr=subprocess.DEVNULL)
 
 
 def wait_for(condition: Any) -> None:
@@ -124,6 +125,7 @@ def test_the_trial_of_a_process_that_was_killed_or_interrupted_is_tried_again(
     assert begun(orchestrator.study) == 2
 
 
+@pytest.mark.slow
 def test_a_trial_that_another_process_runs_is_left_alone(tmp_path: Path) -> None:
     url, marks = f"sqlite:///{tmp_path}/study.db", tmp_path / "marks"
     marks.mkdir()

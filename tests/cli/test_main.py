@@ -191,10 +191,10 @@ def test_module_of_the_current_folder_holds_the_environment(
     assert cli("eval", "run", "--episodes", "2", cwd=tmp_path).returncode == 0
 
 
-@pytest.mark.parametrize(
-    "tuner",
-    ["spsa", "pbt", *(pytest.param(name, marks=pytest.mark.slow) for name in ("backoff", "momentum"))],
-)
+SLOW_TUNERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("backoff", "momentum")]
+
+
+@pytest.mark.parametrize("tuner", ["spsa", "pbt", *SLOW_TUNERS])
 def test_tuner_is_used_and_named(tuner: str, tmp_path: Path) -> None:
     done = cli("train", "CartPole-v1", *QUICK, "--tuner", tuner, "--run-dir", "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

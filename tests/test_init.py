@@ -65,6 +65,7 @@ for algo in ("ppo", "dqn", "sac", "td3", "tqc", "crossq"):
     assert loaded_by(code, names, tmp_path) == "[]"
 
 
+@pytest.mark.slow
 def test_optimizers_are_hidden_from_a_compiler_that_is_loaded(tmp_path: Path) -> None:
     code = """
 import torch

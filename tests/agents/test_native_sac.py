@@ -212,6 +212,7 @@ def test_clamped_log_std_has_no_gradient(log_std: float) -> None:
     assert ours.actor[-1].bias[2] == log_std and ours.actor[-1].bias[3] != 0.2
 
 
+@pytest.mark.slow
 def test_backends_take_turns_in_mid_training() -> None:
     ours, config = model_of(), config_of()
     theirs, experience = copy.deepcopy(ours), random_experience(config)

@@ -87,6 +87,7 @@ def test_what_is_wrong_is_one_line(arguments: tuple[str, ...], message: str, tmp
     assert not list(tmp_path.glob("runs/*"))
 
 
+@pytest.mark.slow
 def test_another_search_in_the_same_place_is_refused(tmp_path: Path) -> None:
     here = ("--storage", f"sqlite:///{tmp_path}/shared.db")
     assert cli("tune", "CartPole-v1", *QUICK, *here, "--run-dir", "s", cwd=tmp_path).returncode == 0

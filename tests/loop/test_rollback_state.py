@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import pytest
 import torch
 from backends import both_backends
 
@@ -85,6 +86,7 @@ def test_rollback_restores_optimizer_and_normalizer_with_the_weights(tmp_path: P
     assert after["model"]["optimizers"]["optimizer"]["param_groups"][0]["lr"] == 1e-5
 
 
+@pytest.mark.slow
 def test_second_rollback_restores_the_same_state(tmp_path: Path) -> None:
     scores = [100.0 + i for i in range(8)] + [5.0, 107.0, 107.0, 5.0]
     pipeline = Scored(scores, window_size=64, seed=0)

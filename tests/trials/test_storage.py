@@ -159,6 +159,7 @@ def test_a_password_is_not_shown() -> None:
 # --- worker processes ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_workers_share_the_trials(tmp_path: Path) -> None:
     marks = tmp_path / "marks"
     marks.mkdir()

@@ -12,10 +12,10 @@ from optix_fast.agents.building import Algorithm, Options, Parts, adam, is_bound
 from optix_fast.agents.hyperparams import read_config
 from optix_fast.agents.soft_actor_critic import SoftActorCritic, Updates, temperature_optimizer
 from optix_fast.learners.model import target_of
-from optix_fast.learners.native.networks import UnsupportedError, stack_of
 from optix_fast.learners.tqc import native
 from optix_fast.learners.tqc.config import PRESETS, TQCConfig
 from optix_fast.learners.tqc.update import TQCModel, tqc_update
+from optix_fast.networks.plan import Plan, UnsupportedError
 
 
 class TorchTQCAgent(SoftActorCritic):
@@ -36,9 +36,12 @@ class TorchTQCAgent(SoftActorCritic):
     def _check_config(self, config: TQCConfig) -> None:
         super()._check_config(config)
         for critic in self._model.critics:
-            # Of other modules, the first update tells how many outputs they have.
+            plan = Plan("critic")
+            # Of modules that no plan describes, the first update tells how many outputs they have.
             with suppress(UnsupportedError):
-                config.check_dropped(stack_of(critic, "critic").outputs)
+                outputs = plan(critic, plan.input).width
+                if outputs is not None:
+                    config.check_dropped(outputs)
 
 
 def _build(parts: Parts, options: Options) -> TorchTQCAgent:
